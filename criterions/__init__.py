@@ -1,0 +1,1 @@
+"""Losses as pure functions (`losses.py`) and the thin fairseq criterions that call them."""

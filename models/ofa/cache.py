@@ -1,0 +1,67 @@
+"""What incremental decoding keeps between steps: keys and values, pre-allocated, and position biases."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.ofa.positions import DecoderPositions
+
+
+class LayerCache:
+    """Self-attention keys and values of one decoder layer, (rows, H, capacity, D), filled in place."""
+
+    def __init__(self, rows: int, heads: int, capacity: int, head_dim: int, like: Tensor) -> None:
+        self.keys = like.new_empty(rows, heads, capacity, head_dim)
+        self.values = like.new_empty(rows, heads, capacity, head_dim)
+        self.length = 0
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores keys and values (rows, H, T, D) of T new positions; returns those of all positions so far."""
+        start, self.length = self.length, self.length + keys.size(2)
+        self.keys[:, :, start : self.length] = keys
+        self.values[:, :, start : self.length] = values
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row i continues what row rows[i] held; fewer rows than before shrink the cache."""
+        self.keys = self._moved(self.keys, rows)
+        self.values = self._moved(self.values, rows)
+
+    def _moved(self, old: Tensor, rows: Tensor) -> Tensor:
+        new = old.new_empty(rows.numel(), *old.shape[1:])
+        new[:, :, : self.length] = old[:, :, : self.length].index_select(0, rows)
+        return new
+
+
+@dataclass
+class DecoderState:
+    """State of incremental decoding for B samples of G rows each (beams, samples), rows of a sample consecutive.
+
+    Attributes:
+        memory: per layer, keys and values of the encoder's output (B, H, S, D), read by all G rows of a sample.
+        layers: per layer, the self-attention cache.
+        positions: position biases of the decoder's queries. code: whether image codes are decoded.
+    """
+
+    memory: list[tuple[Tensor, Tensor]]
+    layers: list[LayerCache]
+    positions: DecoderPositions
+    code: bool
+
+    @property
+    def length(self) -> int:
+        """Number of positions decoded so far."""
+        return self.layers[0].length
+
+    def reorder(self, rows: Tensor) -> None:
+        """Beams moved: row i continues row rows[i] of the same sample; what belongs to the sample stays."""
+        for layer in self.layers:
+            layer.reorder(rows)
+
+    def keep_samples(self, samples: Tensor) -> None:
+        """Drops finished samples: keeps those of `samples` (1-D indices), in that order, with all their rows."""
+        groups = self.layers[0].keys.size(0) // self.memory[0][0].size(0)
+        self.memory = [(k.index_select(0, samples), v.index_select(0, samples)) for k, v in self.memory]
+        self.positions.keep_samples(samples)
+        self.reorder((samples[:, None] * groups + torch.arange(groups, device=samples.device)).flatten())

@@ -1,0 +1,144 @@
+"""The decoder: text or image codes, attending to the encoder's output; whole sequences or step by step."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.ofa.cache import DecoderState, LayerCache
+from models.ofa.config import OFAConfig
+from models.ofa.encoder import EncoderOutput, run_layer
+from models.ofa.layers import DecoderLayer
+from models.ofa.positions import MAX_TEXT, DecoderPositions, PositionTables, grid_ids
+
+# Position id of code positions beyond the grid, and how many the table holds.
+BEYOND_GRID_ID, BEYOND_GRID = 1024, 769
+
+
+def code_position_ids(window: int, side: int) -> Tensor:
+    """Position id of each decoder position of a code sequence, (1 + window^2 + 769,): bos, the grid, a constant."""
+    beyond = torch.full((BEYOND_GRID,), BEYOND_GRID_ID)
+    return torch.cat([torch.zeros(1, dtype=torch.long), grid_ids(window, window, side), beyond])
+
+
+class Decoder(PositionTables):
+    """Previous tokens and `EncoderOutput` -> features -> logits over the shared token table."""
+
+    image_position_idx: Tensor
+
+    def __init__(self, config: OFAConfig, embed_tokens: nn.Embedding) -> None:
+        super().__init__(config, "decoder", config.max_target_positions)
+        dim, depth = config.decoder_embed_dim, config.decoder_layers
+        self.dropout, self.entangled = config.dropout, not config.disable_entangle
+        self.max_positions = config.max_target_positions
+        self.embed_tokens = embed_tokens
+        self.layernorm_embedding = nn.LayerNorm(dim) if config.layernorm_embedding else None
+        self.code_layernorm_embedding = nn.LayerNorm(dim) if config.code_layernorm_embedding else None
+        self.self_pos_q_linear, self.self_pos_k_linear = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.cross_pos_q_linear, self.cross_pos_k_linear = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        rates = [config.decoder_drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
+        self.layers: Sequence[DecoderLayer] = nn.ModuleList(DecoderLayer(config, rate) for rate in rates)  # type: ignore[assignment]
+        self.layer_norm = nn.LayerNorm(dim)
+        self.output_projection = nn.Linear(dim, config.vocab_size, bias=False)
+        self.output_projection.weight = embed_tokens.weight
+        self.recompute, self.offload = config.checkpoint_activations, config.offload_activations
+        self.register_buffer("image_position_idx", code_position_ids(config.code_window, self.side))
+
+    def forward(self, prev_output_tokens: Tensor, enc: EncoderOutput, code_masks: Tensor | None = None) -> Tensor:
+        """Whole sequences: previous tokens (B, T), code_masks (B,) True = image codes -> features (B, T, C).
+
+        Padding must be on the right: the causal mask then keeps it from every real position.
+        """
+        code = _constant(code_masks)
+        x, self_biases, cross_bias = self._inputs(prev_output_tokens, enc, bool(code))
+        if code is None:  # text and codes in one batch: each sample takes its own
+            x_code, code_biases, code_cross_bias = self._inputs(prev_output_tokens, enc, True)
+            pick = code_masks.view(-1, 1, 1, 1)  # type: ignore[union-attr]
+            x = torch.where(pick[..., 0], x_code, x)
+            self_biases = [torch.where(pick, c, t) for c, t in zip(code_biases, self_biases, strict=True)]
+            cross_bias = torch.where(pick, code_cross_bias, cross_bias)
+        padding = enc.padding_mask if bool(enc.padding_mask.any()) else None
+        x = F.dropout(x, self.dropout, self.training)
+        for layer, self_bias in zip(self.layers, self_biases, strict=True):
+            memory = layer.memory(enc.out, padding)
+            x = run_layer(layer, x, self_bias, memory, cross_bias, recompute=self.recompute, offload=self.offload)
+        return self.layer_norm(x)
+
+    def _inputs(self, tokens: Tensor, enc: EncoderOutput, code: bool) -> tuple[Tensor, list[Tensor], Tensor]:
+        T = tokens.size(1)
+        self_biases, cross_bias = self.positions(enc, T, code).rows(0, T)
+        return self._embed(tokens, 0, code), self_biases, cross_bias
+
+    def start(self, enc: EncoderOutput, groups: int, capacity: int, code: bool = False) -> DecoderState:
+        """State for decoding up to `capacity` positions of `groups` rows per sample, step by step."""
+        padding = enc.padding_mask if bool(enc.padding_mask.any()) else None
+        memory = [layer.memory(enc.out, padding) for layer in self.layers]
+        rows, head_dim = enc.out.size(0) * groups, enc.out.size(2) // self.heads
+        like = memory[0][0]
+        caches = [LayerCache(rows, self.heads, capacity, head_dim, like) for _ in self.layers]
+        return DecoderState(memory, caches, self.positions(enc, capacity, code), code)
+
+    def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
+        """Next tokens (B * G, n) after those in `state` -> features (B * G, n, C); `state` grows by n positions."""
+        first = state.length
+        self_biases, cross_bias = state.positions.rows(first, first + tokens.size(1))
+        x = self._embed(tokens, first, state.code)
+        for layer, bias, memory, cache in zip(self.layers, self_biases, state.memory, state.layers, strict=True):
+            x = layer(x, bias, memory, cross_bias, cache)
+        return self.layer_norm(x)
+
+    def positions(self, enc: EncoderOutput, length: int, code: bool) -> DecoderPositions:
+        """Position biases of decoder positions 0..length-1 against themselves and the encoder's positions.
+
+        Raises ValueError when the tables have no such positions.
+        """
+        self._check_length(length, code)
+        ids = self.image_position_idx[:length]
+        embedded = self._position_embeddings(0, length, code)
+        own = (self.image_pos_ln if code else self.pos_ln)(embedded)[None]  # (1, T, C)
+
+        def relative(first: int, last: int) -> list[Tensor]:
+            return self.image_bias(ids[first:last], ids[:last]) if code else self.token_bias(first, last, last)
+
+        return DecoderPositions(
+            self.position_heads(self.self_pos_q_linear, own, self.position_scale),
+            self.position_heads(self.self_pos_k_linear, own),
+            self.position_heads(self.cross_pos_q_linear, own, self.position_scale),
+            self.position_heads(self.cross_pos_k_linear, enc.positions),
+            relative,
+        )
+
+    def _check_length(self, length: int, code: bool) -> None:
+        limit = min(self.image_position_idx.numel(), self.embed_positions.num_embeddings) if code else MAX_TEXT
+        limit = limit if code else min(limit, self.max_positions)
+        if length > limit:
+            kind = "image codes" if code else "text tokens"
+            flag = "--code-image-size" if code else "--max-tgt-length or --max-len-b"
+            raise ValueError(
+                f"A target of {length} {kind} (begin of sentence included) is longer than the {limit} positions the "
+                f"network has: shorten it ({flag})."
+            )
+
+    def _position_embeddings(self, first: int, last: int, code: bool) -> Tensor:
+        """Raw position embeddings (last - first, C)."""
+        if code:
+            return self.embed_image_positions(self.image_position_idx[first:last])
+        return self.embed_positions.weight[first:last]
+
+    def _embed(self, tokens: Tensor, first: int, code: bool) -> Tensor:
+        """Tokens (B, n) at positions first.. -> (B, n, C)."""
+        x = self.embed_tokens(tokens)
+        if self.entangled:
+            x = x + self._position_embeddings(first, first + tokens.size(1), code)
+        norm = self.layernorm_embedding
+        if code and self.code_layernorm_embedding is not None:
+            norm = self.code_layernorm_embedding
+        return x if norm is None else norm(x)
+
+
+def _constant(code_masks: Tensor | None) -> bool | None:
+    """The value all code masks share (False without masks), or None when they differ."""
+    if code_masks is None or not bool(code_masks.any()):
+        return False
+    return True if bool(code_masks.all()) else None

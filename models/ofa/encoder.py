@@ -1,0 +1,136 @@
+"""The encoder: input sequence, position biases, layers."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from models.ofa.config import OFAConfig
+from models.ofa.embedding import PAD, EncoderEmbedding, Patches
+from models.ofa.layers import EncoderLayer
+from models.ofa.positions import MAX_TEXT
+
+# Largest total size of the position biases kept between batches (bytes).
+BIAS_CACHE_BYTES = 2**30
+
+
+@dataclass
+class EncoderOutput:
+    """What the decoder attends to; image positions come first, then text.
+
+    Attributes:
+        out: (B, S, C). padding_mask: (B, S), True = padding.
+        positions: normalised position embeddings (1 or B, S, C); 1 when all samples have the same positions.
+    """
+
+    out: Tensor
+    padding_mask: Tensor
+    positions: Tensor
+
+    def select(self, samples: Tensor) -> "EncoderOutput":
+        """The output of some samples (1-D indices), in that order."""
+        positions = self.positions if self.positions.size(0) == 1 else self.positions.index_select(0, samples)
+        return EncoderOutput(self.out.index_select(0, samples), self.padding_mask.index_select(0, samples), positions)
+
+
+class Encoder(EncoderEmbedding):
+    """Text and images -> `EncoderOutput`."""
+
+    def __init__(self, config: OFAConfig) -> None:
+        super().__init__(config)
+        dim, depth = config.encoder_embed_dim, config.encoder_layers
+        self.max_positions = min(config.max_source_positions, MAX_TEXT)
+        self.pos_q_linear, self.pos_k_linear = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        rates = [config.encoder_drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
+        self.layers = nn.ModuleList(EncoderLayer(config, rate) for rate in rates)
+        self.layer_norm = nn.LayerNorm(dim)
+        self.recompute, self.offload = config.checkpoint_activations, config.offload_activations
+        self._bias_cache: OrderedDict[tuple, tuple[list[Tensor], Tensor]] = OrderedDict()
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        patch_images: Tensor | None = None,
+        patch_masks: Tensor | None = None,
+        patch_images_2: Tensor | None = None,
+        sample_patch_num: int | None = None,
+        token_embeddings: Tensor | None = None,
+    ) -> EncoderOutput:
+        """See `OFA.encode`."""
+        if src_tokens.size(1) > self.max_positions:
+            raise ValueError(
+                f"A source text of {src_tokens.size(1)} tokens is longer than the {self.max_positions} the network has "
+                "positions for: shorten it (--max-src-length)."
+            )
+        images = []
+        for index, pixels in ((2, patch_images_2), (1, patch_images)):
+            if pixels is not None:
+                masks = patch_masks if patch_masks is not None else src_tokens.new_ones(pixels.size(0))
+                images.append(self.embed_patches(pixels, masks, index, sample_patch_num))
+        x = torch.cat([p.embedded for p in images] + [self.embed_text(src_tokens, token_embeddings)], dim=1)
+        padding_mask = torch.cat([p.padding for p in images] + [src_tokens.eq(PAD)], dim=1)
+        padding = padding_mask if bool(padding_mask.any()) else None
+        if padding is not None:
+            x = x * ~padding.unsqueeze(-1)
+        biases, positions = self._biases(images, src_tokens.size(1))
+        for layer, bias in zip(self.layers, biases, strict=True):
+            x = self._run(layer, x, bias, padding)
+        return EncoderOutput(self.layer_norm(x), padding_mask, positions)
+
+    def _run(self, layer: nn.Module, x: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
+        return run_layer(layer, x, bias, padding, recompute=self.recompute, offload=self.offload)
+
+    def _biases(self, images: list[Patches], text_length: int) -> tuple[list[Tensor], Tensor]:
+        """Per layer, the bias (1 or B, H, S, S); and the normalised positions (1 or B, S, C).
+
+        Without gradients they are kept by (grid, text length): the same pictures' size means the same biases.
+        """
+        shared = all(p.ids.dim() == 1 for p in images)
+        if torch.is_grad_enabled() or self.training or not shared:
+            return self._compute_biases(images, text_length)
+        weight = self.pos_q_linear.weight
+        key = (text_length, weight.dtype, weight.device, *((p.ids.numel(), int(p.ids[-1])) for p in images))
+        if key not in self._bias_cache:
+            self._bias_cache[key] = self._compute_biases(images, text_length)
+            while len(self._bias_cache) > 1 and _cached_bytes(self._bias_cache) > BIAS_CACHE_BYTES:
+                self._bias_cache.popitem(last=False)
+        self._bias_cache.move_to_end(key)
+        return self._bias_cache[key]
+
+    def _compute_biases(self, images: list[Patches], text_length: int) -> tuple[list[Tensor], Tensor]:
+        text = self.pos_ln(self.embed_positions.weight[:text_length])[None]
+        parts = [self.image_pos_ln(p.positions) for p in images]
+        rows = max([part.size(0) for part in parts], default=1)
+        positions = torch.cat([part.expand(rows, -1, -1) for part in (*parts, text)], dim=1)  # (1 or B, S, C)
+        q = self.position_heads(self.pos_q_linear, positions, self.position_scale)
+        absolute = q @ self.position_heads(self.pos_k_linear, positions).transpose(-1, -2)  # (1 or B, H, S, S)
+        blocks = [self.image_bias(p.ids, p.ids) for p in images] + [self.token_bias(0, text_length, text_length)]
+        biases = []
+        for layer_blocks in zip(*blocks, strict=True):
+            bias, start = absolute.clone(), 0
+            for block in layer_blocks:  # each modality's own square on the diagonal
+                end = start + block.size(-1)
+                bias[:, :, start:end, start:end] += block
+                start = end
+            biases.append(bias)
+        return biases, positions
+
+    def clear_cache(self) -> None:
+        """Forgets the cached biases; called whenever the weights may change."""
+        self._bias_cache.clear()
+
+
+def _cached_bytes(cache: OrderedDict[tuple, tuple[list[Tensor], Tensor]]) -> int:
+    return sum(bias.nbytes for biases, _ in cache.values() for bias in biases)
+
+
+def run_layer(layer: nn.Module, *inputs: object, recompute: bool, offload: bool) -> Tensor:
+    """Calls a layer; in training optionally recomputing it in the backward pass, or keeping its tensors on the CPU."""
+    if not torch.is_grad_enabled() or not (recompute or offload):
+        return layer(*inputs)
+    if not offload:
+        return checkpoint(layer, *inputs, use_reentrant=False)
+    with torch.autograd.graph.save_on_cpu(pin_memory=torch.cuda.is_available()):
+        return checkpoint(layer, *inputs, use_reentrant=False)

@@ -1,0 +1,109 @@
+"""OFA: encoder and decoder over one token table, in plain PyTorch (Wang et al. 2022, arXiv:2202.03052)."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.ofa.cache import DecoderState
+from models.ofa.config import OFAConfig
+from models.ofa.decoder import Decoder
+from models.ofa.encoder import Encoder, EncoderOutput
+
+INIT_STD = 0.02
+
+
+class OFA(nn.Module):
+    """The network; parameter names are those of the released checkpoints."""
+
+    def __init__(self, config: OFAConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config, self.encoder.embed_tokens)
+        self.reset_parameters()
+        if config.freeze_encoder_embedding or config.freeze_decoder_embedding:
+            self.encoder.embed_tokens.weight.requires_grad_(False)
+
+    def reset_parameters(self) -> None:
+        """Linear and embedding weights N(0, 0.02), biases 0; the image trunk keeps its own initialisation.
+
+        The tied token table is drawn last of all, its padding row included (spec: initialisation).
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=INIT_STD)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def encode(
+        self,
+        src_tokens: Tensor,
+        patch_images: Tensor | None = None,
+        patch_masks: Tensor | None = None,
+        patch_images_2: Tensor | None = None,
+        sample_patch_num: int | None = None,
+        token_embeddings: Tensor | None = None,
+    ) -> EncoderOutput:
+        """Encodes text and images.
+
+        Args:
+            src_tokens: (B, L) ids, right-padded. patch_images, patch_images_2: (B, 3, R, R') pixels.
+            patch_masks: (B,), False = the sample has no image; all True when absent.
+            sample_patch_num: keep this many randomly drawn patches an image (Python's `random`).
+            token_embeddings: (B, L, C), used in place of the table's rows.
+
+        Returns:
+            EncoderOutput: out (B, S, C), padding_mask (B, S) True = padding, image positions first, then text.
+
+        Raises:
+            ValueError: more text or patches than the network has positions for.
+        """
+        return self.encoder(src_tokens, patch_images, patch_masks, patch_images_2, sample_patch_num, token_embeddings)
+
+    def decode(self, prev_output_tokens: Tensor, enc: EncoderOutput, code_masks: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) of whole sequences; previous tokens (B, T) begin with bos and are right-padded.
+
+        code_masks (B,): True = the sequence holds image codes. Raises ValueError for too long sequences.
+        """
+        return self.project(self.decoder(prev_output_tokens, enc, code_masks))
+
+    def start(self, enc: EncoderOutput, groups: int, capacity: int, code: bool = False) -> DecoderState:
+        """State for step-by-step decoding of `groups` rows per sample, up to `capacity` positions (bos included)."""
+        return self.decoder.start(enc, groups, capacity, code)
+
+    def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
+        """Features (B * G, n, C) after the next tokens (B * G, n); equal to the same positions of one full pass."""
+        return self.decoder.step(tokens, state)
+
+    def project(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Features (..., C) -> logits (..., V), or (..., len(ids)) of some token ids only."""
+        weight = self.decoder.output_projection.weight
+        return F.linear(features, weight if ids is None else weight[ids])
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        prev_output_tokens: Tensor,
+        patch_images: Tensor | None = None,
+        patch_masks: Tensor | None = None,
+        code_masks: Tensor | None = None,
+        **encoder_inputs: Any,
+    ) -> Tensor:
+        """Logits (B, T, V); arguments as in `encode` and `decode`."""
+        enc = self.encode(src_tokens, patch_images, patch_masks, **encoder_inputs)
+        return self.decode(prev_output_tokens, enc, code_masks)
+
+    def train(self, mode: bool = True) -> "OFA":
+        """As in PyTorch; also forgets cached position biases, since training changes the weights."""
+        self.encoder.clear_cache()
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "OFA":
+        self.encoder.clear_cache()
+        return super()._apply(fn, recurse)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As in PyTorch; also forgets cached position biases."""
+        self.encoder.clear_cache()
+        return super().load_state_dict(state_dict, strict, assign)

@@ -1,0 +1,95 @@
+"""Image trunk: the first three stages of a bottleneck ResNet over timm's blocks."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from timm.layers import DropPath
+from timm.models.resnet import Bottleneck
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d as _FrozenBatchNorm2d
+
+from models.ofa.config import RESNET_BLOCKS, OFAConfig
+
+TRUNK_CHANNELS = 1024
+STRIDE = 16
+
+
+class FrozenBatchNorm2d(_FrozenBatchNorm2d):
+    """Batch norm whose statistics and affine map are buffers; timm's blocks also pass device and dtype."""
+
+    def __init__(self, channels: int, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__(channels)
+        self.to(device=device, dtype=dtype)
+
+
+class ResNet(nn.Module):
+    """Pixels (B, 3, R, R') -> features (B, 1024, ceil(R / 16), ceil(R' / 16)); no fourth stage, no pooling."""
+
+    def __init__(self, config: OFAConfig) -> None:
+        super().__init__()
+        norm = _norm_layer(config)
+        self.conv1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = norm(64)
+        self.relu = nn.ReLU()
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        blocks, rate = RESNET_BLOCKS[config.resnet_type], config.resnet_drop_path_rate
+        self.layer1 = _stage(64, 64, blocks[0], 1, norm, rate)
+        self.layer2 = _stage(256, 128, blocks[1], 2, norm, rate)
+        self.layer3 = _stage(512, 256, blocks[2], 2, norm, rate)
+        self.reset_parameters()
+        if config.resnet_model_path is not None:
+            self._load(config.resnet_model_path)
+
+    def reset_parameters(self) -> None:
+        """Kaiming normal (fan out) convolutions; batch norms keep weight 1, bias 0, mean 0, variance 1."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def _load(self, path: str) -> None:
+        if not Path(path).is_file():
+            raise ValueError(f"--resnet-model-path {path}: no such file.")
+        self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.contiguous(memory_format=torch.channels_last)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.layer3(self.layer2(self.layer1(x)))
+
+
+def _norm_layer(config: OFAConfig) -> Callable[[int], nn.Module]:
+    if config.sync_bn:
+        return partial(nn.SyncBatchNorm, eps=1e-3)
+    return FrozenBatchNorm2d if config.freeze_resnet else nn.BatchNorm2d
+
+
+def _stage(
+    channels: int, planes: int, blocks: int, stride: int, norm: Callable[[int], nn.Module], drop_path: float
+) -> nn.Sequential:
+    """Bottleneck blocks; the first carries the stride, drop path grows linearly from 0 to `drop_path`."""
+    layers = []
+    for i in range(blocks):
+        downsample = None
+        if i == 0:
+            shortcut = nn.Conv2d(channels, 4 * planes, kernel_size=1, stride=stride, bias=False)
+            downsample = nn.Sequential(shortcut, norm(4 * planes))
+        rate = drop_path * i / max(blocks - 1, 1)
+        layers.append(
+            Bottleneck(
+                channels if i == 0 else 4 * planes,
+                planes,
+                stride=stride if i == 0 else 1,
+                downsample=downsample,
+                norm_layer=norm,  # type: ignore[arg-type]
+                drop_path=DropPath(rate) if rate > 0 else None,
+            )
+        )
+    return nn.Sequential(*layers)
+
+
+def output_grid(height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the feature map of an image: each of the four halvings rounds up."""
+    return math.ceil(height / STRIDE), math.ceil(width / STRIDE)

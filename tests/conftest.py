@@ -1,0 +1,45 @@
+"""Shared fixtures: the golden figures beside this file and networks filled with the golden weights."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.ofa import OFA, OFAConfig
+
+GOLDEN = Path(__file__).parent / "golden"
+sys.path.insert(0, str(GOLDEN))
+torch.set_num_threads(2)
+
+
+def load_golden(name: str) -> Any:
+    """Parsed JSON of tests/golden/<name>."""
+    return json.loads((GOLDEN / name).read_text(encoding="utf-8"))
+
+
+def golden_model(**overrides: Any) -> OFA:
+    """`ofa_tiny` in eval mode, with the weights all golden figures were measured with."""
+    from weights import fill_
+
+    return fill_(OFA(OFAConfig.from_arch("ofa_tiny", **overrides))).eval()
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Loader of golden JSON files."""
+    return load_golden
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> OFA:
+    """The golden `ofa_tiny`; tests must not change it."""
+    return golden_model()
+
+
+@pytest.fixture(scope="session")
+def make_golden_model():
+    """Factory of golden networks with other options."""
+    return golden_model

@@ -1,0 +1,1 @@
+"""Lowest floor: errors, checkpoints, metrics, predictions; imports nothing of the floors above."""
