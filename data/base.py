@@ -1,0 +1,145 @@
+"""The dataset of every task: row -> Example (the task's part) -> Sample."""
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Optional
+
+import torch
+from torch.utils.data import Dataset
+
+from data.collate import collate
+from data.images import decode_image, standard_transform
+from data.sample import Batch, Example, Sample, SkippedRow
+from data.text import Vocabulary
+from data.tsv import TsvFile
+from utils.errors import BadRowError, UserError
+
+
+@dataclass
+class DataConfig:
+    """Options that every task has; each field is a flag of the same name."""
+
+    data: Optional[str] = field(
+        default=None,
+        metadata={"help": "TSV files, comma-separated; the last is for validation or evaluation"},
+    )
+    selected_cols: Optional[str] = field(
+        default=None,
+        metadata={"help": "columns in the order the task reads them, e.g. 0,4,2; all if not given"},
+    )
+    bpe: Optional[str] = field(
+        default="gpt2", metadata={"help": "byte pair encoding: gpt2 (English) or bert (Chinese)"}
+    )
+    bpe_dir: Optional[str] = field(
+        default=None,
+        metadata={"help": "folder with dict.txt and encoder.json + vocab.bpe (gpt2) or vocab.txt (bert)"},
+    )
+    max_source_positions: int = field(default=1024, metadata={"help": "longest source to report, in tokens"})
+    max_target_positions: int = field(default=1024, metadata={"help": "longest target to report, in tokens"})
+    max_src_length: int = field(default=128, metadata={"help": "limit of the source, mostly in words"})
+    max_tgt_length: int = field(default=30, metadata={"help": "limit of the target, mostly in words"})
+    code_dict_size: int = field(default=8192, metadata={"help": "number of image code tokens"})
+    patch_image_size: int = field(default=480, metadata={"help": "side of the image in pixels"})
+    orig_patch_image_size: int = field(
+        default=256, metadata={"help": "image side in pixels that the position embeddings refer to"}
+    )
+    num_bins: int = field(default=1000, metadata={"help": "number of location tokens"})
+    imagenet_default_mean_and_std: bool = field(
+        default=False, metadata={"help": "normalise with ImageNet's mean and deviation, not 0.5 and 0.5"}
+    )
+    constraint_range: Optional[str] = field(
+        default=None, metadata={"help": '"start,end": generate only ids start to end - 1 and the special ids'}
+    )
+    no_shuffle_rows: bool = field(
+        default=False, metadata={"help": "read training rows in file order, not in a new order each epoch"}
+    )
+    skip_bad_rows: bool = field(
+        default=False, metadata={"help": "leave out and count rows that cannot be read instead of stopping"}
+    )
+
+
+class OFADataset(Dataset[Sample | SkippedRow], ABC):
+    """Rows of one file as samples; a task says what its columns are and what a row means.
+
+    Args:
+        rows: the file.
+        vocab: text <-> ids.
+        config: options of the task.
+        split: "train" switches training-time processing on; every other name is evaluation.
+        seed: seed of the run.
+        epoch: 1 for the first; together with seed and row number it fixes all random choices.
+
+    Raises:
+        UserError: `--selected-cols` names a different number of columns than the task reads.
+    """
+
+    columns: tuple[str, ...]  # what the task reads, in the order of --selected-cols
+
+    def __init__(
+        self, rows: TsvFile, vocab: Vocabulary, config: DataConfig, split: str, seed: int = 1, epoch: int = 1
+    ) -> None:
+        selected = len(rows.columns or rows[0])
+        if selected != len(self.columns):
+            wanted = ", ".join(self.columns)
+            raise UserError(f"{rows.path}: --selected-cols gives {selected} columns; choose those of {wanted}.")
+        self.rows, self.vocab, self.config, self.split = rows, vocab, config, split
+        self.seed, self.epoch = seed, epoch
+        self.transform = standard_transform(config.patch_image_size, config.imagenet_default_mean_and_std)
+
+    @abstractmethod
+    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+        """What a row means; ValueError with a reason if the row is bad."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by fairseq before each epoch: random choices of a row are new every epoch."""
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> Sample | SkippedRow:
+        """Sample of a row.
+
+        Raises:
+            BadRowError: the row cannot become a sample; with `skip_bad_rows` its message is returned instead.
+        """
+        try:
+            return self._sample(index)
+        except BadRowError as error:
+            if self.config.skip_bad_rows:
+                return SkippedRow(str(error))
+            raise
+
+    def collater(self, samples: Sequence[Sample | SkippedRow]) -> Batch:
+        """Batch of samples; the name is the one fairseq calls."""
+        return collate(samples, self.vocab.pad)
+
+    def _sample(self, index: int) -> Sample:
+        row = self.rows[index]
+        rng = random.Random(f"{self.seed} {self.epoch} {index}")  # independent of workers and of order
+        try:
+            return self._encode(index, self.example(row, rng))
+        except UserError:
+            raise
+        except ValueError as error:
+            raise BadRowError(self.rows.path, index + 1, str(error)) from error
+
+    def _encode(self, index: int, example: Example) -> Sample:
+        vocab = self.vocab
+        target = [*vocab.encode(example.target), vocab.eos]
+        sample = Sample(
+            row=index,
+            id=example.id,
+            source=torch.tensor([vocab.bos, *vocab.encode(example.source), vocab.eos]),
+            target=torch.tensor(target),
+            prev_output_tokens=torch.tensor([vocab.bos, *target[:-1]]),
+        )
+        if example.image is not None:
+            image = decode_image(example.image) if isinstance(example.image, bytes) else example.image
+            sample["patch_image"] = self.transform(image)
+            sample["patch_mask"] = torch.tensor([True])
+        if example.references is not None:
+            sample["references"] = example.references
+        return sample

@@ -1,0 +1,53 @@
+"""Image captioning."""
+
+import random
+
+from data.base import DataConfig, OFADataset
+from data.images import decode_base64
+from data.prompts import prompt
+from data.sample import Example
+from data.text import Vocabulary, remove_punctuation
+from data.tsv import TsvFile
+
+SEPARATOR = "&&"  # between the captions of one image
+
+
+def split_captions(text: str) -> list[str]:
+    """All captions of an image, without punctuation."""
+    return [remove_punctuation(caption).strip() for caption in " ".join(text.split()).split(SEPARATOR)]
+
+
+class CaptionDataset(OFADataset):
+    """Rows of id, base64 image and caption, or captions joined by `&&`.
+
+    Training shortens the caption to `max_tgt_length` words. Evaluation, and training with `scst`, keeps all
+    captions: joined in the target, and one by one as references.
+    """
+
+    columns = ("id", "image", "caption")
+
+    def __init__(
+        self,
+        rows: TsvFile,
+        vocab: Vocabulary,
+        config: DataConfig,
+        split: str,
+        seed: int = 1,
+        epoch: int = 1,
+        scst: bool = False,
+    ) -> None:
+        super().__init__(rows, vocab, config, split, seed, epoch)
+        self.prompt = prompt("caption", vocab.bpe)
+        self.one_caption = split == "train" and not scst
+
+    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+        """One caption to learn, or all captions to compare with."""
+        uniq_id, image, caption = row
+        references = None
+        if self.one_caption:
+            words = remove_punctuation(caption).split()
+            target = " ".join(words[: self.config.max_tgt_length])
+        else:
+            references = split_captions(caption)
+            target = SEPARATOR.join(references)
+        return Example(uniq_id, self.prompt, " " + target, decode_base64(image), references)

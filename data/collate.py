@@ -1,0 +1,56 @@
+"""Samples -> Batch: the only collate."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from data.sample import Batch, NetInput, Sample, SkippedRow
+
+
+def _pad_right(rows: Sequence[Tensor], value: int | bool) -> Tensor:
+    """(L_i, ...) tensors -> (B, max L, ...)."""
+    return pad_sequence(list(rows), batch_first=True, padding_value=value)
+
+
+def collate(samples: Sequence[Sample | SkippedRow], pad: int) -> Batch:
+    """Pad samples on the right and stack them; optional keys must be in all samples or in none.
+
+    Args:
+        samples: what a dataset's items are; rows skipped as bad only leave their message.
+        pad: id that fills source, target and previous tokens; constraint masks are filled with True.
+    """
+    good = [sample for sample in samples if not isinstance(sample, SkippedRow)]
+    skipped = [sample.message for sample in samples if isinstance(sample, SkippedRow)]
+    batch = _stack(good, pad) if good else Batch()
+    if skipped:
+        batch["skipped"] = skipped
+    return batch
+
+
+def _stack(samples: list[Sample], pad: int) -> Batch:
+    net_input = NetInput(
+        src_tokens=_pad_right([sample["source"] for sample in samples], pad),
+        src_lengths=torch.tensor([int((sample["source"] != pad).sum()) for sample in samples]),
+        prev_output_tokens=_pad_right([sample["prev_output_tokens"] for sample in samples], pad),
+    )
+    if "patch_image" in samples[0]:
+        net_input["patch_images"] = torch.stack([sample["patch_image"] for sample in samples])
+        net_input["patch_masks"] = torch.cat([sample["patch_mask"] for sample in samples])
+    target = _pad_right([sample["target"] for sample in samples], pad)
+    batch = Batch(
+        rows=np.array([sample["row"] for sample in samples], dtype=np.int64),
+        id=np.array([sample["id"] for sample in samples]),
+        nsentences=len(samples),
+        ntokens=int((target != pad).sum()),
+        net_input=net_input,
+        target=target,
+    )
+    if "constraint_mask" in samples[0]:
+        # a padded position that allowed nothing would have an all -inf row and a NaN loss
+        batch["constraint_masks"] = _pad_right([sample["constraint_mask"] for sample in samples], True)
+    if "references" in samples[0]:
+        batch["references"] = [sample["references"] for sample in samples]
+    return batch

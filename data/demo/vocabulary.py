@@ -1,0 +1,42 @@
+"""A small vocabulary for the demo: GPT-2's byte pair encoding with a dictionary of what the texts need."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from data.demo.caption import all_captions
+from data.prompts import PROMPTS
+from data.text import Vocabulary
+
+BPE_DIR = Path(__file__).parents[2] / "utils" / "BPE"
+DICTIONARY_LINES = 1995  # with the specials and <mask>: 2,000 ids before image codes and location bins
+
+
+def demo_texts() -> list[str]:
+    """Every prompt and every text the demo rows can hold."""
+    prompts = [template["gpt2"] for template in PROMPTS.values()]
+    return prompts + all_captions()
+
+
+def dictionary_symbols(texts: Iterable[str], vocab: Vocabulary) -> list[str]:
+    """Pick `DICTIONARY_LINES` symbols: what the texts use, then single bytes, then the most frequent merges.
+
+    Args:
+        texts: each is taken with and without a space in front.
+        vocab: the full vocabulary.
+    """
+    bare = {text.lstrip() for text in texts}
+    used = {vocab[token] for text in bare for start in ("", " ") for token in vocab.encode(start + text)}
+    # a symbol is a GPT-2 id: 0..255 are the single bytes, then come the merges in order of frequency
+    rest = (str(number) for number in range(DICTIONARY_LINES) if str(number) not in used)
+    return [*sorted(used, key=int), *rest][:DICTIONARY_LINES]
+
+
+def write_vocabulary(folder: Path) -> None:
+    """Write `encoder.json`, `vocab.bpe`, the small `dict.txt` and its `dict_size` to an existing folder."""
+    symbols = dictionary_symbols(demo_texts(), Vocabulary.load(BPE_DIR))
+    for name in ("encoder.json", "vocab.bpe"):
+        shutil.copyfile(BPE_DIR / name, folder / name)
+    lines = "".join(f"{symbol} 1\n" for symbol in symbols)
+    (folder / "dict.txt").write_text(lines, encoding="utf-8", newline="\n")
+    (folder / "dict_size").write_text(f"{len(symbols)}\n", encoding="utf-8", newline="\n")

@@ -1,0 +1,235 @@
+"""Text <-> ids: the vocabulary of words, image codes and location bins, and the normalisers of texts.
+
+Ids (V = 59,457 with the English files and the default sizes): `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, the
+lines of `dict.txt`, `<mask>`, `<code_0>` ..., `<bin_0>` ...; no padding to a multiple.
+"""
+
+import json
+import re
+import string as ascii_sets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from torch import Tensor
+
+from utils.build_bpe import FILLERS, token_bytes
+from utils.errors import UserError
+
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+BPE_FILES = {"gpt2": ("dict.txt", "encoder.json", "vocab.bpe"), "bert": ("dict.txt", "vocab.txt")}
+DICT_SIZES = {"gpt2": 50260, "bert": 21128}
+BERT_SPECIALS = ("[UNK]", "[SEP]", "[CLS]", "[PAD]", "[MASK]")
+# WordPiece separates punctuation by blanks; these are closed up again after decoding.
+CLOSE_UP = [(f" {mark}", mark.strip()) for mark in [*".?!,", "' ", "n't", "'m", "'s", "'ve", "'re"]]
+
+
+class _SpecialId(int):
+    # Our code reads `vocab.pad` as an int, fairseq calls `dictionary.pad()`: this serves both.
+    def __call__(self) -> int:
+        return int(self)
+
+
+class _Bpe(NamedTuple):
+    name: str
+    tokenizer: Tokenizer
+    symbols: list[str]  # what dict.txt calls each id of the tokenizer
+    pieces: dict[str, bytes]  # the text behind a symbol where it is not the symbol itself
+
+
+class Vocabulary:
+    """Dictionary and BPE in one; picklable, and usable after a fork.
+
+    Attributes:
+        bos, pad, eos, unk: ids 0, 1, 2, 3; `vocab.pad` and `vocab.pad()` are the same number.
+        bpe: "gpt2" (byte-level, case and leading blank matter) or "bert" (WordPiece, lower-cased).
+    """
+
+    bos, pad, eos, unk = (_SpecialId(number) for number in range(len(SPECIALS)))
+
+    def __init__(self, text_symbols: Sequence[str], bpe: "_Bpe", num_codes: int, num_bins: int) -> None:
+        """Use `Vocabulary.load`; `text_symbols` are the symbols of `dict.txt` in order."""
+        codes = [f"<code_{code}>" for code in range(num_codes)]
+        bins = [f"<bin_{number}>" for number in range(num_bins)]
+        self.bpe, self.num_codes, self.num_bins = bpe.name, num_codes, num_bins
+        self.mask = len(SPECIALS) + len(text_symbols)
+        self.code_start = self.mask + 1
+        self.bin_start = self.code_start + num_codes
+        self._symbols = [*SPECIALS, *text_symbols, "<mask>", *codes, *bins]
+        self._ids = {symbol: number for number, symbol in enumerate(self._symbols)}
+        self._tokenizer = bpe.tokenizer
+        self._id_of_token = [self.index(symbol) for symbol in bpe.symbols]
+        self._pieces = [bpe.pieces.get(symbol, symbol.encode()) for symbol in self._symbols]
+
+    @classmethod
+    def load(
+        cls, bpe_dir: str | Path, bpe: str = "gpt2", code_dict_size: int = 8192, num_bins: int = 1000
+    ) -> "Vocabulary":
+        """Read the vocabulary files of a folder.
+
+        Args:
+            bpe_dir: holds `dict.txt` ("symbol count" per line) and `encoder.json` + `vocab.bpe` (gpt2) or
+                `vocab.txt` (bert). A file `dict_size` there declares a dictionary of another length; tokens
+                outside it are unk.
+            bpe: "gpt2" or "bert".
+            code_dict_size: number of image codes.
+            num_bins: number of location bins.
+        Raises:
+            UserError: unknown `bpe`, missing folder or file, broken file, dictionary of the wrong length.
+        """
+        folder = Path(bpe_dir)
+        if bpe not in BPE_FILES:
+            raise UserError(f"Unknown --bpe {bpe!r}; choose gpt2 or bert.")
+        if not folder.is_dir():
+            raise UserError(f"There is no folder {folder}; pass the folder of dict.txt as --bpe-dir.")
+        for name in BPE_FILES[bpe]:
+            if not (folder / name).is_file():
+                needed = ", ".join(BPE_FILES[bpe])
+                raise UserError(f"{folder / name} is missing; --bpe-dir with --bpe={bpe} needs {needed}.")
+        encoding = _gpt2_bpe(folder) if bpe == "gpt2" else _bert_bpe(folder)
+        return cls(_read_dictionary(folder, bpe), encoding, code_dict_size, num_bins)
+
+    def __len__(self) -> int:
+        """V, the number of ids."""
+        return len(self._symbols)
+
+    def __getitem__(self, number: int) -> str:
+        """Symbol of an id; IndexError outside 0..V-1."""
+        if number < 0:
+            raise IndexError(f"id {number} is negative")
+        return self._symbols[number]
+
+    def index(self, symbol: str) -> int:
+        """Id of a symbol, unk if there is none."""
+        return self._ids.get(symbol, int(self.unk))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without bos and eos; `<mask>` or `<|endoftext|>` in it are plain characters."""
+        id_of_token = self._id_of_token
+        return [id_of_token[token] for token in self._tokenizer.encode(text, add_special_tokens=False).ids]
+
+    def encode_symbols(self, text: str) -> list[int]:
+        """Ids of symbols separated by blanks, such as "<bin_3> <bin_4>", looked up without BPE."""
+        return [self.index(symbol) for symbol in text.split()]
+
+    def decode(self, ids: Iterable[int] | Tensor, drop_pad: bool = False) -> str:
+        """Text of ids (T,); bos and eos vanish, other symbols in angle brackets are spelled out.
+
+        Args:
+            ids: numbers in 0..V-1.
+            drop_pad: leave out pads too, which are otherwise spelled `<pad>` as the original does.
+        """
+        kept = self._without_ends(ids)
+        if drop_pad:
+            kept = [number for number in kept if number != self.pad]
+        if self.bpe == "gpt2":
+            return b"".join([self._pieces[number] for number in kept]).decode("utf-8", errors="replace")
+        text = " ".join([self._symbols[number] for number in kept]).replace(" ##", "")
+        for spaced, closed in CLOSE_UP:
+            text = text.replace(spaced, closed)
+        return text
+
+    def string(self, ids: Iterable[int] | Tensor) -> str:
+        """Symbols of ids (T,) joined by blanks, without bos and eos."""
+        return " ".join([self._symbols[number] for number in self._without_ends(ids)])
+
+    def _without_ends(self, ids: Iterable[int] | Tensor) -> list[int]:
+        numbers: Iterable[int] = ids.tolist() if isinstance(ids, Tensor) else ids
+        return [number for number in numbers if number != self.bos and number != self.eos]
+
+    def code_id(self, code: int) -> int:
+        """Id of image code `code`; ValueError outside 0..num_codes-1."""
+        if not 0 <= code < self.num_codes:
+            raise ValueError(f"image code {code} is outside 0..{self.num_codes - 1}")
+        return self.code_start + code
+
+    def bin_id(self, number: int) -> int:
+        """Id of location bin `number`; ValueError outside 0..num_bins-1."""
+        if not 0 <= number < self.num_bins:
+            raise ValueError(f"location bin {number} is outside 0..{self.num_bins - 1}")
+        return self.bin_start + number
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 file without LF or CR-LF; other line separators are part of a line."""
+    try:
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}); restore the released file.") from None
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def _read_dictionary(folder: Path, bpe: str) -> list[str]:
+    """Symbols of `dict.txt`, checked for number and for doubles."""
+    path, declared = folder / "dict.txt", folder / "dict_size"
+    expected = DICT_SIZES[bpe]
+    if declared.is_file():
+        try:
+            expected = int(declared.read_text(encoding="utf-8"))
+        except ValueError:
+            raise UserError(f"{declared} must hold one number, the number of lines of dict.txt.") from None
+    symbols = [line.rsplit(" ", 1)[0] for line in _read_lines(path)]
+    if len(symbols) != expected:
+        raise UserError(
+            f"{path} has {len(symbols)} lines but --bpe={bpe} needs {expected}; "
+            "restore the file, or write the number of its lines to a file dict_size beside it."
+        )
+    if len({*symbols, *SPECIALS, "<mask>"}) != len(symbols) + len(SPECIALS) + 1:
+        raise UserError(f"{path} names a symbol twice, or one of {SPECIALS} or <mask>; restore the file.")
+    return symbols
+
+
+def _gpt2_bpe(folder: Path) -> _Bpe:
+    """GPT-2's split and merges; no blank is put in front, and no token is special."""
+    try:
+        encoder = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        lines = [line for line in _read_lines(folder / "vocab.bpe") if not line.startswith("#version:")]
+        merges = [(first, second) for first, second in map(str.split, lines)]
+        tokenizer = Tokenizer(models.BPE(vocab=encoder, merges=merges))
+        pieces = {str(number): piece for number, piece in token_bytes(encoder).items()}
+    except Exception as error:  # the Rust library raises plain Exception
+        files = f"encoder.json and vocab.bpe in {folder}"
+        raise UserError(f"{files} are not GPT-2's ({error!r}); run `python -m utils.build_bpe`.") from error
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    symbols = [str(number) for number in range(len(encoder))]
+    return _Bpe("gpt2", tokenizer, symbols, pieces | dict.fromkeys(FILLERS, b""))
+
+
+def _bert_bpe(folder: Path) -> _Bpe:
+    """BERT uncased: lower case, accents stripped, Chinese characters apart, longest match first."""
+    path = folder / "vocab.txt"
+    tokens = _read_lines(path)
+    if "[UNK]" not in tokens:
+        raise UserError(f"{path} has no [UNK]; restore BERT's vocab.txt.")
+    vocab = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens([token for token in BERT_SPECIALS if token in vocab])
+    return _Bpe("bert", tokenizer, tokens, {})
+
+
+_DROP_PUNCTUATION = str.maketrans("", "", ascii_sets.punctuation)
+_HYPHEN_SLASH_TO_BLANK = str.maketrans("-/", "  ")
+
+
+def normalize_question(text: str, max_words: int | None = None) -> str:
+    """Question in the form the model was trained on.
+
+    Lower case, no leading `,.!?*#:;~`, `-` and `/` to blanks, runs of white space to one blank, ends
+    stripped, at most `max_words` words.
+    """
+    text = text.lower().lstrip(",.!?*#:;~").translate(_HYPHEN_SLASH_TO_BLANK)
+    text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
+    return text if max_words is None else " ".join(text.split(" ")[:max_words])
+
+
+def normalize_caption(text: str, max_words: int | None = None) -> str:
+    """Caption in the form the model was trained on: as a question, and `<person>` becomes `person`."""
+    return normalize_question(text, max_words).replace("<person>", "person")
+
+
+def remove_punctuation(text: str) -> str:
+    """Text without the 32 ASCII punctuation characters ("man's" -> "mans")."""
+    return text.translate(_DROP_PUNCTUATION)

@@ -1,0 +1,294 @@
+"""TSV files of any size: rows by number, through a row index that is built once and memory-mapped.
+
+The index of `x.tsv` is `x.tsv.ofaidx` beside it or, where that folder cannot be written, a file in `$OFA_CACHE`
+(default `~/.cache/ofa`). It holds a header (`_HEADER`) and, as little-endian uint64, the byte offset of every row
+and the end of the last one: 8 bytes a row. It is rebuilt when size or time of the data file change.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import operator
+import os
+import stat
+import struct
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.errors import BadRowError, UserError
+
+_MAGIC, _VERSION = b"OFA rows", 1
+_HEADER = struct.Struct("<8sQQqQ")  # magic, version, size and mtime_ns of the data file, number of rows
+_CHUNK = 1 << 20  # bytes; a chunk stays in the processor's cache between reading and searching
+_SPARSE = 1024  # mean bytes a row from which one memchr per row beats numpy
+_SHOW_PROGRESS = 10**9  # bytes
+
+
+class _Stamp(NamedTuple):
+    """What tells one content of a data file from another."""
+
+    size: int
+    mtime_ns: int
+
+
+class TsvFile:
+    """Rows of a tab-separated UTF-8 file without header and quoting; lines end in LF or CR-LF.
+
+    Safe in data loader workers, forked or spawned: reads have no shared position, and pickling reopens.
+
+    Args:
+        path: the file. Blank lines at its end are not rows.
+        columns: numbers from 0 in the order wanted, as "0,4,2" or a sequence; None takes all columns.
+    Raises:
+        UserError: missing or empty file, malformed `columns`, nowhere to write the index.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], columns: str | Sequence[int] | None = None) -> None:
+        self.path = os.fspath(path)
+        self.columns = None if columns is None else _parse_columns(columns)
+        self._fd = _open_data(self.path, self)
+        self._stamp = _stamp(self._fd)
+        self._offsets: np.ndarray | None = _open_index(self.path, self._fd, self._stamp)
+        self._num_rows = len(self._offsets) - 1
+        self._width = self._read(0).count(b"\t") + 1 if self.columns is None else max(self.columns) + 1
+
+    def __len__(self) -> int:
+        return self._num_rows
+
+    def __getitem__(self, row: int) -> tuple[str, ...]:
+        """Selected columns of row `row` (line `row` + 1); negative numbers count from the end.
+
+        Raises:
+            BadRowError: wrong number of columns, or text that is not UTF-8.
+            IndexError: no such row.
+        """
+        number = operator.index(row)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"row {number} of {self.path}, which has {len(self)}")
+        number %= len(self)
+        line = self._read(number)
+        fields = line.split(b"\t") if line else []
+        if self.columns is None:
+            if len(fields) != self._width:
+                reason = f"the row has {len(fields)} columns, the first row {self._width}"
+                raise BadRowError(self.path, number + 1, reason)
+            return self._decode(number, range(self._width), fields)
+        if len(fields) < self._width:
+            reason = f"the row has {len(fields)} columns, the selected ones need {self._width}"
+            raise BadRowError(self.path, number + 1, reason)
+        return self._decode(number, self.columns, fields)
+
+    def _decode(self, row: int, columns: Sequence[int], fields: list[bytes]) -> tuple[str, ...]:
+        texts = []
+        for column in columns:
+            try:
+                texts.append(fields[column].decode("utf-8"))
+            except UnicodeDecodeError as error:
+                reason = f"column {column} is not UTF-8 at its byte {error.start}"
+                raise BadRowError(self.path, row + 1, reason) from None
+        return tuple(texts)
+
+    def _read(self, row: int) -> bytes:
+        """The line without its end."""
+        if self._offsets is None:
+            self._reopen()
+        assert self._offsets is not None
+        start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
+        line = os.pread(self._fd, stop - start, start)
+        if len(line) != stop - start:
+            raise UserError(f"{self.path} became shorter while it was being read; start again.")
+        return line[:-2] if line.endswith(b"\r\n") else line.removesuffix(b"\n")
+
+    def _reopen(self) -> None:
+        """Open file and index after unpickling; the row numbers planned elsewhere must still hold."""
+        self._fd = _open_data(self.path, self)
+        if _stamp(self._fd) != self._stamp:
+            raise UserError(f"{self.path} was changed while it was in use; start again.")
+        self._offsets = _open_index(self.path, self._fd, self._stamp)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fd": -1, "_offsets": None}
+
+
+def _parse_columns(columns: str | Sequence[int]) -> tuple[int, ...]:
+    parts = columns.split(",") if isinstance(columns, str) else columns
+    try:
+        numbers = tuple(int(part) for part in parts)
+    except (TypeError, ValueError):
+        numbers = ()
+    if not numbers or min(numbers) < 0:
+        raise UserError(f"The columns {columns!r} are not numbers from 0 joined by commas; write them like 0,4,2.")
+    return numbers
+
+
+def _open_data(path: str, owner: object) -> int:
+    """File descriptor that closes with its owner."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise UserError(f"There is no data file {path}; check the path.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
+    weakref.finalize(owner, os.close, descriptor)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise UserError(f"{path} is not a regular file; pass the TSV file itself.")
+    return descriptor
+
+
+def _stamp(descriptor: int) -> _Stamp:
+    status = os.fstat(descriptor)
+    return _Stamp(status.st_size, status.st_mtime_ns)
+
+
+def _index_places(path: str) -> Iterator[Path]:
+    """Where an index may be: beside the file, then in the cache folder."""
+    yield Path(f"{path}.ofaidx")
+    cache = Path(os.environ.get("OFA_CACHE") or Path.home() / ".cache" / "ofa")
+    digest = hashlib.sha256(os.path.abspath(path).encode()).hexdigest()
+    yield cache / f"{digest[:32]}.ofaidx"
+
+
+def _open_index(path: str, descriptor: int, stamp: _Stamp) -> np.ndarray:
+    """Offsets (rows + 1,) of a data file, memory-mapped; one process builds them while the others wait."""
+    for place in _index_places(path):
+        offsets = _load_index(place, stamp)
+        if offsets is not None:
+            return offsets
+    problem = ""
+    for place in _index_places(path):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(Path(f"{place}.lock")):
+                offsets = _load_index(place, stamp)  # somebody built it while we waited
+                if offsets is None:
+                    _build_index(path, descriptor, stamp, place)
+                    offsets = _load_index(place, stamp)
+        except OSError as error:
+            problem = str(error)
+            continue
+        if offsets is not None:
+            return offsets
+    raise UserError(f"The row index of {path} cannot be written ({problem}); set OFA_CACHE to a writable folder.")
+
+
+def _load_index(place: Path, stamp: _Stamp) -> np.ndarray | None:
+    """Offsets if the index is whole and belongs to this content of the data file."""
+    try:
+        with open(place, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < _HEADER.size:
+                return None
+            magic, version, *found, rows = _HEADER.unpack(file.read(_HEADER.size))
+            whole = size == _HEADER.size + 8 * (rows + 1)
+            if not whole or magic != _MAGIC or version != _VERSION or tuple(found) != stamp:
+                return None
+            # A plain view: indexing np.memmap itself is several times slower.
+            return np.asarray(np.memmap(file, "<u8", mode="r", offset=_HEADER.size))
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; the kernel frees the lock of a holder that died, so nobody waits for ever."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while not _same_file(descriptor, path):  # the former holder removed the file that we waited for
+            os.close(descriptor)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+        path.unlink(missing_ok=True)  # before the lock is let go
+    finally:
+        os.close(descriptor)
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _build_index(path: str, descriptor: int, stamp: _Stamp, place: Path) -> None:
+    """Write the index of a data file to `place`: complete or not at all."""
+    stop = _end_of_rows(descriptor, stamp.size)
+    if stop == 0:
+        raise UserError(f"{path} has no rows; check how it was made.")
+    draft = Path(f"{place}.tmp")  # ours alone while we hold the lock
+    try:
+        with open(draft, "wb") as file:
+            file.write(bytes(_HEADER.size))
+            rows = _write_offsets(file, path, descriptor, stop)
+            if _stamp(descriptor) != stamp:
+                raise UserError(f"{path} changed while its rows were counted; start again when it is complete.")
+            file.seek(0)
+            file.write(_HEADER.pack(_MAGIC, _VERSION, *stamp, rows))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, place)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _write_offsets(file: BinaryIO, path: str, descriptor: int, stop: int) -> int:
+    """Append the start of every row and the end of the last one; returns the number of rows."""
+    offset = struct.Struct("<Q")
+    file.write(offset.pack(0))
+    rows, last = 0, 0
+    for ends in _line_ends(path, descriptor, stop):
+        file.write(ends.tobytes())
+        rows, last = rows + len(ends), int(ends[-1])
+    if last != stop:  # no newline at the end of the file
+        file.write(offset.pack(stop))
+        rows += 1
+    return rows
+
+
+def _end_of_rows(descriptor: int, size: int) -> int:
+    """End of the last line that is not blank, 0 if there is none."""
+    stop = size
+    while stop > 0:
+        start = max(0, stop - _CHUNK)
+        text = os.pread(descriptor, stop - start, start).rstrip(b"\r\n")
+        if text:
+            content = start + len(text)
+            ending = os.pread(descriptor, _CHUNK, content).find(b"\n")
+            return size if ending < 0 else content + ending + 1
+        stop = start
+    return 0
+
+
+def _line_ends(path: str, descriptor: int, stop: int) -> Iterator[np.ndarray]:
+    """Offsets (n,), uint64, n > 0, just behind the newlines in the first `stop` bytes, chunk by chunk."""
+    buffer = bytearray(_CHUNK)
+    view, array = memoryview(buffer), np.frombuffer(buffer, np.uint8)
+    start, sparse = 0, False
+    name = os.path.basename(path)
+    with tqdm(total=stop, desc=f"index {name}", unit="B", unit_scale=True, disable=stop < _SHOW_PROGRESS) as bar:
+        while start < stop:
+            length = os.preadv(descriptor, [view[: stop - start]], start)
+            if length == 0:  # shorter than it was; the caller notices by its stamp
+                return
+            found = _find_sparse(buffer, length) if sparse else np.flatnonzero(array[:length] == ord("\n"))
+            if len(found):
+                yield np.add(found, start + 1, dtype="<u8", casting="unsafe")
+            sparse = len(found) * _SPARSE < length
+            start += length
+            bar.update(length)
+
+
+def _find_sparse(buffer: bytearray, length: int) -> np.ndarray:
+    """Positions (n,) of the newlines among the first `length` bytes, fast when they are few."""
+    found = []
+    at = buffer.find(b"\n", 0, length)
+    while at >= 0:
+        found.append(at)
+        at = buffer.find(b"\n", at + 1, length)
+    return np.array(found, dtype=np.int64)

@@ -1,0 +1,73 @@
+"""Registers the network with fairseq as `ofa_tiny` ... `ofa_huge`, every option of `OFAConfig` a flag."""
+
+import argparse
+import logging
+from dataclasses import dataclass, fields
+from typing import Any
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model, register_model_architecture
+from fairseq.tasks import FairseqTask
+from torch import Tensor
+
+from models.ofa import OFA, OFAConfig
+from models.ofa.config import ARCHITECTURES
+from utils.errors import UserError
+from utils.upgrade import upgrade_state_dict
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class OFAFlags(OFAConfig, FairseqDataclass):
+    """`OFAConfig` as command line flags; what the user leaves out the named size fills in."""
+
+    def __post_init__(self) -> None:
+        """Nothing to check yet: fairseq makes an instance before it knows the flags."""
+
+
+@register_model("ofa", dataclass=OFAFlags)
+class FairseqOFA(OFA, BaseFairseqModel):
+    """`OFA` behind fairseq's model interface; parameter names stay those of the released checkpoints."""
+
+    @classmethod
+    def build_model(cls, cfg: Any, task: FairseqTask) -> "FairseqOFA":
+        """The network that flags and task ask for; the vocabulary comes from the task's dictionary."""
+        options = {f.name: getattr(cfg, f.name) for f in fields(OFAConfig)}
+        try:
+            return cls(OFAConfig(**{**options, "vocab_size": len(task.target_dictionary)}))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def forward(self, src_tokens: Tensor, prev_output_tokens: Tensor, **inputs: Any) -> tuple[Tensor, dict[str, Any]]:  # type: ignore[override]
+        """Logits (B, T, V) and an empty dictionary; fairseq's batches also carry src_lengths, which is not used."""
+        inputs.pop("src_lengths", None)
+        return super().forward(src_tokens, prev_output_tokens, **inputs), {}
+
+    def max_positions(self) -> tuple[int, int]:
+        """Longest source and target, in tokens."""
+        return self.config.max_source_positions, self.config.max_target_positions
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, model_cfg: Any = None, args: Any = None) -> Any:
+        """Loads a checkpoint's weights after the upgrade rules; fairseq passes its configuration, which is not needed.
+
+        Raises UserError when the file holds another network.
+        """
+        state = dict(state_dict)
+        report = upgrade_state_dict(state, self)
+        if str(report):
+            logger.info(str(report))
+        return OFA.load_state_dict(self, state, strict)
+
+
+def _register(arch: str) -> None:
+    @register_model_architecture("ofa", arch)
+    def fill(args: argparse.Namespace) -> None:
+        """Gives every option the command line left out the size's value."""
+        for option in fields(OFAConfig):
+            if not hasattr(args, option.name):
+                setattr(args, option.name, ARCHITECTURES[arch].get(option.name, option.default))
+
+
+for _arch in ARCHITECTURES:
+    _register(_arch)

@@ -1,0 +1,24 @@
+"""What `--user-dir` names: the explicit list of everything registered with fairseq."""
+
+import importlib
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+_ROOT = str(Path(__file__).resolve().parents[1])
+if _ROOT not in sys.path:  # fairseq-train --user-dir ... starts outside the repository
+    sys.path.insert(0, _ROOT)
+
+# What fairseq says while it is imported concerns tasks that are not ours.
+logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+
+REGISTERED = (
+    "models.fairseq_ofa",
+    "ofa_module.lr_scheduler",
+    "criterions.label_smoothed_cross_entropy",
+    "tasks.caption",
+)
+for _name in REGISTERED:
+    importlib.import_module(_name)

@@ -1,0 +1,114 @@
+"""Command lines of train.py and evaluate.py: fairseq's parsers, checked early, with one-sentence errors."""
+
+import argparse
+import ast
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import options
+from fairseq import utils as fairseq_utils
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.distributed import utils as distributed_utils
+from omegaconf import DictConfig, open_dict
+
+from utils.errors import UserError, one_sentence
+
+PLUGIN = Path(__file__).resolve().parent
+
+
+def parse(parser_of: Callable[[], argparse.ArgumentParser], argv: Sequence[str]) -> DictConfig:
+    """Configuration of a command line; SystemExit with one sentence for a bad flag."""
+    return parse_with_flags(parser_of, argv)[0]
+
+
+def parse_with_flags(
+    parser_of: Callable[[], argparse.ArgumentParser], argv: Sequence[str]
+) -> tuple[DictConfig, argparse.Namespace]:
+    """Configuration of a command line, and its plain flags.
+
+    Args:
+        parser_of: makes fairseq's parser.
+
+    Raises SystemExit with one sentence for a bad flag.
+    """
+    args = _with_plugin(argv)
+    fairseq_utils.import_user_module.memo = {str(PLUGIN)}  # it is imported: this module is part of it
+    parser = parser_of()
+    try:
+        flags = options.parse_args_and_arch(parser, input_args=args)
+        # fairseq takes bfloat16 to mean a TPU on the command line.
+        flags.tpu = "--tpu" in args
+        cfg = convert_namespace_to_omegaconf(flags)
+        _prepare_processes(cfg)
+    except (UserError, ValueError, AssertionError) as error:
+        parser.error(one_sentence(error))
+    return cfg, flags
+
+
+def _with_plugin(argv: Sequence[str]) -> list[str]:
+    """The flags with --user-dir naming this plugin, however the caller spelled its path, and old launchers' rank flag."""
+    args = [arg.replace("--local-rank", "--local_rank", 1) for arg in argv]
+    args = [f"--user-dir={PLUGIN}" if _names_plugin(arg.removeprefix("--user-dir=")) else arg for arg in args]
+    for i, arg in enumerate(args[:-1]):
+        if arg == "--user-dir" and args[i + 1].startswith("--user-dir="):
+            args[i : i + 2] = [args[i + 1]]
+            break
+    return args if any(arg.startswith("--user-dir") for arg in args) else [*args, f"--user-dir={PLUGIN}"]
+
+
+def _names_plugin(path: str) -> bool:
+    """Whether a path is this folder; scripts name it relative to their own folder."""
+    return os.path.basename(os.path.normpath(path)) == PLUGIN.name and (
+        not os.path.exists(path) or os.path.samefile(path, PLUGIN)
+    )
+
+
+def _prepare_processes(cfg: DictConfig) -> None:
+    """torchrun's variables -> fairseq's settings; without a GPU, processes talk through gloo."""
+    distributed = cfg.distributed_training
+    with open_dict(cfg):
+        if not torch.cuda.is_available():
+            cfg.common.cpu = True
+            distributed.distributed_backend = "gloo"
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ:
+            distributed.distributed_init_method = "env://"
+            distributed.distributed_world_size = int(os.environ["WORLD_SIZE"])
+            distributed.distributed_rank = int(os.environ["RANK"])
+            distributed.device_id = int(os.environ.get("LOCAL_RANK", distributed.device_id))
+            distributed.distributed_no_spawn = True
+        elif cfg.common.cpu:
+            distributed.distributed_world_size = 1
+
+
+def literal_dict(text: str, flag: str) -> dict[str, Any]:
+    """Python dictionary written as a flag's value; nothing in it is executed. UserError if it is none."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError) as error:
+        raise UserError(f"{flag} is not a Python dictionary ({one_sentence(error)}): {text}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{flag} must be a Python dictionary such as {{'beam': 5}}, got: {text}")
+    return value
+
+
+def run(program: Callable[[DictConfig], None], cfg: DictConfig) -> None:
+    """Runs a program on this process, or on one process per GPU; user errors end it with one sentence and code 2."""
+    logging.basicConfig(
+        format="%(asctime)s - %(filename)s[line:%(lineno)d] - %(levelname)s: %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        level=os.environ.get("LOGLEVEL", "INFO").upper(),
+        stream=sys.stdout,
+        force=True,
+    )
+    warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")
+    try:
+        distributed_utils.call_main(cfg, program)
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {one_sentence(error)}", file=sys.stderr)
+        raise SystemExit(2) from error

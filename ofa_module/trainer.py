@@ -1,0 +1,153 @@
+"""fairseq's trainer and checkpoint files, with what the released recipes and safe files need beyond the stock ones."""
+
+import logging
+import math
+import os
+import shutil
+from typing import Any
+
+from fairseq import checkpoint_utils
+from fairseq.file_io import PathManager
+from fairseq.logging import metrics
+from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
+
+from utils.checkpoint import load_checkpoint, previous_checkpoint, save_checkpoint
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class OFATrainer(Trainer):
+    """Stock trainer, except for the warm-up ratio, safe and self-healing restores, and no dry run of validation."""
+
+    _epoch_began = False
+    _schedule_ready = False
+    skipped_rows = 0
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
+        """Restores training.
+
+        A torn file in the save directory is replaced by the newest good one; a missing `--restore-file` is a warning,
+        as training then starts from random weights.
+        """
+        own = os.path.abspath(filename).startswith(os.path.abspath(self.cfg.checkpoint.save_dir) + os.sep)
+        if own and os.path.isfile(filename):
+            filename = previous_checkpoint(filename)
+        elif not os.path.isfile(filename) and not own:
+            logger.warning("%s does not exist: training starts from random weights.", filename)
+        try:
+            return super().load_checkpoint(filename, *args, **kwargs)
+        except Exception as error:
+            # The stock trainer hides the reason behind one sentence for all cases.
+            if isinstance(error.__context__, UserError):
+                raise UserError(f"Cannot load model parameters from checkpoint {filename}: {error.__context__}") from error
+            raise
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Fixes the learning rate schedule before the first epoch, then as stock."""
+        self._epoch_began = True
+        super().begin_epoch(epoch)
+
+    def get_train_iterator(self, epoch: int, *args: Any, **kwargs: Any) -> Any:
+        """As stock; epochs up to --curriculum read their rows in file order."""
+        self.task.shuffle_rows = not self.task.cfg.no_shuffle_rows and epoch > self.cfg.dataset.curriculum
+        iterator = super().get_train_iterator(epoch, *args, **kwargs)
+        self._train_batches = len(iterator)
+        return iterator
+
+    def lr_step(self, epoch: int, val_loss: float | None = None) -> float:
+        """As stock; the first call after a restore fixes a schedule that depends on the number of updates."""
+        rate = super().lr_step(epoch, val_loss)
+        if not self._schedule_ready and hasattr(self, "_train_batches"):
+            self._schedule_ready = True
+            self.reinit_schedule(self.total_updates(self._train_batches))
+        return rate
+
+    def total_updates(self, batches: int) -> int:
+        """Updates of the whole run, from --max-epoch and the batches per epoch, or --max-update."""
+        max_epoch, max_update = self.cfg.optimization.max_epoch, self.cfg.optimization.max_update
+        if not max_epoch:
+            return max_update
+        freq = self.cfg.optimization.update_freq
+        per_epoch = [math.ceil(batches / freq[min(i, len(freq) - 1)]) for i in range(max_epoch)]
+        return min(sum(per_epoch), max_update or sum(per_epoch))
+
+    def reinit_schedule(self, total: int) -> None:
+        """Tells a schedule with a warm-up ratio the total number of updates."""
+        reinit = getattr(self.lr_scheduler, "reinit", None)
+        if reinit is None:
+            return
+        if total <= 0 and (self.lr_scheduler.pending or self.lr_scheduler.cfg.warmup_ratio > 0):
+            raise UserError("--lr-scheduler polynomial_decay needs --max-epoch, --max-update or --total-num-update.")
+        if reinit(total, self.get_num_updates()):
+            warmup = self.lr_scheduler.cfg.warmup_updates
+            logger.info("Total steps %d, warmup steps %d, warmup_factor %s", total, warmup, self.lr_scheduler.warmup_factor)
+
+    def get_valid_iterator(self, subset: str, disable_iterator_cache: bool = False) -> Any:
+        """As stock, but empty before the first epoch: the stock loop would read all validation data for nothing."""
+        iterator = super().get_valid_iterator(subset, disable_iterator_cache)
+        return iterator if self._epoch_began else _Nothing()
+
+
+    def reset_dummy_batch(self, batch: dict[str, Any]) -> None:
+        """The batch that processes without data run; it must hold a good row."""
+        if "net_input" not in batch:
+            raise UserError(f"No row of a whole batch can be read: {batch['skipped'][0]}")
+        super().reset_dummy_batch({key: value for key, value in batch.items() if key != "skipped"})
+
+    def _prepare_sample(self, sample: Any, is_dummy: bool = False) -> Any:
+        """As stock; rows skipped as bad are reported, and a batch without good rows counts as empty."""
+        if sample and "skipped" in sample:
+            sample = dict(sample)
+            for message in sample.pop("skipped"):
+                logger.warning("skipped %s", message)
+                self.skipped_rows += 1
+            metrics.log_scalar("skipped_rows", self.skipped_rows, weight=0)
+            if "net_input" not in sample:
+                sample = {}
+        return super()._prepare_sample(sample, is_dummy)
+
+
+class _Nothing:
+    """Stands in for an epoch iterator without batches."""
+
+    def next_epoch_itr(self, **_: Any) -> list[Any]:
+        return []
+
+
+def _load_to_cpu(path: str, arg_overrides: dict[str, Any] | None = None, load_on_all_ranks: bool = False) -> Any:
+    """Replaces fairseq's reader: nothing in the file is executed, and every released form is understood."""
+    state = load_checkpoint(path)
+    if state.get("cfg") is not None and not OmegaConf.is_config(state["cfg"]):
+        state["cfg"] = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
+    if arg_overrides and state.get("cfg") is not None:
+        checkpoint_utils.overwrite_args_by_name(state["cfg"], arg_overrides)
+    return state
+
+
+def _save(obj: Any, filename: str, async_write: bool = False) -> None:
+    save_checkpoint(obj, filename)
+
+
+def _copy(src: str, dst: str, overwrite: bool = False) -> bool:
+    """A second name for a checkpoint: a hard link where the disk can, and never half a file."""
+    if os.path.exists(dst) and not overwrite:
+        return False
+    temporary = f"{dst}.tmp{os.getpid()}"
+    try:
+        os.link(src, temporary)
+    except OSError:
+        shutil.copyfile(src, temporary)
+    os.replace(temporary, dst)
+    return True
+
+
+def install() -> None:
+    """Makes fairseq's training program use this trainer and our checkpoint files."""
+    import fairseq_cli.train
+
+    fairseq_cli.train.Trainer = OFATrainer
+    checkpoint_utils.load_checkpoint_to_cpu = _load_to_cpu
+    checkpoint_utils.torch_persistent_save = _save
+    PathManager.copy = staticmethod(_copy)

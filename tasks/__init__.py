@@ -1,0 +1,1 @@
+"""The registered tasks, one file each over `tasks/base.py`."""

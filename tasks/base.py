@@ -1,0 +1,195 @@
+"""What every task shares: vocabulary, datasets, batches, the training and validation step, metrics."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fairseq.data import iterators
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask
+from torch import nn
+
+from data.base import DataConfig, OFADataset
+from data.sharding import file_for_epoch, plan_batches
+from data.text import Vocabulary
+from data.tsv import TsvFile
+from models.generation import GenerationConfig
+from utils.errors import UserError
+from utils.predictions import Record
+
+ENCODER_INPUTS = ("src_tokens", "patch_images", "patch_masks")
+
+
+@dataclass
+class OFATaskConfig(DataConfig, FairseqDataclass):
+    """Options of the data engine as flags; tasks add their own."""
+
+
+@dataclass
+class Evaluation:
+    """What a task says of one batch.
+
+    Attributes:
+        records: one leaderboard record per sample. references: what each sample is compared with, if anything.
+        sums: metric name -> (sum, count); sums and counts add up over batches and processes.
+    """
+
+    records: list[Record]
+    references: list[list[str]] = field(default_factory=list)
+    sums: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+class OFATask(FairseqTask):
+    """Base of the tasks: one says which dataset it reads, and how a batch is answered and scored.
+
+    Attributes:
+        shuffle_rows: whether training rows come in a new order each epoch; the trainer sets it (`--curriculum`).
+        metric_digits: metrics that validation logs -> digits shown.
+    """
+
+    dataset_class: type[OFADataset]
+    metric_digits: Mapping[str, int] = {}
+
+    def __init__(self, cfg: Any, vocab: Vocabulary) -> None:
+        super().__init__(cfg)
+        self.vocab = vocab
+        self.shuffle_rows = not cfg.no_shuffle_rows
+
+    @classmethod
+    def setup_task(cls, cfg: Any, **kwargs: Any) -> "OFATask":
+        """The task with its vocabulary; UserError for missing data or vocabulary folders."""
+        if not cfg.data:
+            raise UserError("No data file given: name TSV files as the first argument, e.g. train.tsv,val.tsv.")
+        if not cfg.bpe_dir:
+            raise UserError("--bpe-dir is missing: name the folder with dict.txt, e.g. utils/BPE.")
+        return cls(cfg, Vocabulary.load(cfg.bpe_dir, cfg.bpe or "gpt2", cfg.code_dict_size, cfg.num_bins))
+
+    @property
+    def source_dictionary(self) -> Vocabulary:
+        """The vocabulary, under the name fairseq asks for."""
+        return self.vocab
+
+    @property
+    def target_dictionary(self) -> Vocabulary:
+        """The vocabulary, under the name fairseq asks for."""
+        return self.vocab
+
+    def max_positions(self) -> tuple[int, int]:
+        """Longest source and target, in tokens."""
+        return self.cfg.max_source_positions, self.cfg.max_target_positions
+
+    @property
+    def paths(self) -> list[str]:
+        """Data files; the last one is for validation and evaluation."""
+        return self.cfg.data.split(",")
+
+    def has_sharded_data(self, split: str) -> bool:
+        """Whether epochs read different training files."""
+        return len(self.paths) > 2
+
+    def load_dataset(self, split: str, combine: bool = False, epoch: int = 1, **_: Any) -> None:
+        """Opens the split's file: the epoch's one for `train`, the last one for everything else."""
+        rows = TsvFile(file_for_epoch(self.paths, split, epoch), self.cfg.selected_cols)
+        self.datasets[split] = self.build_dataset(rows, split, epoch)
+
+    def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> OFADataset:
+        """The task's dataset over an open file."""
+        return self.dataset_class(rows, self.vocab, self.cfg, split, epoch=epoch)
+
+    def dataset(self, split: str) -> OFADataset:
+        """A loaded split."""
+        return self.datasets[split]
+
+    def get_batch_iterator(
+        self,
+        dataset: OFADataset,
+        max_sentences: int | None = None,
+        seed: int = 1,
+        num_shards: int = 1,
+        shard_id: int = 0,
+        num_workers: int = 0,
+        epoch: int = 1,
+        data_buffer_size: int = 0,
+        **_: Any,
+    ) -> iterators.EpochBatchIterator:
+        """Batches of `max_sentences` rows of this process's share; token budgets and size filters do not apply."""
+        if max_sentences is None:
+            raise UserError("--batch-size is missing: batches are counted in rows.")
+        dataset.seed = seed
+        shuffle = dataset.split == "train" and self.shuffle_rows
+        return iterators.EpochBatchIterator(
+            dataset=dataset,
+            collate_fn=dataset.collater,
+            batch_sampler=plan_batches(len(dataset), max_sentences, shard_id, num_shards, seed, epoch, shuffle),
+            num_workers=num_workers,
+            epoch=epoch,
+            buffer_size=data_buffer_size,
+            disable_shuffling=True,  # the plan holds the order; batches of file order must stay in it
+        )
+
+    def train_step(
+        self, sample: dict, model: nn.Module, criterion: nn.Module, optimizer: Any, update_num: int, ignore_grad: bool = False
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Forward and backward of one batch; `ignore_grad` runs it for its communication only."""
+        model.train()
+        model.set_num_updates(update_num)
+        with torch.autograd.profiler.record_function("forward"):
+            with torch.amp.autocast(sample["target"].device.type, enabled=getattr(optimizer, "scaler", None) is not None):
+                loss, sample_size, logged = criterion(model, sample, update_num=update_num)
+        if ignore_grad:
+            loss = loss * 0
+        with torch.autograd.profiler.record_function("backward"):
+            optimizer.backward(loss)
+        return loss, sample_size, logged
+
+    def valid_step(
+        self, sample: dict, model: nn.Module, criterion: nn.Module, ema_model: nn.Module | None = None
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Loss of the live model, and the task's metrics (of the averaged model where there is one)."""
+        model.eval()
+        with torch.no_grad():
+            loss, sample_size, logged = criterion(model, sample)
+            if self.validation_config is not None:
+                scored = ema_model if ema_model is not None else model
+                result = self.evaluate([unwrap(scored)], sample, self.validation_config)
+                for name in self.metric_digits:
+                    total, count = result.sums.get(name, (0.0, 0.0))
+                    logged[f"_{name}_sum"], logged[f"_{name}_cnt"] = total, count
+        return loss, sample_size, logged
+
+    def reduce_metrics(self, logging_outputs: Sequence[Mapping[str, Any]], criterion: nn.Module) -> None:
+        """fairseq's and the criterion's metrics, and the task's own as averages over all samples."""
+        super().reduce_metrics(logging_outputs, criterion)
+        for name, digits in self.metric_digits.items():
+            count = sum(float(output.get(f"_{name}_cnt", 0)) for output in logging_outputs)
+            if count > 0:
+                total = sum(float(output[f"_{name}_sum"]) for output in logging_outputs if f"_{name}_sum" in output)
+                metrics.log_scalar(name, total / count, count, round=digits)
+
+    @property
+    def validation_config(self) -> GenerationConfig | None:
+        """How validation generates; None if it only computes the loss."""
+        return None
+
+    @abstractmethod
+    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+        """Answers a batch and scores the answers: the one way, for validation and for evaluate.py."""
+
+    def corpus_scores(self, records: list[Record], references: list[list[str]]) -> dict[str, float]:
+        """Scores of all records together, for metrics that are not averages over samples."""
+        return {}
+
+
+def encoder_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What `OFA.encode` takes of a batch."""
+    return {key: batch["net_input"][key] for key in ENCODER_INPUTS if key in batch["net_input"]}
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network inside data-parallel wrappers."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model

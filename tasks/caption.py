@@ -1,0 +1,89 @@
+"""Image captioning."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Optional
+
+from fairseq.tasks import register_task
+from torch import nn
+
+from data.caption import CaptionDataset, split_captions
+from data.text import remove_punctuation
+from data.tsv import TsvFile
+from models.generation import GenerationConfig, generate
+from tasks.base import Evaluation, OFATask, OFATaskConfig, encoder_inputs
+from utils.cider import CiderD
+from utils.coco_caption import score_captions
+from utils.predictions import Record
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class CaptionConfig(OFATaskConfig):
+    """Options of captioning."""
+
+    eval_cider: bool = field(default=False, metadata={"help": "generate and score captions in validation (CIDEr-D)"})
+    eval_args: Optional[str] = field(
+        default="{}", metadata={"help": 'generation options of validation as JSON, e.g. {"beam":5,"max_len_b":16}'}
+    )
+    eval_print_samples: bool = field(default=False, metadata={"help": "log one caption per validation batch"})
+    eval_cider_cached_tokens: Optional[str] = field(
+        default=None,
+        metadata={"help": "document frequencies for CIDEr-D (pickle); counted in the validation file if not given"},
+    )
+    scst: bool = field(default=False, metadata={"help": "self-critical training: keep all captions of an image"})
+    scst_args: str = field(default="{}", metadata={"help": "generation options of self-critical training as JSON"})
+
+
+@register_task("caption", dataclass=CaptionConfig)
+class CaptionTask(OFATask):
+    """Captions by beam search; records in the form of the COCO caption server."""
+
+    metric_digits = {"cider": 3}
+
+    def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> CaptionDataset:
+        """Rows of id, image and captions."""
+        return CaptionDataset(rows, self.vocab, self.cfg, split, epoch=epoch, scst=self.cfg.scst)
+
+    @cached_property
+    def validation_config(self) -> GenerationConfig | None:
+        """Options of --eval-args with --eval-cider."""
+        return GenerationConfig.from_json(self.cfg.eval_args, "--eval-args") if self.cfg.eval_cider else None
+
+    @cached_property
+    def cider(self) -> CiderD:
+        """Scorer with the given document frequencies, or those of the validation file."""
+        if self.cfg.eval_cider_cached_tokens:
+            return CiderD.from_pickle(self.cfg.eval_cider_cached_tokens)
+        columns = self.cfg.selected_cols.split(",") if self.cfg.selected_cols else ["0", "1", "2"]
+        captions = TsvFile(self.paths[-1], columns[2])
+        return CiderD.from_references([split_captions(captions[i][0]) for i in range(len(captions))])
+
+    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+        """One caption per image: the best hypothesis without punctuation."""
+        best = [hypotheses[0].tokens for hypotheses in generate(list(models), encoder_inputs(batch), config)]
+        captions = [remove_punctuation(self.vocab.decode(tokens)).strip() for tokens in best]
+        records: list[Record] = [
+            {"image_id": str(image_id), "caption": caption} for image_id, caption in zip(batch["id"], captions, strict=True)
+        ]
+        references = batch["references"]
+        sums = {}
+        if self.cfg.eval_cider:
+            scores = self.cider.score(captions, references)[1]
+            sums["cider"] = (float(scores.sum()), float(len(scores)))
+        if self.cfg.eval_print_samples:
+            logger.info("example hypothesis: %s / references: %s", captions[0], " && ".join(references[0]))
+        return Evaluation(records, references, sums)
+
+    def corpus_scores(self, records: list[Record], references: list[list[str]]) -> dict[str, float]:
+        """The COCO caption scores against the captions of the data file."""
+        annotations = [
+            {"id": number, "image_id": record["image_id"], "caption": caption}
+            for number, (record, caption) in enumerate(
+                (record, caption) for record, captions in zip(records, references, strict=True) for caption in captions
+            )
+        ]
+        return score_captions(records, {"annotations": annotations})

@@ -1,0 +1,100 @@
+"""Decoding of the image column and the standard transform."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from data.images import IMAGENET_MEAN, IMAGENET_STD, decode_base64, decode_image, standard_transform
+
+
+def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def encoded(image: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def test_both_alphabets_and_their_mixture_decode() -> None:
+    data = bytes(range(256)) + b"\xfb\xff\xfe"
+    ordinary = base64.b64encode(data).decode()
+    assert "+" in ordinary and "/" in ordinary
+    for text in (ordinary, base64.urlsafe_b64encode(data).decode(), ordinary.replace("+", "-"), f" {ordinary}\r"):
+        assert decode_base64(text) == data
+
+
+@pytest.mark.parametrize("text", ["", "   ", "abc", "ab$d", "abcde", "ab=c", "aé==", "YWJj\nZGVm"])
+def test_broken_base64_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="base64|empty"):
+        decode_base64(text)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P"])
+def test_every_kind_of_picture_becomes_rgb(kind: str, mode: str) -> None:
+    if (kind, mode) == ("JPEG", "P"):
+        mode = "CMYK"  # JPEG has no palette but this
+    image = decode_image(encoded(picture(7, 5, mode), kind))
+    assert (image.mode, image.size) == ("RGB", (7, 5))
+
+
+def test_transparency_is_dropped_not_blended() -> None:
+    image = picture(4, 4).copy()
+    image.putalpha(0)
+    assert np.array_equal(np.array(decode_image(encoded(image, "PNG"))), np.array(picture(4, 4)))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_truncated_picture_keeps_its_first_rows(kind: str) -> None:
+    whole = encoded(picture(64, 64), kind)
+    cut = decode_image(whole[: len(whole) // 2])
+    expected = np.array(decode_image(whole))
+    assert cut.size == (64, 64)
+    assert np.array_equal(np.array(cut)[:8], expected[:8])
+    assert not np.array_equal(np.array(cut), expected)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", encoded(picture(8, 8), "PNG")[:20], b"\xff\xd8\xff\xe0"])
+def test_undecodable_data_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        decode_image(data)
+
+
+def test_there_is_no_pixel_limit() -> None:
+    # 200 million pixels are above Pillow's default limit of 179 million
+    header = encoded(Image.new("1", (8, 8)), "PPM").split(b"\n")[0]
+    big = header + b"\n20000 10000\n" + bytes(20000 // 8 * 10000)
+    with Image.open(io.BytesIO(big)) as image:
+        assert image.size == (20000, 10000)
+
+
+@pytest.mark.parametrize("imagenet", [False, True])
+@pytest.mark.parametrize("size", [(640, 480), (33, 90), (96, 96), (1, 1)])
+def test_transform_equals_torchvision_bit_for_bit(size: tuple[int, int], imagenet: bool) -> None:
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else ((0.5,) * 3, (0.5,) * 3)
+    bicubic = transforms.InterpolationMode.BICUBIC
+    reference = transforms.Compose(
+        [transforms.Resize((96, 96), bicubic), transforms.ToTensor(), transforms.Normalize(mean, std)]
+    )
+    image = picture(*size)
+    result = standard_transform(96, imagenet)(image)
+    assert result.shape == (3, 96, 96) and result.dtype == torch.float32 and result.is_contiguous()
+    assert torch.equal(result, reference(image))
+
+
+def test_transform_of_a_known_colour() -> None:
+    result = standard_transform(4)(Image.new("L", (2, 9), 255))
+    assert torch.equal(result, torch.ones(3, 4, 4))
+
+
+def test_picture_without_pixels_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 x 5 pixels"):
+        standard_transform(8)(Image.new("RGB", (0, 5)))

@@ -1,0 +1,99 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.errors import UserError
+from utils.predictions import merge_rows, write_predictions
+
+ROOT = Path(__file__).parents[2]
+WORKER = """
+import sys
+from datetime import timedelta
+import torch.distributed as dist
+from utils.errors import UserError
+from utils.predictions import write_predictions
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group(
+    "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+)
+record = lambda row: (row, {"image_id": str(row), "caption": f"caf\\xe9 {row}"})
+rows = [[record(4), record(0), record(2)], [record(3), record(1), record(4)]][rank]  # row 4 pads the second share
+merged = write_predictions(rows, f"{folder}/results/sub/test_predict.json", 5)
+assert (merged is None) == (rank == 1)
+try:
+    write_predictions(rows[:2], f"{folder}/results/partial.json", 5)
+except UserError as error:
+    assert "1 of 5 rows have no prediction (the first is row 2" in str(error)
+else:
+    raise AssertionError("a missing row passed")
+dist.destroy_process_group()
+"""
+
+
+def records(*rows: int) -> list[tuple[int, dict[str, object]]]:
+    return [(row, {"id": row}) for row in rows]
+
+
+def test_rows_come_once_in_input_order() -> None:
+    assert merge_rows(records(2, 0, 1, 2), 3) == [{"id": 0}, {"id": 1}, {"id": 2}]
+    assert merge_rows([], 0) == []
+
+
+def test_conflict_names_the_row() -> None:
+    with pytest.raises(UserError, match="Row 1 has two different predictions, {'id': 1} and {'id': 7}"):
+        merge_rows([*records(0, 1), (1, {"id": 7})], 2)
+
+
+def test_missing_rows_are_counted() -> None:
+    with pytest.raises(UserError, match=r"3 of 5 rows have no prediction \(the first is row 1,"):
+        merge_rows(records(0, 3), 5)
+
+
+@pytest.mark.parametrize("row", [-1, 5])
+def test_row_outside_the_file_is_refused(row: int) -> None:
+    with pytest.raises(UserError, match=f"for row {row} of a file of 5 rows"):
+        merge_rows(records(0, row), 5)
+
+
+def test_file_is_ascii_json_without_indentation(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "test_predict.json"
+    rows: list[tuple[int, dict[str, object]]] = [(1, {"id": "b", "box": [0.5, 1]}), (0, {"id": "caf\xe9"})]
+    merged = write_predictions(rows, path, 2)
+    assert path.read_bytes() == b'[{"id": "caf\\u00e9"}, {"id": "b", "box": [0.5, 1]}]'
+    assert merged == json.loads(path.read_text())
+    assert [file.name for file in path.parent.iterdir()] == [path.name]  # no temporary file is left
+
+
+def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "test_predict.json"
+    path.write_text("old")
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(UserError, match=r"Cannot write .*test_predict\.json: No space left on device"):
+        write_predictions(records(0), path, 1)
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("")
+    with pytest.raises(UserError, match="Cannot write .*predict.json"):
+        write_predictions(records(0), tmp_path / "results" / "predict.json", 1)
+
+
+def test_two_processes_write_every_row_once(tmp_path: Path) -> None:
+    workers = [
+        subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)], cwd=ROOT)
+        for rank in (0, 1)
+    ]
+    assert [worker.wait(120) for worker in workers] == [0, 0]
+    written = json.loads((tmp_path / "results" / "sub" / "test_predict.json").read_text())
+    assert written == [{"image_id": str(row), "caption": f"caf\xe9 {row}"} for row in range(5)]
+    assert not (tmp_path / "results" / "partial.json").exists()

@@ -1,0 +1,30 @@
+"""Trains: `python train.py train.tsv,val.tsv --task=caption --arch=ofa_base ...` (run_scripts/ holds whole recipes).
+
+Loads the plugin, parses the flags and hands over to fairseq's training program.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from fairseq import options
+from fairseq_cli.train import main as fairseq_main
+from omegaconf import DictConfig
+
+from ofa_module import cli
+from ofa_module.trainer import install
+
+
+def parse_args(argv: Sequence[str]) -> DictConfig:
+    """Configuration of a training command line; SystemExit with one sentence on a bad flag."""
+    return cli.parse(options.get_training_parser, argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains as the command line says."""
+    cfg = parse_args(sys.argv[1:] if argv is None else argv)
+    install()
+    cli.run(fairseq_main, cfg)
+
+
+if __name__ == "__main__":
+    main()

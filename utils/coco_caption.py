@@ -1,0 +1,188 @@
+"""Scores a caption result file with the standard COCO metrics.
+
+    python -m utils.coco_caption RESULT.json ANNOTATIONS.json [OUT.json]
+
+RESULT.json is a list of {"image_id", "caption"}, ANNOTATIONS.json has COCO's caption format. The scores are printed,
+or written to OUT.json. Tokenisation and METEOR need Java; without it CIDEr-D alone is computed.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.spice import spice
+from pycocoevalcap.tokenizer import ptbtokenizer
+
+from utils.cider import CiderD, remove_punctuation
+from utils.errors import UserError
+
+NO_JAVA_KEY = "CIDEr-D (own scorer, no Java)"
+Captions = dict[str, list[str]]  # image id -> captions
+
+logger = logging.getLogger(__name__)
+
+
+def score_captions(
+    predictions: list[dict[str, Any]], annotations: str | Path | dict[str, Any]
+) -> dict[str, float]:
+    """Score predictions over the images they name.
+
+    Args:
+        predictions: one {"image_id", "caption"} for each image.
+        annotations: path of a COCO caption file, or its content; ids are compared as strings.
+
+    Returns:
+        Bleu_1 .. Bleu_4, METEOR, ROUGE_L, CIDEr and, where its models are installed, SPICE; without Java only
+        CIDEr-D over lower-cased words without punctuation, under `NO_JAVA_KEY`.
+
+    Raises:
+        UserError: unreadable or malformed input, an image scored twice, an image without references.
+    """
+    name = "the annotations"
+    if not isinstance(annotations, dict):
+        name, annotations = str(annotations), _read_json(annotations)
+    hypotheses = _captions(predictions, "the result", "a list of")
+    found = _captions(_field(annotations, "annotations"), name, "a COCO file whose annotations are")
+    if not hypotheses:
+        raise UserError("The result holds no captions; run the evaluation again.")
+    repeated = [image for image, captions in hypotheses.items() if len(captions) > 1]
+    if repeated:
+        raise UserError(
+            f"The result has {len(hypotheses[repeated[0]])} captions of image {repeated[0]}; keep one."
+        )
+    missing = [image for image in hypotheses if image not in found]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(hypotheses)} images of the result have no caption in {name} "
+            f"(the first is {missing[0]}); give the annotations of the same split."
+        )
+    references = {image: found[image] for image in hypotheses}
+    if shutil.which("java") is None:
+        logger.warning("No Java on PATH: only CIDEr-D is computed; install Java for the other scores.")
+        return {NO_JAVA_KEY: _own_cider(hypotheses, references)}
+    return _coco_scores(_tokenize(hypotheses), _tokenize(references))
+
+
+def _read_json(path: str | Path) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}; check the path.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); write it again.") from error
+
+
+def _field(content: Any, name: str) -> Any:
+    return content.get(name) if isinstance(content, dict) else None
+
+
+def _captions(records: Any, name: str, container: str) -> Captions:
+    """Group the captions of COCO records by image."""
+    captions: Captions = {}
+    try:
+        for record in records:
+            captions.setdefault(str(record["image_id"]), []).append(" ".join(record["caption"].split()))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f'{name} must be {container} {{"image_id": ..., "caption": "..."}} records.'
+        ) from error
+    return captions
+
+
+def _own_cider(hypotheses: Captions, references: Captions) -> float:
+    """CIDEr-D with the references' own document frequencies."""
+
+    def words(captions: list[str]) -> list[str]:
+        return [remove_punctuation(caption.lower()) for caption in captions]
+
+    prepared = [words(captions) for captions in references.values()]
+    return CiderD.from_references(prepared).score(
+        [words(captions)[0] for captions in hypotheses.values()], prepared
+    )[0]
+
+
+def _tokenize(captions: Captions) -> Captions:
+    """Penn Treebank words of each caption, lower-cased, without punctuation.
+
+    Calls the tokenizer of pycocoevalcap, but through a pipe: its own wrapper writes into site-packages.
+    """
+    lines = [caption for group in captions.values() for caption in group]
+    jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
+    command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
+    command += ["-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
+    done = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, encoding="utf-8")
+    tokenized = done.stdout.split("\n")[:-1]
+    if done.returncode or len(tokenized) != len(lines):
+        reason = done.stderr.strip().split("\n")[0]
+        raise UserError(f"Java failed to tokenize the captions ({reason}); check that `java -version` works.")
+    rest = iter(tokenized)
+    return {image: [_without_punctuation(next(rest)) for _ in group] for image, group in captions.items()}
+
+
+def _without_punctuation(tokens: str) -> str:
+    return " ".join(token for token in tokens.split() if token not in ptbtokenizer.PUNCTUATIONS)
+
+
+def _coco_scores(hypotheses: Captions, references: Captions) -> dict[str, float]:
+    """The scores of tokenized captions, in the order of the COCO server."""
+    bleu = Bleu(4).compute_score(references, hypotheses, verbose=0)[0]
+    scores = {f"Bleu_{order}": value for order, value in enumerate(bleu, start=1)}
+    try:
+        scores["METEOR"] = Meteor().compute_score(references, hypotheses)[0]
+    except (OSError, ValueError) as error:  # its Java process ended early
+        raise UserError(f"METEOR's Java process failed ({error}); give it 2 GB of free memory.") from error
+    scores["ROUGE_L"] = Rouge().compute_score(references, hypotheses)[0]
+    scores["CIDEr"] = Cider().compute_score(references, hypotheses)[0]
+    if not _spice_is_installed():  # asking its class would download 400 MB
+        logger.warning("SPICE is left out: `python -m pycocoevalcap.spice.get_stanford_models` installs it.")
+    else:
+        try:
+            scores["SPICE"] = spice.Spice().compute_score(references, hypotheses)[0]
+        except (OSError, subprocess.CalledProcessError) as error:
+            logger.warning("SPICE is left out, its Java process failed (%s); it was made for Java 8.", error)
+    return {name: float(value) for name, value in scores.items()}
+
+
+def _spice_is_installed() -> bool:
+    folder = Path(spice.__file__).with_name("lib")
+    return all((folder / f"stanford-corenlp-3.6.0{part}.jar").exists() for part in ("", "-models"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line: print the scores or write them with an indent of 4; a user error exits with 2."""
+    parser = argparse.ArgumentParser(prog="python -m utils.coco_caption", description="COCO caption scores")
+    parser.add_argument("result", help='JSON list of {"image_id", "caption"}')
+    parser.add_argument("annotations", help="references in COCO caption format")
+    parser.add_argument("output", nargs="?", help="write the scores here instead of printing them")
+    flags = parser.parse_args(argv)
+    try:
+        scores = score_captions(_read_json(flags.result), flags.annotations)
+        _write(json.dumps(scores, indent=4), flags.output)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def _write(text: str, path: str | None) -> None:
+    """Print the text, or make it the content of the file at path."""
+    if path is None:
+        print(text)
+        return
+    try:
+        Path(path).write_text(text + "\n")
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror}; check the folder.") from error
+
+
+if __name__ == "__main__":
+    main()

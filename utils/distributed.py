@@ -1,0 +1,69 @@
+"""Which process this is and what all of them hold: torch.distributed, or one process when it is not initialised."""
+
+from typing import Any, overload
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def _is_initialized() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if _is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if _is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes files and logs."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    sum_over_ranks([0.0])  # dist.barrier() under NCCL guesses the device from the rank
+
+
+def gather_objects(obj: Any) -> list[Any]:
+    """Objects of all processes in order of rank, on every process; obj must be picklable."""
+    if not _is_initialized():
+        return [obj]
+    objects: list[Any] = [None] * world_size()
+    dist.all_gather_object(objects, obj)
+    return objects
+
+
+@overload
+def sum_over_ranks(values: Tensor) -> Tensor: ...
+@overload
+def sum_over_ranks(values: list[float]) -> list[float]: ...
+def sum_over_ranks(values: Tensor | list[float]) -> Tensor | list[float]:
+    """Element-wise sum over all processes, a new object on every one of them.
+
+    Args:
+        values: a tensor of the same shape everywhere (the sum keeps its type and device), or a list of floats of
+            the same length (summed in float64).
+    """
+    if not isinstance(values, Tensor):
+        return sum_over_ranks(torch.tensor(values, dtype=torch.float64)).tolist()
+    if not _is_initialized():
+        return values.clone()
+    total = values.detach().to(_collective_device(), copy=True)
+    dist.all_reduce(total)
+    return total.to(values.device)
+
+
+def _collective_device() -> torch.device:
+    """Where the backend wants its tensors: NCCL takes CUDA tensors only, Gloo is happiest on the CPU."""
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if "nccl" in dist.get_backend()
+        else torch.device("cpu")
+    )

@@ -1,0 +1,73 @@
+"""Predictions of all processes -> one JSON file with every row exactly once, in input order."""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from utils.distributed import gather_objects, is_main
+from utils.errors import UserError
+
+Record = dict[str, Any]
+
+
+def write_predictions(
+    rows: list[tuple[int, Record]], path: str | Path, row_count: int, skipped: int = 0
+) -> list[Record] | None:
+    """Gather the records of all processes and write them as one JSON array; every process must call this.
+
+    Args:
+        rows: this process's (row number in the data file, record) pairs, in any order. Repeats of a row, which
+            padding for equal shares brings, must hold the same record.
+        path: the file; missing parent folders are made, an existing file is replaced in one step.
+        row_count: number of rows of the data file. skipped: how many of them were left out as bad (--skip-bad-rows).
+
+    Returns:
+        The records in row order on rank 0, None elsewhere.
+
+    Raises:
+        UserError: rows missing, out of range or in conflict (on every process), or the file cannot be written.
+    """
+    merged = merge_rows([row for share in gather_objects(rows) for row in share], row_count, skipped)
+    if not is_main():
+        return None
+    write_json(merged, path)
+    return merged
+
+
+def merge_rows(rows: list[tuple[int, Record]], row_count: int, skipped: int = 0) -> list[Record]:
+    """Sort records by row number and keep each row once; UserError unless all but `skipped` of 0..row_count-1 are there."""
+    by_row: dict[int, Record] = {}
+    for row, record in rows:
+        if not 0 <= row < row_count:
+            raise UserError(f"A prediction is for row {row} of a file of {row_count} rows; evaluate again.")
+        if by_row.setdefault(row, record) != record:
+            raise UserError(
+                f"Row {row} has two different predictions, {by_row[row]} and {record}; evaluate again with one process."
+            )
+    missing = row_count - len(by_row)
+    if missing != skipped:
+        first = next(row for row in range(row_count) if row not in by_row)
+        raise UserError(
+            f"{missing} of {row_count} rows have no prediction (the first is row {first}, counted from 0); "
+            "evaluate the whole file again."
+        )
+    return [by_row[row] for row in sorted(by_row)]
+
+
+def write_json(content: Any, path: str | Path, indent: int | None = None) -> None:
+    """ASCII JSON written beside the file, flushed to disk, then renamed: a reader sees the old file or the new one."""
+    path, text = Path(path), json.dumps(content, indent=indent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"Cannot write {path}: {error.strerror}; check --results-path.") from error
