@@ -3,15 +3,16 @@
 Loads the plugin, parses the flags and hands over to fairseq's training program.
 """
 
+import ofa_module  # isort: skip  (before fairseq, whose import it quiets)
+
 import sys
 from collections.abc import Sequence
 
 from fairseq import options
-from fairseq_cli.train import main as fairseq_main
 from omegaconf import DictConfig
 
 from ofa_module import cli
-from ofa_module.trainer import install
+from ofa_module.trainer import train
 
 
 def parse_args(argv: Sequence[str]) -> DictConfig:
@@ -21,9 +22,7 @@ def parse_args(argv: Sequence[str]) -> DictConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains as the command line says."""
-    cfg = parse_args(sys.argv[1:] if argv is None else argv)
-    install()
-    cli.run(fairseq_main, cfg)
+    cli.run(train, parse_args(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

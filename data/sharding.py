@@ -26,7 +26,7 @@ def file_for_epoch(paths: Sequence[str], split: str, epoch: int) -> str:
 
 
 def rank_slice(num_rows: int, rank: int, world_size: int) -> tuple[int, int]:
-    """Start and stop of a rank's share: contiguous, complete, the first `num_rows % world_size` ranks one longer."""
+    """Start and stop of a rank's share; the first `num_rows % world_size` ranks get one row more."""
     base, longer = divmod(num_rows, world_size)
     start = rank * base + min(rank, longer)
     return start, start + base + (rank < longer)
@@ -42,9 +42,9 @@ def row_order(num_rows: int, seed: int, epoch: int, shuffle: bool) -> np.ndarray
 def plan_batches(
     num_rows: int, batch_size: int, rank: int, world_size: int, seed: int, epoch: int, shuffle: bool
 ) -> list[np.ndarray]:
-    """Batches of row numbers (B,), int64, that a rank reads in an epoch; all ranks get the same number of batches.
+    """Batches of row numbers (B,), int64, that a rank reads in an epoch; every rank gets as many.
 
-    The last batch may be short; a rank with one batch less than the longest rank gets an empty one at the end.
+    The last batch may be short; a rank with one batch less than the longest gets an empty one at the end.
 
     Args:
         num_rows: rows in the file, N.
@@ -60,7 +60,7 @@ def plan_batches(
     if batch_size < 1:
         raise UserError(f"--batch-size is {batch_size}; pass at least 1.")
     if num_rows < world_size:
-        raise UserError(f"{world_size} ranks cannot share {num_rows} rows; start at most {num_rows} processes.")
+        raise UserError(f"{world_size} ranks cannot share {num_rows} rows; start at most {num_rows} ranks.")
     start, stop = rank_slice(num_rows, rank, world_size)
     order = row_order(num_rows, seed, epoch, shuffle)[start:stop]
     if world_size > 1:

@@ -1,8 +1,9 @@
 """TSV files of any size: rows by number, through a row index that is built once and memory-mapped.
 
-The index of `x.tsv` is `x.tsv.ofaidx` beside it or, where that folder cannot be written, a file in `$OFA_CACHE`
-(default `~/.cache/ofa`). It holds a header (`_HEADER`) and, as little-endian uint64, the byte offset of every row
-and the end of the last one: 8 bytes a row. It is rebuilt when size or time of the data file change.
+The index of `x.tsv` is `x.tsv.ofaidx` beside it or, where that folder cannot be written, a file in
+`$OFA_CACHE` (default `~/.cache/ofa`). It holds a header (`_HEADER`) and, as little-endian uint64, the byte
+offset of every row and the end of the last one: 8 bytes a row. It is rebuilt when size or time of the data
+file change.
 """
 
 import contextlib
@@ -73,24 +74,17 @@ class TsvFile:
         number %= len(self)
         line = self._read(number)
         fields = line.split(b"\t") if line else []
-        if self.columns is None:
-            if len(fields) != self._width:
-                reason = f"the row has {len(fields)} columns, the first row {self._width}"
-                raise BadRowError(self.path, number + 1, reason)
-            return self._decode(number, range(self._width), fields)
-        if len(fields) < self._width:
-            reason = f"the row has {len(fields)} columns, the selected ones need {self._width}"
-            raise BadRowError(self.path, number + 1, reason)
-        return self._decode(number, self.columns, fields)
-
-    def _decode(self, row: int, columns: Sequence[int], fields: list[bytes]) -> tuple[str, ...]:
+        count, width = len(fields), self._width
+        if count < width or (self.columns is None and count > width):
+            rule = f"the first row {width}" if self.columns is None else f"the selected ones need {width}"
+            raise BadRowError(self.path, number + 1, f"the row has {count} columns, {rule}")
         texts = []
-        for column in columns:
+        for column in range(width) if self.columns is None else self.columns:
             try:
                 texts.append(fields[column].decode("utf-8"))
             except UnicodeDecodeError as error:
                 reason = f"column {column} is not UTF-8 at its byte {error.start}"
-                raise BadRowError(self.path, row + 1, reason) from None
+                raise BadRowError(self.path, number + 1, reason) from None
         return tuple(texts)
 
     def _read(self, row: int) -> bytes:
@@ -122,7 +116,7 @@ def _parse_columns(columns: str | Sequence[int]) -> tuple[int, ...]:
     except (TypeError, ValueError):
         numbers = ()
     if not numbers or min(numbers) < 0:
-        raise UserError(f"The columns {columns!r} are not numbers from 0 joined by commas; write them like 0,4,2.")
+        raise UserError(f"The columns {columns!r} are not numbers from 0 with commas; write them like 0,4,2.")
     return numbers
 
 
@@ -173,7 +167,7 @@ def _open_index(path: str, descriptor: int, stamp: _Stamp) -> np.ndarray:
             continue
         if offsets is not None:
             return offsets
-    raise UserError(f"The row index of {path} cannot be written ({problem}); set OFA_CACHE to a writable folder.")
+    raise UserError(f"The row index of {path} cannot be written ({problem}); let OFA_CACHE name a folder.")
 
 
 def _load_index(place: Path, stamp: _Stamp) -> np.ndarray | None:
@@ -203,8 +197,10 @@ def _locked(path: Path) -> Iterator[None]:
             os.close(descriptor)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-        path.unlink(missing_ok=True)  # before the lock is let go
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # before the lock is let go
     finally:
         os.close(descriptor)
 
@@ -227,7 +223,7 @@ def _build_index(path: str, descriptor: int, stamp: _Stamp, place: Path) -> None
             file.write(bytes(_HEADER.size))
             rows = _write_offsets(file, path, descriptor, stop)
             if _stamp(descriptor) != stamp:
-                raise UserError(f"{path} changed while its rows were counted; start again when it is complete.")
+                raise UserError(f"{path} changed while its rows were counted; start when it is complete.")
             file.seek(0)
             file.write(_HEADER.pack(_MAGIC, _VERSION, *stamp, rows))
             file.flush()
@@ -270,8 +266,8 @@ def _line_ends(path: str, descriptor: int, stop: int) -> Iterator[np.ndarray]:
     buffer = bytearray(_CHUNK)
     view, array = memoryview(buffer), np.frombuffer(buffer, np.uint8)
     start, sparse = 0, False
-    name = os.path.basename(path)
-    with tqdm(total=stop, desc=f"index {name}", unit="B", unit_scale=True, disable=stop < _SHOW_PROGRESS) as bar:
+    name, quiet = os.path.basename(path), stop < _SHOW_PROGRESS
+    with tqdm(total=stop, desc=f"index {name}", unit="B", unit_scale=True, disable=quiet) as bar:
         while start < stop:
             length = os.preadv(descriptor, [view[: stop - start]], start)
             if length == 0:  # shorter than it was; the caller notices by its stamp

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.ofa import OFA, OFAConfig
 from models.ofa.config import ARCHITECTURES
 from utils.errors import UserError
-from utils.upgrade import upgrade_state_dict
+from utils.checkpoint import upgrade_state_dict
 
 logger = logging.getLogger(__name__)
 

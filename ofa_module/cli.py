@@ -44,7 +44,9 @@ def parse_with_flags(
         flags = options.parse_args_and_arch(parser, input_args=args)
         # fairseq takes bfloat16 to mean a TPU on the command line.
         flags.tpu = "--tpu" in args
-        cfg = convert_namespace_to_omegaconf(flags)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning)  # hydra's notices about its own future
+            cfg = convert_namespace_to_omegaconf(flags)
         _prepare_processes(cfg)
     except (UserError, ValueError, AssertionError) as error:
         parser.error(one_sentence(error))
@@ -99,11 +101,16 @@ def literal_dict(text: str, flag: str) -> dict[str, Any]:
 
 def run(program: Callable[[DictConfig], None], cfg: DictConfig) -> None:
     """Runs a program on this process, or on one process per GPU; user errors end it with one sentence and code 2."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if cfg.common.log_file and int(os.environ.get("RANK", "0")) == 0:
+        Path(cfg.common.log_file).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(cfg.common.log_file))
+        cfg.common.log_file = None  # fairseq would log only a part of it there
     logging.basicConfig(
         format="%(asctime)s - %(filename)s[line:%(lineno)d] - %(levelname)s: %(message)s",
         datefmt="%Y-%m-%d %H:%M:%S",
         level=os.environ.get("LOGLEVEL", "INFO").upper(),
-        stream=sys.stdout,
+        handlers=handlers,
         force=True,
     )
     warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")

@@ -19,6 +19,9 @@ NAME = "polynomial_decay"
 class PolynomialDecayConfig(PolynomialDecayLRScheduleConfig):
     """Options of fairseq's schedule and the warm-up ratio."""
 
+    total_num_update: float = field(
+        default=0.0, metadata={"help": "updates over which to decay; 0: all of --max-epoch or --max-update"}
+    )
     warmup_ratio: float = field(
         default=0.0, metadata={"help": "share of all updates (known from --max-epoch) that warms up the learning rate"}
     )

@@ -6,11 +6,12 @@ import os
 import shutil
 from typing import Any
 
+import fairseq_cli.train
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from utils.checkpoint import load_checkpoint, previous_checkpoint, save_checkpoint
 from utils.errors import UserError
@@ -143,11 +144,11 @@ def _copy(src: str, dst: str, overwrite: bool = False) -> bool:
     return True
 
 
-def install() -> None:
-    """Makes fairseq's training program use this trainer and our checkpoint files."""
-    import fairseq_cli.train
-
+def train(cfg: DictConfig) -> None:
+    """fairseq's training program with this trainer and our checkpoint files."""
     fairseq_cli.train.Trainer = OFATrainer
     checkpoint_utils.load_checkpoint_to_cpu = _load_to_cpu
     checkpoint_utils.torch_persistent_save = _save
     PathManager.copy = staticmethod(_copy)
+    cfg.dataset.ignore_unused_valid_subsets = True  # the check takes --data for a folder
+    fairseq_cli.train.main(cfg)

@@ -1,0 +1,7 @@
+"""Decoding: searches, sampling, and what may be generated."""
+
+from models.generation.candidates import CandidateTrie
+from models.generation.config import GenerationConfig
+from models.generation.search import Hypothesis, generate
+
+__all__ = ["CandidateTrie", "GenerationConfig", "Hypothesis", "generate"]

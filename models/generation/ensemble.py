@@ -1,0 +1,78 @@
+"""Networks that decode together: one step gives the log-probability of their mean."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.generation.constraints import TokenRules
+from models.ofa import OFA
+
+
+class Ensemble:
+    """Networks and their decoding states, stepped in parallel; usually just one.
+
+    Args:
+        models: networks over one vocabulary. inputs: arguments of `OFA.encode`.
+        capacity: decoder positions needed. code: whether image codes are generated.
+        temperature: logits are divided by it.
+    """
+
+    def __init__(
+        self, models: Sequence[OFA], inputs: Mapping[str, Any], capacity: int, code: bool, temperature: float
+    ) -> None:
+        self.models, self.temperature = models, temperature
+        self.states = [model.start(model.encode(**inputs), 1, capacity, code) for model in models]
+        self._ids: Tensor | None = None
+        self._tables: list[Tensor] = []
+
+    def step(self, tokens: Tensor) -> list[Tensor]:
+        """Next tokens (rows, n) -> for each network, features (rows, n, C)."""
+        return [model.step(tokens, state) for model, state in zip(self.models, self.states, strict=True)]
+
+    def log_probs(self, features: list[Tensor], rules: TokenRules, step: int) -> Tensor:
+        """Features (rows, C) of each network -> float32 log-probabilities (rows, U) of the ids the rules need."""
+        parts = []
+        for index, x in enumerate(features):
+            logits = self._logits(index, x, rules.ids(step))
+            if self.temperature != 1.0:
+                logits /= self.temperature
+            rules.before_softmax(logits, step)
+            parts.append(logits.log_softmax(-1, dtype=torch.float32))
+        return parts[0] if len(parts) == 1 else torch.stack(parts).logsumexp(0) - math.log(len(parts))
+
+    def _logits(self, index: int, features: Tensor, ids: Tensor | None) -> Tensor:
+        if ids is None:
+            return self.models[index].project(features)
+        if ids is not self._ids:  # picking rows of the token table costs as much as a step: once a search
+            self._ids = ids
+            self._tables = [model.decoder.output_projection.weight[ids] for model in self.models]
+        return F.linear(features, self._tables[index])
+
+    def keep_samples(self, samples: Tensor) -> None:
+        """Goes on with some samples only (1-D indices)."""
+        for state in self.states:
+            state.keep_samples(samples)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row i continues what row rows[i] held."""
+        for state in self.states:
+            state.reorder(rows)
+
+
+@contextmanager
+def retained_dropout(models: Sequence[OFA], active: bool) -> Iterator[None]:
+    """Keeps dropout on inside the block, in networks that are in eval mode; norms and drop path stay as they are."""
+    modules = [module for model in models for module in model.modules() if hasattr(module, "dropout")]
+    switched = [module for module in modules if active and not module.training]
+    for module in switched:
+        module.training = True  # not train(), which would switch the modules inside as well
+    try:
+        yield
+    finally:
+        for module in switched:
+            module.training = False

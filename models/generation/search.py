@@ -1,0 +1,181 @@
+"""generate(): the loop around the network; strategies differ in the step they call.
+
+Shapes: B samples, K beams, n beams of a sample now (1 before the first choice, then K), rows = B * n, T tokens.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.generation.candidates import CandidateTrie
+from models.generation.config import GenerationConfig
+from models.generation.constraints import BOS, EOS, PAD, TokenRules
+from models.generation.ensemble import Ensemble, retained_dropout
+from models.generation.step import Candidates, make_step, survivors
+from models.ofa import OFA
+from utils.errors import UserError
+
+# tokens (rows, T) -> log-probabilities (rows, V) of the next token; a smaller V leaves the other ids alone
+LanguageModel = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Hypothesis:
+    """One finished output.
+
+    Attributes:
+        tokens: (T,) without begin and with end of sentence; a forced prefix is part of it.
+        score: sum of log-probabilities / T ** lenpen, or the sum itself with `unnormalized`.
+        positional_scores: (T,) log-probability of each token.
+    """
+
+    tokens: Tensor
+    score: float
+    positional_scores: Tensor
+
+
+@torch.no_grad()
+def generate(
+    model: OFA | Sequence[OFA],
+    inputs: Mapping[str, Any],
+    config: GenerationConfig,
+    trie: CandidateTrie | None = None,
+    prefix_tokens: Tensor | None = None,
+    lm: LanguageModel | None = None,
+) -> list[list[Hypothesis]]:
+    """Decodes a batch.
+
+    Args:
+        model: a network, or several over one vocabulary (an ensemble: the mean of their probabilities).
+        inputs: keyword arguments of `OFA.encode`: src_tokens (B, L), patch_images (B, 3, R, R), ...
+        config: the options.
+        trie: outputs are answers of this set only.
+        prefix_tokens: (B, P) tokens each output begins with, right-padded with 1.
+        lm: language model whose log-probabilities are added with `config.lm_weight`.
+
+    Returns:
+        For each sample up to K hypotheses, best first; fewer where fewer outputs are possible.
+
+    Raises:
+        UserError: options that contradict each other or the inputs.
+        ValueError: outputs longer than the network has positions for.
+    """
+    models = [model] if isinstance(model, OFA) else list(model)
+    source = inputs["src_tokens"]
+    lengths = (source.ne(PAD) & source.ne(EOS)).sum(1) if config.match_source_len else None
+    max_len = int(config.max_len_a * source.size(1) + config.max_len_b) if lengths is None else int(lengths.max())
+    if config.min_len > max_len:
+        raise UserError(f"--min-len {config.min_len} is above the longest output of {max_len} tokens (--max-len-b).")
+    if config.lm_weight and lm is None:
+        raise UserError(f"--lm-weight {config.lm_weight} needs a language model: give one with --lm-path.")
+    if prefix_tokens is None:
+        prefix_tokens = source[:, :0]
+    rules = TokenRules(config, models[0].config.vocab_size, max_len, prefix_tokens, trie, lengths)
+    with retained_dropout(models, config.retain_dropout):
+        ensemble = Ensemble(models, inputs, max_len + 1, config.gen_code, config.temperature)
+        return _Search(ensemble, rules, config, max_len, lm).run(prefix_tokens)
+
+
+class _Search:
+    """One search over a batch: what has been generated so far, and what is finished."""
+
+    def __init__(
+        self, ensemble: Ensemble, rules: TokenRules, config: GenerationConfig, max_len: int, lm: LanguageModel | None
+    ) -> None:
+        self.ensemble, self.rules, self.config, self.max_len, self.lm = ensemble, rules, config, max_len, lm
+        self.select = make_step(config)
+        self.beam = min(config.beam, ensemble.models[0].config.vocab_size - 1)
+
+    def run(self, prefix: Tensor) -> list[list[Hypothesis]]:
+        """Hypotheses of each sample, best first; prefix (B, P)."""
+        B = prefix.size(0)
+        self.finished: list[list[Hypothesis]] = [[] for _ in range(B)]
+        self.samples = list(range(B))  # which samples the rows belong to
+        self._start(prefix)
+        for step in range(self.tokens.size(1) - 1, self.max_len + 1):
+            log_probs = self._log_probs(self.features, self.tokens, step)
+            B, n = self.scores.shape
+            candidates = self.select(log_probs.unflatten(0, (B, n)), self.scores, self.beam)
+            if (ids := self.rules.ids(step)) is not None:
+                candidates.tokens = ids[candidates.tokens]
+            ended = candidates.tokens.eq(EOS) & candidates.scores.isfinite()
+            self._finish(candidates, ended[:, : self.beam])
+            if step == self.max_len or not self._advance(survivors(candidates, ended, self.beam), step):
+                break
+        return [sorted(found, key=lambda h: h.score, reverse=True) for found in self.finished]
+
+    def _start(self, prefix: Tensor) -> None:
+        """Feeds begin of sentence and, at once, the prefix tokens that all samples are forced to begin with."""
+        shared = self._shared_prefix(prefix)
+        self.tokens = torch.cat([prefix.new_full((prefix.size(0), 1), BOS), prefix[:, :shared]], dim=1)
+        features = self.ensemble.step(self.tokens)
+        self.scores = torch.zeros(prefix.size(0), 1, device=prefix.device)  # (B, n) cumulative
+        history = [self.scores[:, :0]]
+        for step in range(shared):
+            log_probs = self._log_probs([x[:, step] for x in features], self.tokens[:, : step + 1], step)
+            self.scores = self.scores + log_probs.amax(1, keepdim=True)  # all but the forced token are -inf
+            history.append(self.scores)
+        self.history = torch.cat(history, dim=1)  # (rows, T) cumulative scores of all tokens so far
+        self.features = [x[:, -1] for x in features]
+
+    def _shared_prefix(self, prefix: Tensor) -> int:
+        """How many steps are forced in all samples; diversity penalties change scores even then, so they count 0."""
+        if self.config.diverse_beam_groups > 0 or self.config.diversity_rate > -1:
+            return 0
+        inside = prefix.ne(PAD) & prefix.ne(EOS)
+        return min(int(inside.long().cumprod(1).sum(1).min()), self.max_len)
+
+    def _log_probs(self, features: list[Tensor], tokens: Tensor, step: int) -> Tensor:
+        """Log-probabilities (rows, U) of what may follow tokens (rows, step + 1); -inf forbids."""
+        log_probs = self.ensemble.log_probs(features, self.rules, step)
+        if self.lm is not None:
+            self._add_language_model(log_probs, self.lm(tokens), self.rules.ids(step))
+        self.rules.after_softmax(log_probs, tokens, step)
+        return log_probs
+
+    def _add_language_model(self, log_probs: Tensor, lm_log_probs: Tensor, ids: Tensor | None) -> None:
+        """Adds the language model's share; ids it does not know keep the network's log-probability."""
+        known = min(lm_log_probs.size(1), self.ensemble.models[0].config.vocab_size)
+        columns = torch.arange(known, device=log_probs.device) if ids is None else ids[ids < known]
+        log_probs[:, : columns.numel()] += self.config.lm_weight * lm_log_probs[:, columns]
+
+    def _finish(self, candidates: Candidates, ended: Tensor) -> None:
+        """Keeps candidates that have ended (B, K) as hypotheses, up to K of a sample."""
+        n = self.scores.size(1)
+        for b, rank in ended.nonzero().tolist():
+            found = self.finished[self.samples[b]]
+            if len(found) == self.beam:
+                continue
+            row = b * n + candidates.beams[b, rank]
+            tokens = torch.cat([self.tokens[row, 1:], candidates.tokens[b, rank, None]])
+            total = torch.cat([self.history[row], candidates.scores[b, rank, None]])
+            length = 1.0 if self.config.unnormalized else tokens.numel() ** self.config.lenpen
+            positional = total.diff(prepend=total.new_zeros(1))
+            found.append(Hypothesis(tokens, total[-1].item() / length, positional))
+
+    def _advance(self, chosen: Candidates, step: int) -> bool:
+        """Feeds the tokens of the surviving beams (B, K), dropping finished samples; False when none is left."""
+        alive = chosen.scores.isfinite().any(1).tolist()
+        going = [b for b, sample in enumerate(self.samples) if alive[b] and len(self.finished[sample]) < self.beam]
+        if not going:
+            return False
+        n, device = self.scores.size(1), chosen.scores.device
+        kept = torch.tensor(going, device=device)
+        some = len(going) < len(self.samples)
+        beams, tokens = chosen.beams[kept], chosen.tokens[kept].flatten()
+        rows = (kept.unsqueeze(1) * n + beams).flatten()
+        if some:
+            self.ensemble.keep_samples(kept)
+            self.samples = [self.samples[b] for b in going]
+        moved = (torch.arange(len(going), device=device).unsqueeze(1) * n + beams).flatten()
+        if n != self.beam or not torch.equal(moved, torch.arange(moved.numel(), device=device)):
+            self.ensemble.reorder(moved)
+        self.rules.advance(step, rows, tokens, kept if some else None)
+        self.scores = chosen.scores[kept]
+        self.tokens = torch.cat([self.tokens[rows], tokens.unsqueeze(1)], dim=1)
+        self.history = torch.cat([self.history[rows], self.scores.flatten().unsqueeze(1)], dim=1)
+        self.features = [x[:, -1] for x in self.ensemble.step(tokens.unsqueeze(1))]
+        return True

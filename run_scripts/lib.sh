@@ -1,0 +1,103 @@
+# Shared by every run script (POSIX sh): source it, set what is the run's own, call ofa_train or ofa_evaluate.
+#
+# From the environment, with defaults for one machine:
+#   GPUS_PER_NODE  processes per machine (number of GPUs, 1 without)     WORKER_CNT  machines (1)
+#   RANK           number of this machine (0)                            MASTER_ADDR (localhost), MASTER_PORT
+#   SIZE           demo, tiny, medium, base, large, huge                 PRECISION   fp16 (GPU), fp32 (CPU), bf16
+#   DATA_DIR, CHECKPOINT_DIR, BPE_DIR, RESULTS_DIR, OUTPUT_DIR           OFA_PYTHON  interpreter (.venv, else python3)
+#   DRY_RUN=1      print the command instead of running it
+
+OFA_ROOT=$(cd "$(dirname "$0")" && while [ ! -f train.py ] && [ "$PWD" != / ]; do cd ..; done && pwd)
+DATA_DIR=${DATA_DIR:-$OFA_ROOT/dataset}
+CHECKPOINT_DIR=${CHECKPOINT_DIR:-$OFA_ROOT/checkpoints}
+BPE_DIR=${BPE_DIR:-$OFA_ROOT/utils/BPE}
+RESULTS_DIR=${RESULTS_DIR:-$OFA_ROOT/results}
+OUTPUT_DIR=${OUTPUT_DIR:-$(cd "$(dirname "$0")" && pwd)} # logs and checkpoints of training go below it
+VISIBLE_GPUS=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
+GPUS_PER_NODE=${GPUS_PER_NODE:-$([ "$VISIBLE_GPUS" -gt 0 ] && echo "$VISIBLE_GPUS" || echo 1)}
+PRECISION=${PRECISION:-$([ "$VISIBLE_GPUS" -gt 0 ] && echo fp16 || echo fp32)}
+
+# ofa_python: the interpreter every script runs with.
+ofa_python() {
+    if [ -n "${OFA_PYTHON:-}" ]; then echo "$OFA_PYTHON"
+    elif [ -x "$OFA_ROOT/.venv/bin/python" ]; then echo "$OFA_ROOT/.venv/bin/python"
+    else echo python3; fi
+}
+
+# ofa_setup: makes .venv and installs the requirements, unless OFA_PYTHON names an interpreter or it is done already.
+ofa_setup() {
+    [ -n "${OFA_PYTHON:-}" ] && return
+    done_for=$OFA_ROOT/.venv/requirements.txt
+    if [ ! -x "$OFA_ROOT/.venv/bin/python" ]; then
+        for name in python3.12 python3.11 python3 python; do
+            "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && break
+            name=
+        done
+        [ -n "$name" ] || { echo "Python 3.11 or 3.12 is needed and neither was found: install one." >&2; exit 2; }
+        "$name" -m venv "$OFA_ROOT/.venv" || { echo "$name cannot make .venv: install its venv module." >&2; exit 2; }
+    fi
+    cmp -s "$OFA_ROOT/requirements.txt" "$done_for" && return
+    echo "Installing requirements into .venv (a few minutes) ..."
+    "$OFA_ROOT/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$OFA_ROOT/requirements.txt" || exit 1
+    cp "$OFA_ROOT/requirements.txt" "$done_for"
+}
+
+# ofa_size DEFAULT: what the size adds to the command line -> ARCH, and recipe variables of run_scripts/sizes/.
+ofa_size() {
+    SIZE=${SIZE:-$1}
+    if [ ! -f "$OFA_ROOT/run_scripts/sizes/$SIZE.sh" ]; then
+        echo "SIZE=$SIZE is unknown: choose $(cd "$OFA_ROOT/run_scripts/sizes" && echo *.sh | sed 's/\.sh//g')." >&2
+        exit 2
+    fi
+    FREEZE_FLAGS='--freeze-encoder-embedding --freeze-decoder-embedding'
+    . "$OFA_ROOT/run_scripts/sizes/$SIZE.sh"
+}
+
+# ofa_run PORT PROGRAM ARGS...: the program on this machine's processes, or only its command line.
+ofa_run() {
+    port=${MASTER_PORT:-$1} program=$2
+    shift 2
+    nodes=${WORKER_CNT:-1}
+    [ "$PRECISION" = fp32 ] || set -- "$@" "--$PRECISION"
+    if [ "$GPUS_PER_NODE" -gt 1 ] || [ "$nodes" -gt 1 ]; then
+        set -- "$(ofa_python)" -m torch.distributed.run --nproc_per_node="$GPUS_PER_NODE" --nnodes="$nodes" \
+            --node_rank="${RANK:-0}" --master_addr="${MASTER_ADDR:-localhost}" --master_port="$port" "$program" "$@"
+    else
+        set -- "$(ofa_python)" "$program" "$@" --distributed-world-size=1
+    fi
+    if [ -n "${DRY_RUN:-}" ]; then
+        for word in "$@"; do printf "'%s' " "$(printf %s "$word" | sed "s/'/'\\\\''/g")"; done
+        echo
+    else
+        "$@"
+    fi
+}
+
+# ofa_train PORT RUN_NAME RESTORE_FILE DATA ARGS...: trains below OUTPUT_DIR; started again, it goes on where it was.
+ofa_train() {
+    port=$1 run=$2 restore=$3 data=$4
+    shift 4
+    save_dir=${OUTPUT_DIR}/${RUN_KIND}checkpoints/$run log_dir=${OUTPUT_DIR}/${RUN_KIND}logs
+    if [ ! -f "$save_dir/checkpoint_last.pt" ]; then
+        set -- --restore-file="$restore" --reset-optimizer --reset-dataloader --reset-meters "$@"
+    fi
+    [ -n "${DRY_RUN:-}" ] || mkdir -p "$save_dir" "$log_dir"
+    ofa_run "$port" "$OFA_ROOT/train.py" "$data" --user-dir="$OFA_ROOT/ofa_module" --bpe-dir="$BPE_DIR" --arch="$ARCH" \
+        --save-dir="$save_dir" --log-file="$log_dir/$run.log" --log-format="$([ -t 1 ] && echo tqdm || echo simple)" \
+        --log-interval=10 --num-workers=2 --num-bins=1000 --fixed-validation-seed=7 --find-unused-parameters \
+        --encoder-normalize-before --decoder-normalize-before --share-decoder-input-output-embed \
+        --share-all-embeddings --layernorm-embedding --patch-layernorm-embedding --code-layernorm-embedding \
+        --add-type-embedding --scale-attn --scale-fc --scale-heads --disable-entangle \
+        --optimizer=adam --adam-betas='(0.9,0.999)' --adam-eps=1e-08 --weight-decay=0.01 --clip-norm=1.0 \
+        --lr-scheduler=polynomial_decay --dropout=0.1 --attention-dropout=0.0 --resnet-drop-path-rate=0.0 \
+        --maximize-best-checkpoint-metric $SIZE_FLAGS "$@"
+}
+
+# ofa_evaluate PORT CHECKPOINT SUBSET RESULTS DATA OVERRIDES ARGS...: OVERRIDES = more entries of --model-overrides.
+ofa_evaluate() {
+    port=$1 checkpoint=$2 subset=$3 results=$4 data=$5 overrides=$6
+    shift 6
+    ofa_run "$port" "$OFA_ROOT/evaluate.py" "$data" --user-dir="$OFA_ROOT/ofa_module" --path="$checkpoint" \
+        --gen-subset="$subset" --results-path="$results" --log-format=simple --log-interval=10 --seed=7 \
+        --num-workers=2 --model-overrides="{'data': '$data', 'bpe_dir': '$BPE_DIR', $overrides}" "$@"
+}

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# From nothing to captions: installs, builds the digit-scene data, fine-tunes ofa_demo, evaluates it, draws pictures.
+set -e
+. "$(dirname "$0")/lib.sh"
+ofa_setup
+cd "$OFA_ROOT"
+out=${QUICKSTART_DIR:-$OFA_ROOT/outputs/quickstart}
+export SIZE=demo DATA_DIR=$out/data OUTPUT_DIR=$out RESULTS_DIR=$out OFA_PYTHON=$(ofa_python) GPUS_PER_NODE=1
+mkdir -p "$out"
+
+echo "== 1/4 digit scenes -> $DATA_DIR"
+[ -f "$DATA_DIR/caption_data/test_caption_coco_format.json" ] || "$OFA_PYTHON" -m data.demo "$DATA_DIR"
+echo "== 2/4 training ofa_demo (log: $out/stage1_logs)"
+sh run_scripts/caption/train_caption_stage1.sh --eval-cider-cached-tokens= --batch-size=32 --update-freq=1 --lr=1e-3 \
+    --label-smoothing=0.0 --weight-decay=0.0 --save-interval-updates=0 --validate-interval-updates=0 --validate-interval=5 \
+    --save-interval=5 --log-interval=100 --log-format=simple "$@"
+echo "== 3/4 captions of the test pictures"
+CHECKPOINT=$(ls "$out"/stage1_checkpoints/*/checkpoint_best.pt) sh run_scripts/caption/evaluate_caption.sh
+echo "== 4/4 pictures and scores"
+"$OFA_PYTHON" -m data.demo.report "$out"

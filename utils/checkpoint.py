@@ -1,0 +1,305 @@
+"""Reading and writing checkpoints: fairseq's `.pt`, Hugging Face folders, safetensors.
+
+Nothing in a file is ever executed: torch unpickles with `weights_only`, besides tensors and plain containers only
+`argparse.Namespace` (fairseq's options) and NumPy scalars (its scores) are allowed. OmegaConf containers are not:
+released files hold plain dicts. The functions that name options import `models.ofa` inside: the one upward import.
+"""
+
+import argparse
+import logging
+import os
+import pickle
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils import hf_layout, upgrade
+from utils.errors import UserError
+from utils.upgrade import LoadReport
+
+if TYPE_CHECKING:
+    from models.ofa import OFA, OFAConfig
+
+logger = logging.getLogger(__name__)
+PathLike = str | os.PathLike[str]
+
+_numpy_scalar = np.float64(0).__reduce__()[0]
+SAFE_GLOBALS: list[Any] = [
+    argparse.Namespace,
+    # NumPy 1 and 2 write different names for the function that rebuilds a scalar.
+    (_numpy_scalar, "numpy.core.multiarray.scalar"),
+    (_numpy_scalar, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
+]
+
+
+class DamagedCheckpointError(UserError):
+    """A file that is empty, cut short or altered; see `previous_checkpoint`."""
+
+
+def _damaged(path: Path, reason: str) -> DamagedCheckpointError:
+    return DamagedCheckpointError(
+        f"{path} is damaged or no checkpoint ({reason}): copy it again or use an earlier one."
+    )
+
+
+def load_checkpoint(path: PathLike) -> dict[str, Any]:
+    """Reads a checkpoint into fairseq's layout, tensors on the CPU.
+
+    Args:
+        path: a fairseq file, a bare state dict, a `.safetensors` file, or a folder in Hugging Face layout. The last
+            three come with an empty training history, so that a trainer can start from them.
+
+    Returns:
+        dict with "model" (state dict under fairseq's names) and, where the file has them, "cfg" or "args",
+        "extra_state" (EMA in "ema"), "optimizer_history", "last_optimizer_state".
+
+    Raises:
+        DamagedCheckpointError: an empty, truncated or altered file (checksums are compared).
+        UserError: no such file, not a checkpoint, or one that asks for code to be run.
+    """
+    # Not memory-mapped: fairseq overwrites checkpoints in place, which kills a process that maps them.
+    return _load(Path(path), mmap=False)
+
+
+def _load(path: Path, mmap: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    source = path
+    if path.is_dir():
+        source, options = hf_layout.find_weights(path), hf_layout.read_options(path)
+    elif not path.is_file():
+        raise UserError(f"There is no checkpoint {path}: check the path.")
+    if source.suffix == ".safetensors":
+        content = _read_safetensors(source)
+    else:
+        _check_whole(source)
+        content = _unpickle(source, mmap)
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint: name a checkpoint file.")
+    if isinstance(content.get("model"), dict):
+        return content
+    if not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path} is not a checkpoint (no entry 'model'): name a fairseq checkpoint or a state dict.")
+    return _without_history(hf_layout.to_fairseq_names(content), options or None)
+
+
+def _without_history(state: Mapping[str, Tensor], options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Weights in the layout of a fairseq checkpoint whose training has not begun."""
+    past = {"criterion_name": None, "optimizer_name": None, "lr_scheduler_state": {"best": None}, "num_updates": 0}
+    iterator = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
+    return {
+        "args": None,
+        "cfg": None if options is None else {"model": {**options, "_name": "ofa"}},
+        "model": dict(state),
+        "optimizer_history": [past],
+        "extra_state": {"train_iterator": iterator},
+    }
+
+
+def _check_whole(path: Path) -> None:
+    """Raises DamagedCheckpointError unless size, directory and checksums (which torch ignores) agree."""
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            start = file.read(8)
+        # Before 1.6 torch wrote a stream of pickles, which is only checked by reading it.
+        if start.startswith(pickle.PROTO):
+            return
+        reason = "its end is missing" if start.startswith(b"PK") else f"it begins with {start!r}"
+        raise _damaged(path, reason if start else "0 bytes")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, zlib.error, OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+    if damaged is not None:
+        raise _damaged(path, f"wrong checksum of {damaged}")
+
+
+def _unpickle(path: Path, mmap: bool) -> Any:
+    """torch.load without running anything; mmap reads tensors when they are first used."""
+    try:
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        if forbidden := re.search(r"GLOBAL ([\w.]+)|(?:reduce for unrecognized function|but got) (.+)", str(error)):
+            name = forbidden[1] or forbidden[2]
+            raise UserError(
+                f"{path} asks for {name} to be run when it is read, which no checkpoint needs, and was refused: "
+                "use a file that holds only tensors and options."
+            ) from error
+        raise _damaged(path, "its list of contents is cut short or of an unknown form") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise UserError(f"{path} needs the package safetensors: pip install safetensors.") from error
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def load_model(
+    path: PathLike,
+    overrides: Mapping[str, Any] | None = None,
+    ema: bool = False,
+    device: str | torch.device = "cpu",
+) -> "OFA":
+    """The network of a checkpoint, float32, in eval mode.
+
+    Its options are those of the file, corrected by what the tensors tell; without options in the file, those of
+    `infer_config`.
+
+    Args:
+        path: as in `load_checkpoint`. overrides: options of `OFAConfig` that win over the file's.
+        ema: take the running average of the weights (`extra_state.ema`) instead of the last ones.
+
+    Raises UserError when the file is no OFA network, has no such average, or an override does not fit the weights.
+    """
+    from models.ofa import OFA
+
+    checkpoint = _load(Path(path), mmap=True)
+    state = checkpoint["model"]
+    if ema:
+        state = (checkpoint.get("extra_state") or {}).get("ema")
+        if state is None:
+            raise UserError(f"{path} holds no running average of the weights: leave out --ema-eval.")
+    model = OFA(model_config(checkpoint, overrides, str(path)))
+    report = upgrade_state_dict(state, model, source=str(path))
+    parameters = {name for name, _ in model.named_parameters()}
+    if random := [name for name in report.missing if name in parameters]:
+        logger.warning("%s lacks weights, left at random: %s", path, ", ".join(upgrade.summarise(random)))
+    model.load_state_dict(state)
+    return model.to(device).eval()
+
+
+def model_config(
+    checkpoint: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, source: str = "The checkpoint"
+) -> "OFAConfig":
+    """Options of a checkpoint's network: those of its size, the stored ones, what the tensors tell, the overrides.
+
+    Where they disagree the later ones win. A flag that is absent from stored options was not given, hence False.
+
+    Args:
+        checkpoint: as `load_checkpoint` returns it. source: what error messages call it.
+
+    Raises UserError for anything but a whole OFA network, and for unknown or impossible overrides.
+    """
+    from models.ofa.config import ARCHITECTURES, COMMON, OFAConfig
+
+    known = {f.name for f in fields(OFAConfig)}
+    if unknown := sorted(set(overrides or {}) - known):
+        raise UserError(f"OFA has no option {', '.join(unknown)}: correct the overrides.")
+    inferred = _infer(checkpoint["model"], source)
+    stored = (checkpoint.get("cfg") or {}).get("model") or checkpoint.get("args")
+    if stored is None:
+        options = asdict(OFAConfig.from_arch("ofa_base"))
+    else:
+        stored = vars(stored) if isinstance(stored, argparse.Namespace) else stored
+        size = ARCHITECTURES.get(str(stored.get("_name") or stored.get("arch")), COMMON)
+        # The trunk's weights are in the checkpoint; the file they once came from may be gone.
+        given = {k: v for k, v in stored.items() if k in known and v is not None and k != "resnet_model_path"}
+        options = {**size, **given}
+    try:
+        return replace(OFAConfig(), **{**options, **inferred, **(overrides or {})})
+    except ValueError as error:
+        raise UserError(f"{source} holds a network that cannot be built: {error}") from error
+
+
+def infer_config(state_dict: Mapping[str, Tensor]) -> "OFAConfig":
+    """Options of a network read off its tensors.
+
+    Some leave no trace: `disable_entangle` is taken to be True and `attn_scale_factor` 2, as in every released
+    network; rates of dropout are 0. Raises UserError for anything but a whole OFA network.
+    """
+    return model_config({"model": state_dict}, source="The state dict")
+
+
+def _infer(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
+    from models.ofa.config import RESNET_BLOCKS
+
+    options = upgrade.describe(state, RESNET_BLOCKS)
+    needed = {"vocab_size": "token table", "encoder_layers": "encoder", "decoder_layers": "decoder"}
+    needed |= {"resnet_type": "image trunk", "encoder_attention_heads": "relative position tables"}
+    if absent := [part for option, part in needed.items() if option not in options]:
+        start = "start training from it (--restore-file)" if "encoder_layers" in options else "name an OFA checkpoint"
+        raise UserError(f"{source} is not a whole OFA network (no {', '.join(absent)}): {start}.")
+    return options
+
+
+def upgrade_state_dict(
+    state: dict[str, Tensor],
+    model: nn.Module,
+    answer_token_pieces: Sequence[Sequence[int]] | None = None,
+    source: str = "The checkpoint",
+) -> LoadReport:
+    """Fits `state` to the model, in place, by the rules of `utils.upgrade`; a strict load then succeeds.
+
+    Args:
+        answer_token_pieces: for each token row to be appended, the ids whose mean embedding it starts from
+            (random rows without it). source: what error messages call the state dict.
+
+    Raises UserError when it is another network: the message names the flags to pass.
+    """
+    from models.ofa.config import ARCHITECTURES, RESNET_BLOCKS
+
+    return upgrade.fit(state, model.state_dict(), ARCHITECTURES, RESNET_BLOCKS, answer_token_pieces, source)
+
+
+def save_checkpoint(obj: Mapping[str, Any], path: PathLike) -> None:
+    """Writes a checkpoint so that `path` always holds a whole one, the old or the new, whenever the program dies.
+
+    A process killed meanwhile leaves `<path>.tmp` behind; the next call overwrites it.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(obj, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def save_model(model: "OFA", path: PathLike) -> None:
+    """Writes weights and options, from which `load_model` rebuilds this very network."""
+    save_checkpoint(_without_history(model.state_dict(), asdict(model.config)), path)
+
+
+def previous_checkpoint(path: PathLike) -> Path | None:
+    """The most trained undamaged training checkpoint beside a damaged one (`checkpoint*.pt`), or None."""
+    path = Path(path)
+    found = []
+    for other in path.parent.glob("checkpoint*.pt"):
+        if other.name != path.name:
+            with suppress(UserError, KeyError, TypeError, IndexError):
+                updates = _unpickle(other, mmap=True)["optimizer_history"][-1]["num_updates"]
+                found.append((updates, other.stat().st_mtime, other))
+    for _, _, other in sorted(found, reverse=True):
+        with suppress(DamagedCheckpointError):
+            _check_whole(other)
+            return other
+    return None
