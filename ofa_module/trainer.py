@@ -45,6 +45,13 @@ class OFATrainer(Trainer):
                 raise UserError(f"Cannot load model parameters from checkpoint {filename}: {error.__context__}") from error
             raise
 
+    def _build_ema(self) -> None:
+        """As stock, but entries that are not floating point (bucket tables, counters) are copied, not averaged."""
+        super()._build_ema()
+        if self._ema is not None:
+            state = self._ema.get_model().state_dict()
+            self._ema.skip_keys = {name for name, value in state.items() if not value.is_floating_point()}
+
     def begin_epoch(self, epoch: int) -> None:
         """Fixes the learning rate schedule before the first epoch, then as stock."""
         self._epoch_began = True

@@ -90,7 +90,7 @@ ofa_train() {
         --add-type-embedding --scale-attn --scale-fc --scale-heads --disable-entangle \
         --optimizer=adam --adam-betas='(0.9,0.999)' --adam-eps=1e-08 --weight-decay=0.01 --clip-norm=1.0 \
         --lr-scheduler=polynomial_decay --dropout=0.1 --attention-dropout=0.0 --resnet-drop-path-rate=0.0 \
-        --maximize-best-checkpoint-metric $SIZE_FLAGS "$@"
+        --maximize-best-checkpoint-metric "$@"
 }
 
 # ofa_evaluate PORT CHECKPOINT SUBSET RESULTS DATA OVERRIDES ARGS...: OVERRIDES = more entries of --model-overrides.

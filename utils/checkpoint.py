@@ -264,7 +264,8 @@ def upgrade_state_dict(
 def save_checkpoint(obj: Mapping[str, Any], path: PathLike) -> None:
     """Writes a checkpoint so that `path` always holds a whole one, the old or the new, whenever the program dies.
 
-    A process killed meanwhile leaves `<path>.tmp` behind; the next call overwrites it.
+    A process killed meanwhile leaves `<path>.tmp` behind; the next call overwrites it. Raises UserError when the disk
+    is full or the folder is missing.
     """
     path = Path(path)
     temporary = path.with_name(f"{path.name}.tmp")
@@ -274,8 +275,14 @@ def save_checkpoint(obj: Mapping[str, Any], path: PathLike) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        reason = error if isinstance(error, OSError) else error.__context__  # torch reports a consequence instead
+        if isinstance(reason, OSError):
+            raise UserError(
+                f"{path} could not be written ({reason.strerror}), what stood there is untouched: "
+                "make room or choose another folder."
+            ) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -16,4 +16,4 @@ ofa_train 1051 "${ARCH}_${CAPTION_EPOCHS}_0.06_$CAPTION_DROP_AFTER" "$CHECKPOINT
     --save-interval=1 --validate-interval=1 --save-interval-updates=500 --validate-interval-updates=500 \
     --no-epoch-checkpoints --keep-best-checkpoints=1 --fp16-scale-window=512 \
     --eval-cider --eval-cider-cached-tokens="$data/cider_cached_tokens/coco-valid-words.p" \
-    --eval-args='{"beam":5,"max_len_b":16,"no_repeat_ngram_size":3}' --best-checkpoint-metric=cider "$@"
+    --eval-args='{"beam":5,"max_len_b":16,"no_repeat_ngram_size":3}' --best-checkpoint-metric=cider $SIZE_FLAGS "$@"

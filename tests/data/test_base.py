@@ -18,7 +18,7 @@ from data.images import decode_base64
 from data.sample import Example, Sample, SkippedRow
 from data.text import Vocabulary
 from data.tsv import TsvFile
-from utils.errors import BadRowError, UserError
+from utils.errors import BadRowError, UserError, one_sentence
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,7 +82,7 @@ def test_text_sample_has_bos_eos_and_no_image(tmp_path: Path, vocab: Vocabulary)
     sample = good(lottery(tmp_path, vocab, ["what is it?"]), 0)
     assert sample["source"].tolist() == [0, *vocab.encode("what is it?"), 2]
     assert vocab.encode("what is it?") != vocab.encode(" what is it?")  # nothing is put in front
-    assert set(sample) == {"id", "source", "target", "prev_output_tokens"}
+    assert set(sample) == {"row", "id", "source", "target", "prev_output_tokens"}
 
 
 @pytest.mark.parametrize("name", BAD_ROWS)
@@ -93,6 +93,7 @@ def test_bad_row_names_file_line_and_reason(tmp_path: Path, vocab: Vocabulary, n
     assert caught.value.line == 2 and caught.value.path.endswith("rows.tsv") and caught.value.reason
     assert "rows.tsv, line 2: " in str(caught.value) and "--skip-bad-rows" in str(caught.value)
     assert [good(dataset, index)["id"] for index in (0, 2)] == ["4", "6"]
+    assert good(dataset, 2)["row"] == 2
 
 
 def test_picture_without_pixels_is_a_bad_row(
@@ -125,9 +126,10 @@ def test_skipped_rows_come_through_worker_processes(tmp_path: Path, vocab: Vocab
 
 def test_bad_row_stops_a_worker_with_its_message(tmp_path: Path, vocab: Vocabulary) -> None:
     dataset = captions(tmp_path, vocab, [BAD_ROWS["base64"]])
-    # torch cannot build an error of three arguments again in the main process and raises this one in its place
-    with pytest.raises(RuntimeError, match="line 1: the image is not valid base64"):
+    with pytest.raises(BadRowError, match="line 1: the image is not valid base64") as caught:
         list(DataLoader(dataset, batch_size=1, num_workers=1, collate_fn=dataset.collater))
+    assert one_sentence(caught.value).endswith("mend the row or pass --skip-bad-rows.")
+    assert "Traceback" not in one_sentence(caught.value)
 
 
 def test_errors_of_the_whole_run_are_not_skipped(tmp_path: Path, vocab: Vocabulary) -> None:

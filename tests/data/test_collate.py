@@ -12,6 +12,7 @@ PAD = 1
 
 def sample(name: str, source: list[int], target: list[int]) -> Sample:
     return Sample(
+        row=ord(name),
         id=name,
         source=torch.tensor(source),
         target=torch.tensor(target),
@@ -37,7 +38,7 @@ def test_text_samples_are_padded_on_the_right() -> None:
     assert isinstance(batch["id"], np.ndarray) and batch["id"].tolist() == ["a", "b"]
     assert {net_input[key].dtype for key in ("src_tokens", "src_lengths", "prev_output_tokens")} == {torch.int64}
     assert set(net_input) == {"src_tokens", "src_lengths", "prev_output_tokens"}
-    assert set(batch) == {"id", "nsentences", "ntokens", "net_input", "target"}
+    assert set(batch) == {"rows", "id", "nsentences", "ntokens", "net_input", "target"}
 
 
 def test_pads_inside_a_sample_do_not_count() -> None:

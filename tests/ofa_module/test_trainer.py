@@ -1,0 +1,91 @@
+"""Six updates by the trainer against the original's trainer: loss, gradient norm, rates, parameter and EMA probes."""
+
+import numpy as np
+import pytest
+import torch
+from fairseq import tasks
+from fairseq.logging import metrics
+
+import train
+from ofa_module.trainer import OFATrainer
+
+BATCHES = [(700, [9, 6, 7], [8, 5, 6], 64), (701, [5, 10], [4, 9], 64)]
+BASE = [
+    "--task=caption", "--arch=ofa_tiny", "--criterion=adjust_label_smoothed_cross_entropy", "--optimizer=adam",
+    "--adam-betas=(0.9,0.999)", "--adam-eps=1e-08", "--weight-decay=0.01", "--lr-scheduler=polynomial_decay",
+    "--batch-size=3", "--update-freq=2", "--scale-attn", "--scale-fc", "--scale-heads", "--disable-entangle",
+    "--selected-cols=0,4,2", "--bpe-dir=utils/BPE", "--max-epoch=1",
+]  # fmt: skip
+# (loss, gradient norm): batch norm over few values amplifies rounding after the first update.
+TOLERANCES = {"freeze_resnet_no_clip": (1e-5, 1e-3)}
+LATER = (5e-3, 5e-2)
+
+
+def batch(seed, source_lengths, target_lengths, size):
+    """A batch by the recipe of the golden figures: ids, then pictures."""
+    rng = np.random.default_rng(seed)
+    rows = len(source_lengths)
+    src = rng.integers(4, 50000, (rows, max(source_lengths)))
+    src[:, 0] = 0
+    target = rng.integers(4, 50000, (rows, max(target_lengths)))
+    prev = np.concatenate([np.zeros((rows, 1), dtype=target.dtype), target[:, :-1]], axis=1)
+    for row, (s, t) in enumerate(zip(source_lengths, target_lengths, strict=True)):
+        src[row, s - 1], src[row, s:] = 2, 1
+        target[row, t - 1], target[row, t:], prev[row, t:] = 2, 1, 1
+    pictures = rng.standard_normal((rows, 3, size, size), dtype=np.float32)
+    return {
+        "id": np.arange(rows),
+        "nsentences": rows,
+        "ntokens": int((target != 1).sum()),
+        "target": torch.from_numpy(target),
+        "net_input": {
+            "src_tokens": torch.from_numpy(src),
+            "prev_output_tokens": torch.from_numpy(prev),
+            "patch_images": torch.from_numpy(pictures),
+            "patch_masks": torch.ones(rows, dtype=torch.bool),
+        },
+    }
+
+
+def make_trainer(options, tmp_path, data):
+    from weights import fill_
+
+    cfg = train.parse_args([data, *BASE, f"--save-dir={tmp_path}", *options])
+    task = tasks.setup_task(cfg.task)
+    model = fill_(task.build_model(cfg.model))
+    trainer = OFATrainer(cfg, task, model, task.build_criterion(cfg.criterion))
+    return trainer, model
+
+
+def check_probes(state, probes, exact):
+    for name, probe in probes.items():
+        tensor = state[name].double().flatten()
+        assert tensor.norm().item() == pytest.approx(probe["norm"], rel=1e-5 if exact else 1e-3), name
+        np.testing.assert_allclose(tensor[:4].numpy(), probe["first4"], atol=2e-5 if exact else 1e-2, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["plain", "drop_worst_ema_frozen_embedding", "freeze_resnet_no_clip"])
+def test_trajectory(name, golden, tmp_path):
+    setup = golden("trajectory_tiny.json")["setups"][name]
+    data = "tests/golden/tsv/caption/caption_train.tsv"
+    trainer, model = make_trainer(setup["options"], tmp_path, data)
+    trainer.reinit_schedule(10)
+    averaged = trainer.ema.get_model() if "ema_after_six_updates" in setup else None  # made before the first update
+    loss_tolerance, norm_tolerance = TOLERANCES.get(name, LATER)
+    for number, expected in enumerate(setup["updates"]):
+        if number == 0 and name not in TOLERANCES:
+            loss_tolerance, norm_tolerance = 1e-5, 1e-3
+        elif name not in TOLERANCES:
+            loss_tolerance, norm_tolerance = LATER
+        assert trainer.get_lr() == pytest.approx(expected["lr"], rel=1e-9)
+        with metrics.aggregate(new_root=True) as logged:
+            trainer.train_step([batch(*arguments) for arguments in BATCHES])
+        assert logged["loss"].avg == pytest.approx(expected["loss"], rel=loss_tolerance)
+        assert logged["nll_loss"].avg == pytest.approx(expected["nll_loss"], rel=loss_tolerance)
+        assert float(logged["gnorm"].avg) == pytest.approx(expected["gnorm"], rel=norm_tolerance)
+        assert logged["sample_size"].avg == expected["sample_size"]
+        if expected["clip"] is not None:
+            assert float(logged["clip"].avg) == expected["clip"]
+    check_probes(model.state_dict(), setup["after_six_updates"], exact=name in TOLERANCES)
+    if averaged is not None:
+        check_probes(averaged.state_dict(), setup["ema_after_six_updates"], exact=False)
