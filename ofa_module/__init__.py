@@ -12,6 +12,7 @@ if _ROOT not in sys.path:  # fairseq-train --user-dir ... starts outside the rep
 
 # What fairseq says while it is imported concerns tasks that are not ours.
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.ERROR)
+logging.getLogger("hydra").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
 
 REGISTERED = (

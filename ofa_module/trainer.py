@@ -4,16 +4,19 @@ import logging
 import math
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import fairseq_cli.train
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
+from fairseq.models.ema.ema import EMA
 from fairseq.trainer import Trainer
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from torch import Tensor, nn
 
-from utils.checkpoint import load_checkpoint, previous_checkpoint, save_checkpoint
+from utils.checkpoint import DamagedCheckpointError, load_checkpoint, previous_checkpoint, save_checkpoint
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -27,15 +30,8 @@ class OFATrainer(Trainer):
     skipped_rows = 0
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """Restores training.
-
-        A torn file in the save directory is replaced by the newest good one; a missing `--restore-file` is a warning,
-        as training then starts from random weights.
-        """
-        own = os.path.abspath(filename).startswith(os.path.abspath(self.cfg.checkpoint.save_dir) + os.sep)
-        if own and os.path.isfile(filename):
-            filename = previous_checkpoint(filename)
-        elif not os.path.isfile(filename) and not own:
+        """As stock; a missing `--restore-file` is a warning, as training then starts from random weights."""
+        if not os.path.isfile(filename) and self.cfg.checkpoint.restore_file != "checkpoint_last.pt":
             logger.warning("%s does not exist: training starts from random weights.", filename)
         try:
             return super().load_checkpoint(filename, *args, **kwargs)
@@ -47,10 +43,10 @@ class OFATrainer(Trainer):
 
     def _build_ema(self) -> None:
         """As stock, but entries that are not floating point (bucket tables, counters) are copied, not averaged."""
-        super()._build_ema()
-        if self._ema is not None:
-            state = self._ema.get_model().state_dict()
-            self._ema.skip_keys = {name for name, value in state.items() if not value.is_floating_point()}
+        if self.cfg.ema.store_ema:
+            state = self._model.state_dict()
+            tables = {name for name, value in state.items() if not value.is_floating_point()}
+            self._ema = _Average(self._model, self.cfg.ema, self.device, skip_keys=tables)
 
     def begin_epoch(self, epoch: int) -> None:
         """Fixes the learning rate schedule before the first epoch, then as stock."""
@@ -117,6 +113,23 @@ class OFATrainer(Trainer):
         return super()._prepare_sample(sample, is_dummy)
 
 
+class _Average(EMA):
+    """Stock moving average; a step copies tensors without the upgrade rules that a file's weights need."""
+
+    _stepping = False
+
+    def _step_internal(self, new_model: nn.Module, updates: int | None = None) -> None:
+        self._stepping = True
+        super()._step_internal(new_model, updates)
+        self._stepping = False
+
+    def restore(self, state_dict: dict[str, Tensor], build_fp32_params: bool = False) -> None:
+        if self._stepping:
+            nn.Module.load_state_dict(self.model, state_dict, strict=False)
+        else:
+            super().restore(state_dict, build_fp32_params)
+
+
 class _Nothing:
     """Stands in for an epoch iterator without batches."""
 
@@ -124,14 +137,29 @@ class _Nothing:
         return []
 
 
-def _load_to_cpu(path: str, arg_overrides: dict[str, Any] | None = None, load_on_all_ranks: bool = False) -> Any:
-    """Replaces fairseq's reader: nothing in the file is executed, and every released form is understood."""
-    state = load_checkpoint(path)
-    if state.get("cfg") is not None and not OmegaConf.is_config(state["cfg"]):
-        state["cfg"] = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
-    if arg_overrides and state.get("cfg") is not None:
-        checkpoint_utils.overwrite_args_by_name(state["cfg"], arg_overrides)
-    return state
+def _reader(cfg: DictConfig) -> Callable[..., dict[str, Any]]:
+    """Replaces fairseq's reader: nothing in a file is executed, and every released form is understood.
+
+    In the save directory a torn file gives way to the most trained good one.
+    """
+    own = os.path.realpath(cfg.checkpoint.save_dir)
+
+    def read(path: str, arg_overrides: dict[str, Any] | None = None, load_on_all_ranks: bool = False) -> dict[str, Any]:
+        try:
+            state = load_checkpoint(path)
+        except DamagedCheckpointError as error:
+            other = previous_checkpoint(path) if os.path.dirname(os.path.realpath(path)) == own else None
+            if other is None:
+                raise
+            logger.warning("%s Going on from %s.", error, other)
+            state = load_checkpoint(other)
+        extra = state.get("extra_state")
+        if cfg.ema.store_ema and extra is not None and "ema" not in extra:
+            logger.warning("%s has no averaged weights: the average starts from its weights.", path)
+            extra["ema"] = dict(state["model"])  # the stock trainer would look for them where it deleted them
+        return state
+
+    return read
 
 
 def _save(obj: Any, filename: str, async_write: bool = False) -> None:
@@ -154,7 +182,7 @@ def _copy(src: str, dst: str, overwrite: bool = False) -> bool:
 def train(cfg: DictConfig) -> None:
     """fairseq's training program with this trainer and our checkpoint files."""
     fairseq_cli.train.Trainer = OFATrainer
-    checkpoint_utils.load_checkpoint_to_cpu = _load_to_cpu
+    checkpoint_utils.load_checkpoint_to_cpu = _reader(cfg)
     checkpoint_utils.torch_persistent_save = _save
     PathManager.copy = staticmethod(_copy)
     cfg.dataset.ignore_unused_valid_subsets = True  # the check takes --data for a folder
