@@ -15,11 +15,11 @@ logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.ERROR)
 logging.getLogger("hydra").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
 
-REGISTERED = (
+PLUGIN_MODULES = (
     "models.fairseq_ofa",
     "ofa_module.lr_scheduler",
     "criterions.label_smoothed_cross_entropy",
     "tasks.caption",
 )
-for _name in REGISTERED:
+for _name in PLUGIN_MODULES:
     importlib.import_module(_name)

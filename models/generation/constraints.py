@@ -80,7 +80,9 @@ class TokenRules:
         tokens: (rows, step + 1) generated so far, begin of sentence first. A forced token is exempt from all rules.
         """
         config = self.config
-        log_probs[log_probs[:, EOS].isnan()] = -math.inf  # log_softmax of a row without a finite logit
+        broken = log_probs[:, EOS].isnan()  # log_softmax of a row that holds NaN or no finite logit
+        if bool(broken.any()):
+            log_probs[broken] = -math.inf
         if config.zero_shot:
             self._forbid_in_full_vocabulary(log_probs, step)
         if config.unkpen:
