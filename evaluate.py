@@ -25,6 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from models.generation import GenerationConfig
+from models.ofa import OFAConfig
 from ofa_module import cli
 from tasks.base import Evaluation, OFATask
 from utils.checkpoint import load_checkpoint, load_model
@@ -74,7 +75,8 @@ def evaluate(cfg: DictConfig) -> None:
     paths = fairseq_utils.split_paths(cfg.common_eval.path)
     task: OFATask = fairseq_tasks.setup_task(_task_config(cfg, paths[0], overrides))
     generation = _generation_config(cfg, task)
-    models = [_load(path, overrides, cfg) for path in paths]
+    of_model = {f.name for f in fields(OFAConfig)}
+    models = [_load(path, {key: overrides[key] for key in overrides if key in of_model}, cfg) for path in paths]
     subset = cfg.dataset.gen_subset
     task.load_dataset(subset)
     rows, sums, skipped = _answer(cfg, task, models, subset, generation)
@@ -92,11 +94,11 @@ def _task_config(cfg: DictConfig, path: str, overrides: dict[str, Any]) -> DictC
     if name not in fairseq_tasks.TASK_DATACLASS_REGISTRY:
         raise UserError(f"{path} was trained for the task {name!r}, which is not registered.")
     config = OmegaConf.structured(fairseq_tasks.TASK_DATACLASS_REGISTRY[name]())
-    values = {**stored, **overrides, "_name": name}
-    with open_dict(config):
-        for key, value in values.items():
-            if key in config:
-                config[key] = value
+    if unknown := [key for key in overrides if key not in config and key not in {f.name for f in fields(OFAConfig)}]:
+        raise UserError(f"--model-overrides: neither the task {name!r} nor the network has an option {unknown[0]!r}.")
+    for key, value in {**stored, **overrides, "_name": name}.items():
+        if key in config:
+            config[key] = value
     return config
 
 

@@ -40,7 +40,6 @@ class ResNet(nn.Module):
         self.layer2 = _stage(256, 128, blocks[1], 2, norm, rate)
         self.layer3 = _stage(512, 256, blocks[2], 2, norm, rate)
         self.reset_parameters()
-        self.to(memory_format=torch.channels_last)
         if config.resnet_model_path is not None:
             self._load(config.resnet_model_path)
 
