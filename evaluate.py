@@ -4,8 +4,6 @@ The task and its options come from the checkpoint (`--model-overrides` changes t
 from the command line; with `--zero-shot` the task comes from the command line too. No task is named in here.
 """
 
-import ofa_module  # isort: skip  (before fairseq, whose import it quiets)
-
 import argparse
 import logging
 import sys
@@ -41,8 +39,12 @@ class EvaluationFlags(FairseqDataclass):
     """Flags that only evaluation has."""
 
     ema_eval: bool = field(default=False, metadata={"help": "evaluate the averaged weights of the checkpoint"})
-    zero_shot: bool = field(default=False, metadata={"help": "take the task from the command line, and only weights from the file"})
-    beam_search_vqa_eval: bool = field(default=False, metadata={"help": "answer VQA by beam search, not by ranking all answers"})
+    zero_shot: bool = field(
+        default=False, metadata={"help": "take the task from the command line, and only weights from the file"}
+    )
+    beam_search_vqa_eval: bool = field(
+        default=False, metadata={"help": "answer VQA by beam search, not by ranking all answers"}
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -147,7 +149,9 @@ def _answer(
         skipped += batch.get("skipped", [])
         if "net_input" not in batch:
             continue
-        result: Evaluation = task.evaluate(models, fairseq_utils.apply_to_sample(lambda x: _convert(x, device, dtype), batch), generation)
+        result: Evaluation = task.evaluate(
+            models, fairseq_utils.apply_to_sample(lambda x: _convert(x, device, dtype), batch), generation
+        )
         references = result.references or [[]] * len(result.records)
         rows += zip((int(row) for row in batch["rows"]), zip(result.records, references, strict=True), strict=True)
         for name, (total, count) in result.sums.items():
@@ -184,7 +188,7 @@ def _report(
         len(task.dataset(subset)),
         missing,
     )
-    references = sorted((pair for share in gather_objects([(row, refs) for row, (_, refs) in rows]) for pair in share))
+    references = sorted(pair for share in gather_objects([(row, refs) for row, (_, refs) in rows]) for pair in share)
     scores: dict[str, float] = {}
     for name in sorted({name for names in gather_objects(list(sums)) for name in names}):
         total, count = sum_over_ranks(list(sums.get(name, (0.0, 0.0))))

@@ -3,8 +3,6 @@
 Loads the plugin, parses the flags and hands over to fairseq's training program.
 """
 
-import ofa_module  # isort: skip  (before fairseq, whose import it quiets)
-
 import sys
 from collections.abc import Sequence
 

@@ -74,7 +74,9 @@ def main() -> None:
     figures = {}
     for side in SIDES:
         command = [sys.executable, "-m", "benchmarks.attend", "--side", side, "--batch", str(args.batch)]
-        out = subprocess.run([*command, "--repeat", str(args.repeat)], capture_output=True, text=True, check=True).stdout
+        out = subprocess.run(
+            [*command, "--repeat", str(args.repeat)], capture_output=True, text=True, check=True
+        ).stdout
         figures[side] = [float(x) for x in out.split()]
     assert abs(figures["plain"][2] - figures["shared"][2]) < 1e-2 * abs(figures["plain"][2]) + 1.0
     print(f"| B = {args.batch}, H = {H}, S = {S}, D = {D} | seconds | peak memory (MB) |\n| --- | --- | --- |")

@@ -84,9 +84,7 @@ def main() -> None:
         size = path.stat().st_size / 1e9
         lines = []
         for cold in (True, False):
-            plain, index = (
-                seconds(action, path, cold, args.repeats) for action in (read_plainly, build_index)
-            )
+            plain, index = (seconds(action, path, cold, args.repeats) for action in (read_plainly, build_index))
             state = "dropped" if cold else "warm"
             rates = f"{size / plain:.2f} | {size / index:.2f} | {plain / index:.0%}"
             lines.append(f"| {state} | {rates} |")

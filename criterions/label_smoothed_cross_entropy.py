@@ -23,7 +23,9 @@ class LabelSmoothedCrossEntropyConfig(FairseqDataclass):
     ignore_prefix_size: int = field(default=0, metadata={"help": "leave out the first N target positions of a row"})
     ignore_eos: bool = field(default=False, metadata={"help": "leave out the end of sentence of a row"})
     sentence_avg: bool = II("optimization.sentence_avg")
-    drop_worst_ratio: float = field(default=0.0, metadata={"help": "share of tokens with the largest loss to leave out"})
+    drop_worst_ratio: float = field(
+        default=0.0, metadata={"help": "share of tokens with the largest loss to leave out"}
+    )
     drop_worst_after: int = field(default=0, metadata={"help": "leave worst tokens out only after this many updates"})
     use_rdrop: bool = field(default=False, metadata={"help": "R-Drop: two passes and a symmetric KL between them"})
     reg_alpha: float = field(default=1.0, metadata={"help": "weight of the R-Drop term"})

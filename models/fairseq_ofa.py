@@ -12,8 +12,8 @@ from torch import Tensor
 
 from models.ofa import OFA, OFAConfig
 from models.ofa.config import ARCHITECTURES
-from utils.errors import UserError
 from utils.checkpoint import upgrade_state_dict
+from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 

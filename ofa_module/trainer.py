@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import fairseq_cli.train
+import torch
 from fairseq import checkpoint_utils
+from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics
 from fairseq.models.ema.ema import EMA
@@ -16,7 +18,7 @@ from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from utils.checkpoint import DamagedCheckpointError, load_checkpoint, previous_checkpoint, save_checkpoint
+from utils.checkpoint import SAFE_GLOBALS, DamagedCheckpointError, load_checkpoint, previous_checkpoint, save_checkpoint
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,9 @@ class OFATrainer(Trainer):
         except Exception as error:
             # The stock trainer hides the reason behind one sentence for all cases.
             if isinstance(error.__context__, UserError):
-                raise UserError(f"Cannot load model parameters from checkpoint {filename}: {error.__context__}") from error
+                raise UserError(
+                    f"Cannot load model parameters from checkpoint {filename}: {error.__context__}"
+                ) from error
             raise
 
     def _build_ema(self) -> None:
@@ -86,13 +90,14 @@ class OFATrainer(Trainer):
             raise UserError("--lr-scheduler polynomial_decay needs --max-epoch, --max-update or --total-num-update.")
         if reinit(total, self.get_num_updates()):
             warmup = self.lr_scheduler.cfg.warmup_updates
-            logger.info("Total steps %d, warmup steps %d, warmup_factor %s", total, warmup, self.lr_scheduler.warmup_factor)
+            logger.info(
+                "Total steps %d, warmup steps %d, warmup_factor %s", total, warmup, self.lr_scheduler.warmup_factor
+            )
 
     def get_valid_iterator(self, subset: str, disable_iterator_cache: bool = False) -> Any:
         """As stock, but empty before the first epoch: the stock loop would read all validation data for nothing."""
         iterator = super().get_valid_iterator(subset, disable_iterator_cache)
         return iterator if self._epoch_began else _Nothing()
-
 
     def reset_dummy_batch(self, batch: dict[str, Any]) -> None:
         """The batch that processes without data run; it must hold a good row."""
@@ -185,5 +190,7 @@ def train(cfg: DictConfig) -> None:
     checkpoint_utils.load_checkpoint_to_cpu = _reader(cfg)
     checkpoint_utils.torch_persistent_save = _save
     PathManager.copy = staticmethod(_copy)
+    # Processes hand checkpoints on to each other through the same safe reader.
+    torch.serialization.add_safe_globals([distributed_utils._TensorPlaceholder, *SAFE_GLOBALS])
     cfg.dataset.ignore_unused_valid_subsets = True  # the check takes --data for a folder
     fairseq_cli.train.main(cfg)

@@ -131,13 +131,21 @@ class OFATask(FairseqTask):
         )
 
     def train_step(
-        self, sample: dict, model: nn.Module, criterion: nn.Module, optimizer: Any, update_num: int, ignore_grad: bool = False
+        self,
+        sample: dict,
+        model: nn.Module,
+        criterion: nn.Module,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool = False,
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Forward and backward of one batch; `ignore_grad` runs it for its communication only."""
         model.train()
         model.set_num_updates(update_num)
         with torch.autograd.profiler.record_function("forward"):
-            with torch.amp.autocast(sample["target"].device.type, enabled=getattr(optimizer, "scaler", None) is not None):
+            with torch.amp.autocast(
+                sample["target"].device.type, enabled=getattr(optimizer, "scaler", None) is not None
+            ):
                 loss, sample_size, logged = criterion(model, sample, update_num=update_num)
         if ignore_grad:
             loss = loss * 0

@@ -67,7 +67,8 @@ class CaptionTask(OFATask):
         best = [hypotheses[0].tokens for hypotheses in generate(list(models), encoder_inputs(batch), config)]
         captions = [remove_punctuation(self.vocab.decode(tokens)).strip() for tokens in best]
         records: list[Record] = [
-            {"image_id": str(image_id), "caption": caption} for image_id, caption in zip(batch["id"], captions, strict=True)
+            {"image_id": str(image_id), "caption": caption}
+            for image_id, caption in zip(batch["id"], captions, strict=True)
         ]
         references = batch["references"]
         sums = {}

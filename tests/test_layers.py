@@ -47,7 +47,9 @@ def test_core_imports_only_downward(path):
 
 
 def test_core_imports_with_fairseq_blocked():
-    modules = [str(p.relative_to(ROOT).with_suffix("")).replace("/", ".") for p in core_files() if p.name != "__main__.py"]
+    modules = [
+        str(p.relative_to(ROOT).with_suffix("")).replace("/", ".") for p in core_files() if p.name != "__main__.py"
+    ]
     program = (
         "import sys, importlib\n"
         "sys.modules.update(fairseq=None, fairseq_cli=None, omegaconf=None, hydra=None)\n"

@@ -70,7 +70,7 @@ def test_recipe_of_the_huge_evaluation():
 
 
 def test_users_flags_come_last_and_keep_their_blanks():
-    (words,) = dry_run(ROOT / "run_scripts/caption/train_caption_stage1.sh", "--lr=3e-5", "--eval-args={\"beam\": 2}")
+    (words,) = dry_run(ROOT / "run_scripts/caption/train_caption_stage1.sh", "--lr=3e-5", '--eval-args={"beam": 2}')
     assert parse(words).optimization.lr == [3e-5] and parse(words).task.eval_args == '{"beam": 2}'
 
 

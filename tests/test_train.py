@@ -137,7 +137,14 @@ def test_two_processes_resume_with_the_same_samples(demo, tmp_path):
 def evaluate_args(demo, checkpoint, results, *more, data="caption_test.tsv"):
     overrides = {"data": f"{demo}/caption_data/{data}", "bpe_dir": f"{demo}/BPE", "selected_cols": "1,4,2"}
     path = f"{demo}/caption_data/{data}"
-    return [path, f"--path={checkpoint}", f"--results-path={results}", f"--model-overrides={overrides}", *GENERATE, *more]
+    return [
+        path,
+        f"--path={checkpoint}",
+        f"--results-path={results}",
+        f"--model-overrides={overrides}",
+        *GENERATE,
+        *more,
+    ]
 
 
 def test_evaluation_is_the_same_for_one_and_two_processes(demo, trained, tmp_path):
@@ -162,9 +169,15 @@ def test_ensemble_of_averaged_weights_runs(demo, trained, tmp_path):
 
 def test_validation_scores_captions(demo, tmp_path):
     more = ["--batch-size=12", "--max-epoch=1", "--eval-cider", '--eval-args={"beam":2,"max_len_b":8}', "--bf16"]
-    more += ["--best-checkpoint-metric=cider", "--maximize-best-checkpoint-metric", f"--tensorboard-logdir={tmp_path}/tb"]
+    more += [
+        "--best-checkpoint-metric=cider",
+        "--maximize-best-checkpoint-metric",
+        f"--tensorboard-logdir={tmp_path}/tb",
+    ]
     output = run("train.py", *training_args(demo, tmp_path, *more))
-    assert "valid on 'valid' subset" in output and "| cider " in output and "best_cider" not in output.split("valid on")[0]
+    assert (
+        "valid on 'valid' subset" in output and "| cider " in output and "best_cider" not in output.split("valid on")[0]
+    )
     assert (tmp_path / "checkpoint_best.pt").exists() and list((tmp_path / "tb").rglob("events*"))
 
 
@@ -210,7 +223,7 @@ def test_bad_input_is_one_sentence(change, words, demo, trained, tmp_path, capsy
     assert not list((tmp_path / "save").glob("*.pt"))
 
 
-def test_skipped_rows_are_counted(demo, trained, tmp_path):
+def test_skipped_rows_are_counted(demo, trained, tmp_path, capsys):
     good = (demo / "caption_data/caption_test.tsv").read_text().splitlines(keepends=True)[:3]
     test = demo / "caption_data/broken.tsv"
     test.write_text(good[0] + "9\t9\tx\ty\t!!!\n" + "".join(good[1:]))
@@ -235,6 +248,8 @@ def test_overrides_are_never_executed(demo, trained, tmp_path, capsys):
 
 
 def test_more_processes_than_rows(demo, trained, tmp_path):
-    (demo / "caption_data/one.tsv").write_text((demo / "caption_data/caption_test.tsv").read_text().splitlines()[0] + "\n")
+    (demo / "caption_data/one.tsv").write_text(
+        (demo / "caption_data/caption_test.tsv").read_text().splitlines()[0] + "\n"
+    )
     args = evaluate_args(demo, trained[0] / "checkpoint_last.pt", tmp_path, data="one.tsv")
     assert "2 ranks cannot share 1 rows" in run("evaluate.py", *args, processes=2, code=1)

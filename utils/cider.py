@@ -90,9 +90,7 @@ class CiderD:
                 frequencies[ngram] = frequencies.get(ngram, 0.0) + 1.0
         return cls(frequencies, math.log(len(references)))
 
-    def score(
-        self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]
-    ) -> tuple[float, np.ndarray]:
+    def score(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[float, np.ndarray]:
         """Score each hypothesis against the references of its image.
 
         Args:

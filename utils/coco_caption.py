@@ -32,9 +32,7 @@ Captions = dict[str, list[str]]  # image id -> captions
 logger = logging.getLogger(__name__)
 
 
-def score_captions(
-    predictions: list[dict[str, Any]], annotations: str | Path | dict[str, Any]
-) -> dict[str, float]:
+def score_captions(predictions: list[dict[str, Any]], annotations: str | Path | dict[str, Any]) -> dict[str, float]:
     """Score predictions over the images they name.
 
     Args:
@@ -57,9 +55,7 @@ def score_captions(
         raise UserError("The result holds no captions; run the evaluation again.")
     repeated = [image for image, captions in hypotheses.items() if len(captions) > 1]
     if repeated:
-        raise UserError(
-            f"The result has {len(hypotheses[repeated[0]])} captions of image {repeated[0]}; keep one."
-        )
+        raise UserError(f"The result has {len(hypotheses[repeated[0]])} captions of image {repeated[0]}; keep one.")
     missing = [image for image in hypotheses if image not in found]
     if missing:
         raise UserError(
@@ -93,9 +89,7 @@ def _captions(records: Any, name: str, container: str) -> Captions:
         for record in records:
             captions.setdefault(str(record["image_id"]), []).append(" ".join(record["caption"].split()))
     except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            f'{name} must be {container} {{"image_id": ..., "caption": "..."}} records.'
-        ) from error
+        raise UserError(f'{name} must be {container} {{"image_id": ..., "caption": "..."}} records.') from error
     return captions
 
 
@@ -106,9 +100,7 @@ def _own_cider(hypotheses: Captions, references: Captions) -> float:
         return [remove_punctuation(caption.lower()) for caption in captions]
 
     prepared = [words(captions) for captions in references.values()]
-    return CiderD.from_references(prepared).score(
-        [words(captions)[0] for captions in hypotheses.values()], prepared
-    )[0]
+    return CiderD.from_references(prepared).score([words(captions)[0] for captions in hypotheses.values()], prepared)[0]
 
 
 def _tokenize(captions: Captions) -> Captions:

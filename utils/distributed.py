@@ -62,8 +62,4 @@ def sum_over_ranks(values: Tensor | list[float]) -> Tensor | list[float]:
 
 def _collective_device() -> torch.device:
     """Where the backend wants its tensors: NCCL takes CUDA tensors only, Gloo is happiest on the CPU."""
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if "nccl" in dist.get_backend()
-        else torch.device("cpu")
-    )
+    return torch.device("cuda", torch.cuda.current_device()) if "nccl" in dist.get_backend() else torch.device("cpu")

@@ -37,9 +37,7 @@ def make_step(config: GenerationConfig) -> SelectionStep:
     if config.sampling:
         return partial(sampling_step, top_k=config.sampling_topk, top_p=config.sampling_topp)
     if config.diverse_beam_groups > 0:
-        return partial(
-            diverse_groups_step, groups=config.diverse_beam_groups, strength=config.diverse_beam_strength
-        )
+        return partial(diverse_groups_step, groups=config.diverse_beam_groups, strength=config.diverse_beam_strength)
     if config.diversity_rate > -1:
         return partial(beam_step, sibling_rate=config.diversity_rate)
     return beam_step

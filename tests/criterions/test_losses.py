@@ -86,9 +86,7 @@ def test_rewards_as_confidences_give_the_golden_self_critical_loss() -> None:
         (B, TARGET_B, {"conf": torch.tensor([2.0])}, 2.2904374863, 1.9404374863),
     ],
 )
-def test_reference_numbers(
-    logits: list[float], target: int, options: dict[str, Any], loss: float, nll: float
-) -> None:
+def test_reference_numbers(logits: list[float], target: int, options: dict[str, Any], loss: float, nll: float) -> None:
     sums = loss_sums(torch.tensor([[logits]], dtype=torch.float64), torch.tensor([[target]]), **options)
     tolerance = 1e-9
     assert sums.loss.item() == pytest.approx(loss, abs=tolerance)

@@ -134,9 +134,7 @@ def test_training_keeps_the_first_words(vocab: Vocabulary, caption_of: Callable[
 
 
 @pytest.mark.parametrize(("split", "scst"), [("valid", False), ("test", True), ("train", True)])
-def test_all_captions_are_kept(
-    vocab: Vocabulary, caption_of: Callable[..., Sample], split: str, scst: bool
-) -> None:
+def test_all_captions_are_kept(vocab: Vocabulary, caption_of: Callable[..., Sample], split: str, scst: bool) -> None:
     sample = caption_of(" A  cat. &&a  dog's tail&&Cat ", split, scst, max_tgt_length=1)
     assert text_of(vocab, sample) == " A cat&&a dogs tail&&Cat"
     assert sample["references"] == ["A cat", "a dogs tail", "Cat"]

@@ -19,9 +19,7 @@ GOLDEN = json.loads(FIGURES.read_text(encoding="utf-8"))["sharding"]
 def test_training_files_take_turns():
     paths = ["a", "b", "c", "val"]
     assert [file_for_epoch(paths, "train", epoch) for epoch in range(1, 8)] == list("abcabca")
-    assert {file_for_epoch(paths, split, epoch) for split in ("valid", "test") for epoch in (1, 2, 9)} == {
-        "val"
-    }
+    assert {file_for_epoch(paths, split, epoch) for split in ("valid", "test") for epoch in (1, 2, 9)} == {"val"}
     assert [file_for_epoch(["a", "val"], "train", epoch) for epoch in (1, 2)] == ["a", "a"]
 
 
@@ -31,9 +29,7 @@ def test_single_file_serves_every_split():
         file_for_epoch([], "train", 1)
 
 
-@pytest.mark.parametrize(
-    "case", GOLDEN, ids=lambda case: f"{case['rows']}-{case['rank']}of{case['processes']}"
-)
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: f"{case['rows']}-{case['rank']}of{case['processes']}")
 def test_golden_slices(case):
     start, stop = rank_slice(case["rows"], case["rank"], case["processes"])
     if "raises" in case:  # the original fails on a rank without rows
@@ -75,9 +71,7 @@ def test_batches_of_all_ranks(seed):
     rng = random.Random(seed)
     world_size, batch_size = rng.randint(1, 9), rng.randint(1, 12)
     num_rows, shuffle = rng.randint(world_size, 200), rng.random() < 0.5
-    plans = [
-        plan_batches(num_rows, batch_size, rank, world_size, seed, 2, shuffle) for rank in range(world_size)
-    ]
+    plans = [plan_batches(num_rows, batch_size, rank, world_size, seed, 2, shuffle) for rank in range(world_size)]
     assert {len(plan) for plan in plans} == {math.ceil(math.ceil(num_rows / world_size) / batch_size)}
     order = row_order(num_rows, seed, 2, shuffle)
     for rank, plan in enumerate(plans):

@@ -157,12 +157,7 @@ def test_codes_and_bins(vocab):
 
 def test_decode_drops_ends_and_pads_on_request(vocab):
     ids = [0, 713, 1, 3, 1, 2]
-    assert (
-        vocab.decode(ids)
-        == vocab.decode(torch.tensor(ids))
-        == vocab.decode(iter(ids))
-        == "This<pad><unk><pad>"
-    )
+    assert vocab.decode(ids) == vocab.decode(torch.tensor(ids)) == vocab.decode(iter(ids)) == "This<pad><unk><pad>"
     assert vocab.decode(ids, drop_pad=True) == "This<unk>"
     assert vocab.decode([]) == vocab.string([]) == ""
 
@@ -222,10 +217,7 @@ def test_bert(bert_dir):
     assert vocab.string(vocab.encode("Café playing")) == "cafe play ##ing"
     assert vocab.string(vocab.encode("图片 IT'S?")) == "图 片 it ' s ?"
     assert vocab.decode(vocab.encode("Café playing, it's?")) == "cafe playing [UNK] it's?"
-    assert (
-        vocab.decode([vocab.bos, vocab.index("it"), vocab.bin_id(3), vocab.unk, vocab.eos])
-        == "it <bin_3> <unk>"
-    )
+    assert vocab.decode([vocab.bos, vocab.index("it"), vocab.bin_id(3), vocab.unk, vocab.eos]) == "it <bin_3> <unk>"
     assert vocab.mask == 4 + 14 and vocab[4] == "[PAD]"
     assert pickle.loads(pickle.dumps(vocab)).encode("playing") == vocab.encode("playing")
 

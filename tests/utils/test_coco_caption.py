@@ -75,9 +75,7 @@ def test_without_java_own_cider_is_computed(caplog: pytest.LogCaptureFixture) ->
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_spice_is_optional(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, works: bool
-) -> None:
+def test_spice_is_optional(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, works: bool) -> None:
     class Fake:
         def compute_score(self, references: Any, hypotheses: Any) -> tuple[float, list[float]]:
             if not works and isinstance(self, FakeSpice):

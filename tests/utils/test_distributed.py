@@ -53,10 +53,7 @@ def test_one_process_needs_no_process_group() -> None:
 
 
 def test_two_processes_agree(tmp_path: Path) -> None:
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)], cwd=ROOT)
-        for rank in (0, 1)
-    ]
+    workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)], cwd=ROOT) for rank in (0, 1)]
     assert [worker.wait(120) for worker in workers] == [0, 0]
     seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert [one["rank"] for one in seen] == [0, 1]

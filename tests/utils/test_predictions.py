@@ -89,10 +89,7 @@ def test_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_two_processes_write_every_row_once(tmp_path: Path) -> None:
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)], cwd=ROOT)
-        for rank in (0, 1)
-    ]
+    workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)], cwd=ROOT) for rank in (0, 1)]
     assert [worker.wait(120) for worker in workers] == [0, 0]
     written = json.loads((tmp_path / "results" / "sub" / "test_predict.json").read_text())
     assert written == [{"image_id": str(row), "caption": f"caf\xe9 {row}"} for row in range(5)]
