@@ -149,9 +149,8 @@ def _answer(
         skipped += batch.get("skipped", [])
         if "net_input" not in batch:
             continue
-        result: Evaluation = task.evaluate(
-            models, fairseq_utils.apply_to_sample(lambda x: _convert(x, device, dtype), batch), generation
-        )
+        batch = fairseq_utils.apply_to_sample(lambda x: x.to(device, dtype if x.is_floating_point() else None), batch)
+        result: Evaluation = task.evaluate(models, batch, generation)
         references = result.references or [[]] * len(result.records)
         rows += zip((int(row) for row in batch["rows"]), zip(result.records, references, strict=True), strict=True)
         for name, (total, count) in result.sums.items():
@@ -163,10 +162,6 @@ def _answer(
 def _interval() -> float:
     """Seconds between progress updates: a bar on a terminal, a line now and then in a log."""
     return 0.5 if sys.stderr.isatty() else 30.0
-
-
-def _convert(x: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    return x.to(device, dtype if x.is_floating_point() else None)
 
 
 def _report(

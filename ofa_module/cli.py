@@ -54,7 +54,7 @@ def parse_with_flags(
 
 
 def _with_plugin(argv: Sequence[str]) -> list[str]:
-    """The flags with --user-dir naming this plugin, however the caller spelled its path, and old launchers' rank flag."""
+    """The flags with --user-dir naming this plugin, however its path was spelled, and old launchers' rank flag."""
     args = [arg.replace("--local-rank", "--local_rank", 1) for arg in argv]
     args = [f"--user-dir={PLUGIN}" if _names_plugin(arg.removeprefix("--user-dir=")) else arg for arg in args]
     for i, arg in enumerate(args[:-1]):

@@ -1,4 +1,4 @@
-"""Command lines: every flag of the released captioning scripts parses and means the same; bad ones end in a sentence."""
+"""Command lines: the flags of the released captioning scripts mean the same; bad ones end in a sentence."""
 
 import dataclasses
 import os
@@ -22,9 +22,11 @@ SWITCHES = (
 # What the released stage-1 script passes.
 STAGE1 = (
     "../../dataset/caption_data/caption_stage1_train.tsv,../../dataset/caption_data/caption_val.tsv "
-    "--selected-cols=0,4,2 --bpe-dir=../../utils/BPE --user-dir=../../ofa_module --restore-file=../../checkpoints/ofa_large.pt "
+    "--selected-cols=0,4,2 --bpe-dir=../../utils/BPE --user-dir=../../ofa_module "
+    "--restore-file=../../checkpoints/ofa_large.pt "
     "--reset-optimizer --reset-dataloader --reset-meters --save-dir=./stage1_checkpoints/2_0.06_2500 --task=caption "
-    "--arch=ofa_large --criterion=adjust_label_smoothed_cross_entropy --label-smoothing=0.1 --batch-size=8 --update-freq=4 "
+    "--arch=ofa_large --criterion=adjust_label_smoothed_cross_entropy --label-smoothing=0.1 "
+    "--batch-size=8 --update-freq=4 "
     f"{SWITCHES} --encoder-drop-path-rate=0.1 --decoder-drop-path-rate=0.1 --dropout=0.1 --attention-dropout=0.0 "
     "--resnet-drop-path-rate=0.0 --weight-decay=0.01 --optimizer=adam --adam-betas=(0.9,0.999) --adam-eps=1e-08 "
     "--clip-norm=1.0 --lr-scheduler=polynomial_decay --lr=1e-5 --max-epoch=2 --warmup-ratio=0.06 --log-format=simple "

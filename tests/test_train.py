@@ -1,4 +1,4 @@
-"""Through the front door: train.py and evaluate.py as processes, on digit scenes; kills, resumes, two processes, bad input."""
+"""Through the front door: train.py and evaluate.py on digit scenes; kills, resumes, two processes, bad input."""
 
 import json
 import os

@@ -37,7 +37,7 @@ def write_predictions(
 
 
 def merge_rows(rows: list[tuple[int, Record]], row_count: int, skipped: int = 0) -> list[Record]:
-    """Sort records by row number and keep each row once; UserError unless all but `skipped` of 0..row_count-1 are there."""
+    """Sort records by row number, each row once; UserError unless all but `skipped` of 0..row_count-1 are there."""
     by_row: dict[int, Record] = {}
     for row, record in rows:
         if not 0 <= row < row_count:
