@@ -9,7 +9,7 @@ export SIZE=demo DATA_DIR=$out/data OUTPUT_DIR=$out RESULTS_DIR=$out OFA_PYTHON=
 mkdir -p "$out"
 
 echo "== 1/4 digit scenes -> $DATA_DIR"
-[ -f "$DATA_DIR/caption_data/test_caption_coco_format.json" ] || "$OFA_PYTHON" -m data.demo "$DATA_DIR"
+[ -f "$DATA_DIR/caption_data/test_caption_coco_format.json" ] || "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48
 echo "== 2/4 training ofa_demo (log: $out/stage1_logs)"
 sh run_scripts/caption/train_caption_stage1.sh --eval-cider-cached-tokens= --batch-size=32 --update-freq=1 --lr=1e-3 \
     --label-smoothing=0.0 --weight-decay=0.0 --save-interval-updates=0 --validate-interval-updates=0 --validate-interval=5 \

@@ -25,8 +25,8 @@ DEFAULTS = dict(
 )
 RUNS = [
     "ce_eps0", "ce_eps0.1", "ce_drop_worst", "ce_drop_worst_not_yet", "ce_rdrop", "ce_rdrop_drop_worst",
-    "ce_ignore_eos", "ce_ignore_prefix2", "ce_sentence_avg", "ce_conf", "ce_constraint_range", "ce_constraint_range_ignore_eos",
-    "ce_constraint_masks", "ce_constraint_masks_conf",
+    "ce_ignore_eos", "ce_ignore_prefix2", "ce_sentence_avg", "ce_conf", "ce_constraint_range",
+    "ce_constraint_range_ignore_eos", "ce_constraint_masks", "ce_constraint_masks_conf",
 ]  # fmt: skip
 
 
