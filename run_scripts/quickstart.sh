@@ -15,6 +15,9 @@ sh run_scripts/caption/train_caption_stage1.sh --eval-cider-cached-tokens= --bat
     --label-smoothing=0.0 --weight-decay=0.0 --save-interval-updates=0 --validate-interval-updates=0 --validate-interval=5 \
     --save-interval=5 --log-interval=100 --log-format=simple "$@"
 echo "== 3/4 captions of the test pictures"
-CHECKPOINT=$(ls "$out"/stage1_checkpoints/*/checkpoint_best.pt) sh run_scripts/caption/evaluate_caption.sh
+export CHECKPOINT
+CHECKPOINT=$(ls -t "$out"/stage1_checkpoints/*/checkpoint_best.pt | head -n 1)
+sh run_scripts/caption/evaluate_caption.sh --batch-size=50
+SUBSET=blank sh run_scripts/caption/evaluate_caption.sh --batch-size=50
 echo "== 4/4 pictures and scores"
 "$OFA_PYTHON" -m data.demo.report "$out"

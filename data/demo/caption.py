@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from data.demo.words import COLOURS, DIGITS, POSITIONS, object_name, object_phra
 
 FILES = {"train": "caption_stage1_train.tsv", "val": "caption_val.tsv", "test": "caption_test.tsv"}
 COCO_FILE = "test_caption_coco_format.json"
+BLANK_FILE = "caption_blank.tsv"  # the test rows with nothing on the canvas: what guessing is worth
 _FIRST_IMAGE = {"train": 100_000, "val": 200_000, "test": 300_000}
 
 
@@ -42,26 +44,32 @@ def encode_scene(scene: Scene) -> str:
 
 
 def write_caption_data(folder: Path, counts: dict[str, int], seed: int, size: int) -> None:
-    """Write the TSV file of each split and the test references as a COCO caption annotation file.
+    """Write the TSV file of each split, a blank one, and the test references as a COCO caption annotation file.
 
     Args:
-        folder: existing folder for the four files.
+        folder: existing folder for the five files.
         counts: rows of each split.
         seed: the same seed gives the same bytes.
         size: side of the pictures in pixels.
     """
     for split in SPLITS:
-        captions = {}  # of each image id
-        with open(folder / FILES[split], "w", encoding="utf-8", newline="\n") as file:
-            for number in range(counts[split]):
-                scene = caption_scene(split, number, seed, size)
-                image_id = str(_FIRST_IMAGE[split] + number)
-                captions[image_id] = scene_caption(scene)
-                labels = "&&".join(object_name(item.colour, item.digit) for item in scene.objects)
-                row = (str(number), image_id, captions[image_id], labels, encode_scene(scene))
-                file.write("\t".join(row) + "\n")
-        if split == "test":
-            (folder / COCO_FILE).write_text(json.dumps(_coco_annotations(captions)), encoding="utf-8")
+        captions = _write_rows(folder / FILES[split], split, counts[split], seed, size)
+    (folder / COCO_FILE).write_text(json.dumps(_coco_annotations(captions)), encoding="utf-8")
+    _write_rows(folder / BLANK_FILE, "test", counts["test"], seed, size, blank=True)
+
+
+def _write_rows(path: Path, split: str, count: int, seed: int, size: int, blank: bool = False) -> dict[str, str]:
+    """Write one file, with empty canvases if `blank`; returns the caption of each image id."""
+    captions = {}
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for number in range(count):
+            scene = caption_scene(split, number, seed, size)
+            image_id = str(_FIRST_IMAGE[split] + number)
+            captions[image_id] = scene_caption(scene)
+            labels = "&&".join(object_name(item.colour, item.digit) for item in scene.objects)
+            picture = encode_scene(replace(scene, objects=()) if blank else scene)
+            file.write("\t".join((str(number), image_id, captions[image_id], labels, picture)) + "\n")
+    return captions
 
 
 def _coco_annotations(captions: dict[str, str]) -> dict[str, object]:

@@ -17,6 +17,12 @@ from utils.errors import UserError
 COLUMNS, ROWS = 8, 5  # pictures of the contact sheet
 
 
+def read_captions(predictions: Path) -> dict[str, str]:
+    """Caption of each image id in a file of predictions."""
+    records = json.loads(predictions.read_text(encoding="utf-8"))
+    return {record["image_id"]: record["caption"] for record in records}
+
+
 def exact_share(captions: dict[str, str], test: TsvFile) -> float:
     """Share of the test pictures (columns image id, caption, image) whose caption is exactly the reference."""
     return sum(captions[test[i][0]] == test[i][1] for i in range(len(test))) / len(test)
@@ -68,9 +74,9 @@ def main(argv: list[str]) -> int:
     """Draws the pictures, writes scores.md and says where everything is."""
     try:
         (out,) = (Path(arg) for arg in argv)
-        predictions = json.loads((out / "caption" / "test_predict.json").read_text(encoding="utf-8"))
-        captions = {record["image_id"]: record["caption"] for record in predictions}
+        captions = read_captions(out / "caption" / "test_predict.json")
         test = TsvFile(out / "data" / "caption_data" / "caption_test.tsv", "1,2,4")
+        blank = read_captions(out / "caption" / "blank_predict.json")
         scores = json.loads((out / "caption" / "test_scores.json").read_text(encoding="utf-8"))
         log = max((out / "stage1_logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
         draw_curves(read_curves(log), out / "training_curve.png")
@@ -78,7 +84,8 @@ def main(argv: list[str]) -> int:
     except (OSError, ValueError, UserError) as error:
         print(f"python -m data.demo.report: error: {error}", file=sys.stderr)
         return 2
-    table = {"exact captions": exact_share(captions, test), **scores}
+    shares = {"exact captions": exact_share(captions, test), "exact, blank pictures": exact_share(blank, test)}
+    table = {**shares, **scores}
     lines = [f"| {name} | {value:.4f} |" for name, value in table.items()]
     text = "\n".join([f"| score on {len(test)} test pictures | value |", "| --- | --- |", *lines])
     (out / "scores.md").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,105 @@
+"""The captioning task: row -> batch -> loss -> caption -> record and score, on a tiny network."""
+
+import pytest
+import torch
+from fairseq import tasks
+from fairseq.logging import metrics
+
+import train
+from data.demo.__main__ import main as build_demo
+from models.generation import GenerationConfig
+from utils.cider import CiderD
+from utils.errors import UserError
+
+ARGS = [
+    "--task=caption", "--arch=ofa_demo", "--criterion=adjust_label_smoothed_cross_entropy", "--optimizer=adam",
+    "--lr-scheduler=fixed", "--selected-cols=1,4,2", "--patch-image-size=48", "--code-dict-size=0", "--num-bins=0",
+    "--batch-size=4",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    assert build_demo([str(folder), "--train=9", "--val=6", "--test=2", "--size=48"]) == 0
+    return folder
+
+
+@pytest.fixture
+def make(demo):
+    """Task, model, criterion and the first validation batch for some flags."""
+
+    def build(*flags, data="{0}/caption_stage1_train.tsv,{0}/caption_val.tsv"):
+        cfg = train.parse_args([data.format(f"{demo}/caption_data"), f"--bpe-dir={demo}/BPE", *ARGS, *flags])
+        task = tasks.setup_task(cfg.task)
+        torch.manual_seed(0)
+        model = task.build_model(cfg.model)
+        task.load_dataset("valid")
+        batch = next(task.get_batch_iterator(task.dataset("valid"), max_sentences=4).next_epoch_itr(shuffle=False))
+        return task, model, task.build_criterion(cfg.criterion), batch
+
+    return build
+
+
+def test_validation_logs_what_evaluate_sums(make):
+    task, model, criterion, batch = make("--eval-cider", '--eval-args={"beam":2,"max_len_b":6}')
+    loss, size, logged = task.valid_step(batch, model, criterion)
+    result = task.evaluate([model], batch, GenerationConfig(beam=2, max_len_b=6))
+    assert (logged["_cider_sum"], logged["_cider_cnt"]) == result.sums["cider"] and logged["_cider_cnt"] == 4
+    with metrics.aggregate(new_root=True) as shown:
+        task.reduce_metrics([{**logged, "loss": loss}, {**logged, "loss": loss}], criterion)
+    assert shown["cider"].avg == pytest.approx(logged["_cider_sum"] / 4) and size == logged["sample_size"]
+
+
+def test_one_record_per_row_with_its_image_id(make, demo):
+    task, model, _, batch = make()
+    result = task.evaluate([model], batch, GenerationConfig(beam=1, max_len_b=4))
+    rows = (demo / "caption_data/caption_val.tsv").read_text().splitlines()[:4]
+    assert [record["image_id"] for record in result.records] == [row.split("\t")[1] for row in rows]
+    assert result.references == [[row.split("\t")[2]] for row in rows] and not result.sums
+
+
+def test_perfect_captions_score_ten(make):
+    task, *_ = make("--eval-cider")
+    captions = [task.dataset("valid")[i]["references"] for i in range(6)]
+    assert task.cider.score([refs[0] for refs in captions], captions)[0] == pytest.approx(10.0)
+
+
+def test_given_document_frequencies_are_used(make):
+    task, *_ = make("--eval-cider", "--eval-cider-cached-tokens=tests/golden/cider_df.p")
+    golden = CiderD.from_pickle("tests/golden/cider_df.p")
+    pair = ["a red seven at the top"], [["a red seven at the bottom"]]
+    assert task.cider.score(*pair)[0] == golden.score(*pair)[0]
+
+
+def test_no_generation_without_eval_cider(make):
+    task, model, criterion, batch = make()
+    assert "_cider_sum" not in task.valid_step(batch, model, criterion)[2]
+
+
+def test_training_files_take_turns_and_rows_are_shuffled_anew(make, demo):
+    data = "{0}/caption_stage1_train.tsv,{0}/caption_test.tsv,{0}/caption_val.tsv"
+    task, *_ = make(data=data)
+    assert task.has_sharded_data("train")
+    sizes = []
+    for epoch in (1, 2, 3):
+        task.load_dataset("train", epoch=epoch)
+        sizes.append(len(task.dataset("train")))
+    assert sizes == [9, 2, 9]
+    orders = [
+        [i for b in task.get_batch_iterator(task.dataset("train"), max_sentences=4, epoch=e).frozen_batches for i in b]
+        for e in (1, 1, 2)
+    ]
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == sorted(orders[2]) == list(range(9))
+    task.shuffle_rows = False
+    plan = task.get_batch_iterator(task.dataset("train"), max_sentences=4, epoch=2).frozen_batches
+    assert [i for b in plan for i in b] == list(range(9))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"), [(["--eval-cider", "--eval-args={"], "--eval-args"), (["--bpe-dir="], "--bpe-dir")]
+)
+def test_bad_options(make, flags, words):
+    with pytest.raises(UserError, match=words):
+        task, model, criterion, batch = make(*flags)
+        task.valid_step(batch, model, criterion)
