@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.errors import BadRowError, UserError
+from utils.files import atomic_write
 
 _MAGIC, _VERSION = b"OFA rows", 1
 _HEADER = struct.Struct("<8sQQqQ")  # magic, version, size and mtime_ns of the data file, number of rows
@@ -217,20 +218,13 @@ def _build_index(path: str, descriptor: int, stamp: _Stamp, place: Path) -> None
     stop = _end_of_rows(descriptor, stamp.size)
     if stop == 0:
         raise UserError(f"{path} has no rows; check how it was made.")
-    draft = Path(f"{place}.tmp")  # ours alone while we hold the lock
-    try:
-        with open(draft, "wb") as file:
-            file.write(bytes(_HEADER.size))
-            rows = _write_offsets(file, path, descriptor, stop)
-            if _stamp(descriptor) != stamp:
-                raise UserError(f"{path} changed while its rows were counted; start when it is complete.")
-            file.seek(0)
-            file.write(_HEADER.pack(_MAGIC, _VERSION, *stamp, rows))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, place)
-    finally:
-        draft.unlink(missing_ok=True)
+    with atomic_write(place) as file:  # ours alone while we hold the lock
+        file.write(bytes(_HEADER.size))
+        rows = _write_offsets(file, path, descriptor, stop)
+        if _stamp(descriptor) != stamp:
+            raise UserError(f"{path} changed while its rows were counted; start when it is complete.")
+        file.seek(0)
+        file.write(_HEADER.pack(_MAGIC, _VERSION, *stamp, rows))
 
 
 def _write_offsets(file: BinaryIO, path: str, descriptor: int, stop: int) -> int:

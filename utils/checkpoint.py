@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from utils import hf_layout, upgrade
 from utils.errors import UserError
+from utils.files import atomic_write
 from utils.upgrade import LoadReport
 
 if TYPE_CHECKING:
@@ -264,31 +265,19 @@ def upgrade_state_dict(
 def save_checkpoint(obj: Mapping[str, Any], path: PathLike) -> None:
     """Writes a checkpoint so that `path` always holds a whole one, the old or the new, whenever the program dies.
 
-    A process killed meanwhile leaves `<path>.tmp` behind; the next call overwrites it. Raises UserError when the disk
-    is full or the folder is missing.
+    Raises UserError when the disk is full or the folder is missing.
     """
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with atomic_write(path) as file:
             torch.save(obj, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
         reason = error if isinstance(error, OSError) else error.__context__  # torch reports a consequence instead
-        if isinstance(reason, OSError):
-            raise UserError(
-                f"{path} could not be written ({reason.strerror}), what stood there is untouched: "
-                "make room or choose another folder."
-            ) from error
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        if not isinstance(reason, OSError):
+            raise
+        raise UserError(
+            f"{path} could not be written ({reason.strerror}), what stood there is untouched: "
+            "make room or choose another folder."
+        ) from error
 
 
 def save_model(model: "OFA", path: PathLike) -> None:

@@ -1,13 +1,12 @@
 """Predictions of all processes -> one JSON file with every row exactly once, in input order."""
 
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from utils.distributed import gather_objects, is_main
 from utils.errors import UserError
+from utils.files import atomic_write
 
 Record = dict[str, Any]
 
@@ -57,17 +56,10 @@ def merge_rows(rows: list[tuple[int, Record]], row_count: int, skipped: int = 0)
 
 
 def write_json(content: Any, path: str | Path, indent: int | None = None) -> None:
-    """ASCII JSON written beside the file, flushed to disk, then renamed: a reader sees the old file or the new one."""
-    path, text = Path(path), json.dumps(content, indent=indent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """ASCII JSON, written so that a reader sees the old file or the new one; UserError if it cannot be."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(json.dumps(content, indent=indent).encode("ascii"))
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise UserError(f"Cannot write {path}: {error.strerror}; check --results-path.") from error
