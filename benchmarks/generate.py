@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -45,7 +46,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     model = OFA(OFAConfig.from_arch(args.arch)).eval()
-    inputs = {
+    inputs: dict[str, Any] = {
         "src_tokens": torch.tensor([PROMPT] * IMAGES),
         "patch_images": torch.randn(IMAGES, 3, args.size, args.size),
     }

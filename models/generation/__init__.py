@@ -2,6 +2,7 @@
 
 from models.generation.candidates import CandidateTrie
 from models.generation.config import GenerationConfig
+from models.generation.ranking import Ranking, rank_candidates
 from models.generation.search import Hypothesis, generate
 
-__all__ = ["CandidateTrie", "GenerationConfig", "Hypothesis", "generate"]
+__all__ = ["CandidateTrie", "GenerationConfig", "Hypothesis", "Ranking", "generate", "rank_candidates"]

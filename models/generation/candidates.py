@@ -1,14 +1,38 @@
 """Closed answer sets: the trie of their tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
 
 import torch
 from torch import Tensor
+
+from utils.errors import UserError
 
 # Nodes every trie has: before the first token, after end of sentence, and off all answers.
 ROOT, DONE, UNKNOWN = 0, 1, 2
 # An edge is one number, node * SPAN + token, so that looking one up is a binary search.
 SPAN = 1 << 32
+
+
+@dataclass
+class Nodes:
+    """The trie seen from its nodes, numbered so that all nodes below one follow it directly.
+
+    Attributes:
+        tokens, parents: (nodes,) token that leads to a node, and where from. edges: (nodes,) the edge that does.
+        depths: (nodes,) tokens on the way from the root.
+        ends: (nodes,) nodes below node n are n + 1 .. ends[n] - 1; of the special nodes 0.
+        sources: (E,) node an edge leaves.
+    """
+
+    tokens: Tensor
+    parents: Tensor
+    edges: Tensor
+    depths: Tensor
+    ends: Tensor
+    sources: Tensor
 
 
 class CandidateTrie:
@@ -18,12 +42,16 @@ class CandidateTrie:
     has no continuation.
 
     Args:
-        answers: token ids of each answer alone, without begin and end of sentence.
+        answers: token ids of each answer alone, without begin of sentence; one that holds eos ends before it.
         bos, eos: ids of begin and end of sentence, which the trie adds.
 
     Attributes:
         edges: (E,) sorted, node * SPAN + token. targets: (E,) node an edge leads to.
         offsets: (nodes + 1,) edges of node n are offsets[n] .. offsets[n + 1] - 1.
+        leaves: (N,) int32, node at which each answer is complete.
+
+    Raises:
+        ValueError: no answers, or a negative id.
     """
 
     def __init__(self, answers: Sequence[Sequence[int]], bos: int = 0, eos: int = 2) -> None:
@@ -31,27 +59,71 @@ class CandidateTrie:
             raise ValueError("A candidate trie needs at least one answer.")
         self.bos, self.eos = bos, eos
         nodes: list[dict[int, int]] = [{}, {}, {eos: DONE}]
-        for answer in answers:
+        words = [tuple(takewhile(lambda token: token != eos, answer)) for answer in answers]
+        leaves = {}
+        for word in sorted(set(words)):  # in order, so that nodes are numbered depth first
+            if min(word, default=0) < 0:
+                raise ValueError(f"Answer {words.index(word)} holds the negative token id {min(word)}.")
             node = ROOT
-            for token in answer:
+            for token in word:
                 if token not in nodes[node]:
                     nodes[node][token] = len(nodes)
                     nodes.append({})
                 node = nodes[node][token]
             nodes[node][eos] = DONE
+            leaves[word] = node
         ordered = [sorted(children.items()) for children in nodes]
         self.edges = torch.tensor([n * SPAN + token for n, children in enumerate(ordered) for token, _ in children])
         self.targets = torch.tensor([target for children in ordered for _, target in children])
         self.offsets = torch.tensor([0, *(len(children) for children in ordered)]).cumsum(0)
+        self.leaves = torch.tensor([leaves[word] for word in words], dtype=torch.int32)
+
+    @classmethod
+    def from_texts(
+        cls, texts: Iterable[str], encode: Callable[[str], Sequence[int]], bos: int = 0, eos: int = 2, unk: int = 3
+    ) -> "CandidateTrie":
+        """The trie of texts, each written after a blank as answers are; `encode` is e.g. `Vocabulary.encode`.
+
+        Raises UserError for a text the vocabulary cannot write, ValueError without texts.
+        """
+        texts = list(texts)
+        answers = [encode(" " + text) for text in texts]
+        for index, (text, answer) in enumerate(zip(texts, answers, strict=True)):
+            if unk in answer:
+                raise UserError(f"Answer {index}, {text!r}, holds a token outside the vocabulary: reword or remove it.")
+        return cls(answers, bos, eos)
 
     def to(self, device: torch.device) -> "CandidateTrie":
-        """The same trie with its tensors on a device."""
+        """The trie with its tensors on a device: itself when they are there."""
+        if self.edges.device == device:
+            return self
         moved = object.__new__(CandidateTrie)
         moved.bos, moved.eos = self.bos, self.eos
-        moved.edges, moved.targets, moved.offsets = (
-            tensor.to(device) for tensor in (self.edges, self.targets, self.offsets)
+        moved.edges, moved.targets, moved.offsets, moved.leaves = (
+            tensor.to(device) for tensor in (self.edges, self.targets, self.offsets, self.leaves)
         )
         return moved
+
+    @cached_property
+    def nodes(self) -> Nodes:
+        """What the nodes are, computed at the first use."""
+        count, device = self.offsets.numel() - 1, self.edges.device
+        sources = self.edges // SPAN
+        tokens, parents, into, depths = torch.zeros(4, count, dtype=torch.long, device=device)
+        inner = (self.targets != DONE).nonzero().flatten()
+        children = self.targets[inner]
+        tokens[children], parents[children], into[children] = self.edges[inner] % SPAN, sources[inner], inner
+        node = torch.arange(count, device=device)
+        while bool((below := node > UNKNOWN).any()):
+            depths += below
+            node = parents[node]
+        sizes = torch.ones_like(depths)
+        for depth in range(int(depths.max()), 0, -1):
+            level = (depths == depth).nonzero().flatten()
+            sizes.index_add_(0, parents[level], sizes[level])
+        ends = torch.arange(count, device=device) + sizes
+        ends[: UNKNOWN + 1] = 0
+        return Nodes(tokens, parents, into, depths, ends, sources)
 
     def tokens(self) -> Tensor:
         """All tokens of all answers and end of sentence, sorted, each once."""
@@ -63,12 +135,17 @@ class CandidateTrie:
         index = torch.searchsorted(self.edges, wanted).clamp_(max=self.edges.numel() - 1)
         return torch.where(self.edges[index] == wanted, self.targets[index], UNKNOWN)
 
-    def allowed(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens that may follow each node (N,), as pairs: index into nodes (M,), token (M,)."""
+    def outgoing(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """The edges that leave each node (N,), as pairs: index into nodes (M,), edge (M,)."""
         first, counts = self.offsets[nodes], self.offsets[nodes + 1] - self.offsets[nodes]
         rows = torch.arange(nodes.numel(), device=nodes.device).repeat_interleave(counts)
         before = counts.cumsum(0) - counts  # pairs of earlier rows
         index = torch.arange(rows.numel(), device=nodes.device) - before[rows] + first[rows]
+        return rows, index
+
+    def allowed(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens that may follow each node (N,), as pairs: index into nodes (M,), token (M,)."""
+        rows, index = self.outgoing(nodes)
         return rows, self.edges[index] % SPAN
 
     def children(self, path: Sequence[int]) -> list[int]:

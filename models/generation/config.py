@@ -10,12 +10,12 @@ from typing import Any, Optional
 
 from utils.errors import UserError
 
-# JSON values a field of each type takes; bool is an int in Python and has to be told apart.
+# JSON values a field of each type takes, the one to name in messages last; a bool is an int in Python too.
 JSON_TYPES: dict[Any, tuple[type, ...]] = {
     bool: (bool,),
     int: (int,),
     float: (int, float),
-    Optional[str]: (str, type(None)),
+    Optional[str]: (type(None), str),
 }
 
 

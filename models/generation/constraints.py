@@ -22,13 +22,12 @@ class TokenRules:
 
     Args:
         config: the options. vocab_size: V. max_len: tokens before end of sentence.
-        prefix: (B, P) tokens each output begins with, right-padded, or None.
+        prefix: (B, P) tokens each output begins with, right-padded; P may be 0.
         trie: the closed answer set, or None.
         source_lengths: (B,) with `match_source_len`, else None.
-        device: where the search runs.
 
     Raises:
-        UserError: a range beyond the vocabulary, together with a trie, or without a prefix's tokens.
+        UserError: a range beyond the vocabulary, with a trie, or that leaves tokens of a prefix out.
     """
 
     def __init__(

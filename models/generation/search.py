@@ -73,6 +73,7 @@ def generate(
         raise UserError(f"--lm-weight {config.lm_weight} needs a language model: give one with --lm-path.")
     if prefix_tokens is None:
         prefix_tokens = source[:, :0]
+    prefix_tokens = prefix_tokens.to(source.device)
     rules = TokenRules(config, models[0].config.vocab_size, max_len, prefix_tokens, trie, lengths)
     with retained_dropout(models, config.retain_dropout):
         ensemble = Ensemble(models, inputs, max_len + 1, config.gen_code, config.temperature)

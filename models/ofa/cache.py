@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.ofa.positions import DecoderPositions
 
 
 class LayerCache:
-    """Self-attention keys and values of one decoder layer, (rows, H, capacity, D), filled in place."""
+    """Self-attention keys and values of one decoder layer, (rows, H, capacity, D), filled in place.
+
+    A full cache is doubled.
+    """
 
     def __init__(self, rows: int, heads: int, capacity: int, head_dim: int, like: Tensor) -> None:
         self.keys = like.new_empty(rows, heads, capacity, head_dim)
@@ -19,6 +23,9 @@ class LayerCache:
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Stores keys and values (rows, H, T, D) of T new positions; returns those of all positions so far."""
         start, self.length = self.length, self.length + keys.size(2)
+        if self.length > self.keys.size(2):
+            missing = max(self.length, 2 * start) - self.keys.size(2)
+            self.keys, self.values = (F.pad(old, (0, 0, 0, missing)) for old in (self.keys, self.values))
         self.keys[:, :, start : self.length] = keys
         self.values[:, :, start : self.length] = values
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]

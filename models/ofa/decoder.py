@@ -1,6 +1,6 @@
 """The decoder: text or image codes, attending to the encoder's output; whole sequences or step by step."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +68,7 @@ class Decoder(PositionTables):
     def _inputs(self, tokens: Tensor, enc: EncoderOutput, code: bool) -> tuple[Tensor, list[Tensor], Tensor]:
         T = tokens.size(1)
         self_biases, cross_bias = self.positions(enc, T, code).rows(0, T)
-        return self._embed(tokens, 0, code), self_biases, cross_bias
+        return self.embed(tokens, slice(T), code), self_biases, cross_bias
 
     def start(self, enc: EncoderOutput, groups: int, capacity: int, code: bool = False) -> DecoderState:
         """State for decoding up to `capacity` positions of `groups` rows per sample, step by step."""
@@ -81,9 +81,17 @@ class Decoder(PositionTables):
 
     def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
         """Next tokens (B * G, n) after those in `state` -> features (B * G, n, C); `state` grows by n positions."""
-        first = state.length
-        self_biases, cross_bias = state.positions.rows(first, first + tokens.size(1))
-        x = self._embed(tokens, first, state.code)
+        first, last = state.length, state.length + tokens.size(1)
+        self_biases, cross_bias = state.positions.rows(first, last)
+        return self.extend(self.embed(tokens, slice(first, last), state.code), self_biases, cross_bias, state)
+
+    def extend(self, x: Tensor, self_biases: Iterable[Tensor], cross_bias: Tensor, state: DecoderState) -> Tensor:
+        """Embedded positions x (B * G, n, C) -> features (B * G, n, C); their keys and values are added to `state`.
+
+        Args:
+            self_biases: per layer, (1 or B or B * G, H, n, T), T = positions in `state` and new ones; -inf forbids.
+            cross_bias: (1 or B, H, n, S).
+        """
         for layer, bias, memory, cache in zip(self.layers, self_biases, state.memory, state.layers, strict=True):
             x = layer(x, bias, memory, cross_bias, cache)
         return self.layer_norm(x)
@@ -95,7 +103,7 @@ class Decoder(PositionTables):
         """
         self._check_length(length, code)
         ids = self.image_position_idx[:length]
-        embedded = self._position_embeddings(0, length, code)
+        embedded = self._position_embeddings(slice(length), code)
         own = (self.image_pos_ln if code else self.pos_ln)(embedded)[None]  # (1, T, C)
 
         def relative(first: int, last: int) -> list[Tensor]:
@@ -120,17 +128,17 @@ class Decoder(PositionTables):
                 f"network has: shorten it ({flag})."
             )
 
-    def _position_embeddings(self, first: int, last: int, code: bool) -> Tensor:
-        """Raw position embeddings (last - first, C)."""
+    def _position_embeddings(self, positions: slice | Tensor, code: bool) -> Tensor:
+        """Raw embeddings (.., C) of decoder positions."""
         if code:
-            return self.embed_image_positions(self.image_position_idx[first:last])
-        return self.embed_positions.weight[first:last]
+            return self.embed_image_positions(self.image_position_idx[positions])
+        return self.embed_positions.weight[positions]
 
-    def _embed(self, tokens: Tensor, first: int, code: bool) -> Tensor:
-        """Tokens (B, n) at positions first.. -> (B, n, C)."""
+    def embed(self, tokens: Tensor, positions: slice | Tensor, code: bool) -> Tensor:
+        """Tokens (B, n) at positions, a slice or (B, n) -> (B, n, C)."""
         x = self.embed_tokens(tokens)
         if self.entangled:
-            x = x + self._position_embeddings(first, first + tokens.size(1), code)
+            x = x + self._position_embeddings(positions, code)
         norm = self.layernorm_embedding
         if code and self.code_layernorm_embedding is not None:
             norm = self.code_layernorm_embedding

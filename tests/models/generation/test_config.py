@@ -70,6 +70,7 @@ def test_json():
         ('{"beam": "5"}', "beam cannot be '5'"),
         ('{"beam": true}', "beam cannot be True"),
         ('{"sampling": 1}', "sampling cannot be 1"),
+        ('{"constraint_range": 4}', "of type str"),
         ('{"beam": 0}', "--beam 0"),
     ],
 )

@@ -1,0 +1,371 @@
+"""Exact choice in a closed answer set: the score of every candidate, or the best ones without scoring the rest.
+
+A candidate's score is the sum over its tokens and end of sentence of the log-softmax restricted to what the trie
+allows there. It needs one decoder row per node that branches, whatever number of candidates pass it. As no term is
+positive, the score so far bounds that of every completion: a best-first search proves the best candidates early.
+
+Shapes: B samples, N candidates, C model width, E edges of the trie; A is 1 or B, 1 where samples do not differ.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from models.generation.candidates import DONE, ROOT, SPAN, CandidateTrie
+from models.ofa import OFA
+from models.ofa.encoder import EncoderOutput
+from models.ofa.tree import TreeState
+
+# Nodes of each sample that the first round of a best-first search expands; every round doubles them.
+FIRST_WIDTH = 2
+# What prompts are padded with: any id will do, nothing attends to it.
+PAD = 1
+# Edges scored at once: bounds the rows of the token table that are copied.
+BLOCK = 2048
+
+
+@dataclass
+class Ranking:
+    """Result of `rank_candidates`; candidates a sample may not choose come last, with score -inf.
+
+    Attributes:
+        indices: (B, K) candidate numbers, best first; of equal scores the lower number first. K = N without top_k.
+        scores: (B, K) float32 log-scores of `indices`; without top_k (B, N), in candidate order.
+        probabilities: as `scores`; they add up to 1 over all N candidates, repeated ones share theirs.
+        expanded: (B,) decoder rows used besides the prompt, whose last row counts as one; 0 without a choice.
+    """
+
+    indices: Tensor
+    scores: Tensor
+    probabilities: Tensor
+    expanded: Tensor
+
+
+@torch.no_grad()
+def rank_candidates(
+    model: OFA | Sequence[OFA],
+    enc: EncoderOutput | Sequence[EncoderOutput],
+    trie: CandidateTrie,
+    prompts: Sequence[Sequence[int]] | None = None,
+    top_k: int | None = 1,
+    *,
+    allowed: Sequence[Sequence[int]] | Tensor | None = None,
+    max_rows: int = 512,
+) -> Ranking:
+    """The best candidates, or the score of every one; both exact.
+
+    Args:
+        model: a network, or several over one vocabulary (an ensemble: the mean of their probabilities).
+        enc: the encoder's output for B samples; with several networks a list, one each.
+        trie: the candidates.
+        prompts: B lists of ids the decoder reads first, each beginning with bos; None = bos alone.
+        top_k: how many candidates to find; None = score all.
+        allowed: candidates each sample may choose, (B, N) bool or B lists of numbers: the others are not in its trie
+            at all, so they take no probability either. None = all.
+        max_rows: decoder rows computed at once over the batch; memory grows with it, scores do not depend on it.
+
+    Raises:
+        ValueError: arguments that do not fit each other or the network, and sequences longer than it has positions for.
+    """
+    models = [model] if isinstance(model, OFA) else list(model)
+    encs = [enc] if isinstance(enc, EncoderOutput) else list(enc)
+    if len(models) != len(encs) or not models:
+        raise ValueError(f"{len(models)} networks and {len(encs)} encoder outputs: one is needed for each network.")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k is {top_k}: it must be at least 1, or None for the scores of all candidates.")
+    trie = trie.to(encs[0].out.device)
+    B, N = encs[0].out.size(0), trie.leaves.numel()
+    if (highest := int(trie.tokens()[-1])) >= models[0].config.vocab_size:
+        raise ValueError(f"Candidates hold token id {highest}, the network has {models[0].config.vocab_size} ids.")
+    tokens, lengths = _pad_prompts([[trie.bos]] * B if prompts is None else prompts, B, trie)
+    choices = _Choices(trie, _allowed_mask(allowed, B, N, tokens.device))
+    if not bool(choices.branching.any()):  # one answer each
+        scores, expanded = choices.of_candidates(tokens.new_zeros(B, choices.branching.size(1)).float()), lengths * 0
+    else:
+        states = [TreeState(m.decoder, e, tokens, lengths, choices.depth) for m, e in zip(models, encs, strict=True)]
+        walk = _Walk(models, states, trie)
+        if top_k is None:
+            scores, expanded = _score_all(walk, choices, B, max_rows)
+        else:
+            scores, expanded = _BestFirst(walk, choices, B, max_rows).run(min(top_k, N))
+    indices = scores.sort(dim=1, descending=True, stable=True).indices
+    probabilities = scores.exp() / choices.copies
+    if top_k is not None:
+        indices = indices[:, :top_k]
+        scores, probabilities = scores.gather(1, indices), probabilities.gather(1, indices)
+    return Ranking(indices, scores, probabilities, expanded)
+
+
+def _pad_prompts(prompts: Sequence[Sequence[int]], samples: int, trie: CandidateTrie) -> tuple[Tensor, Tensor]:
+    """Prompts as (B, P) ids, padded, and their lengths (B,)."""
+    if len(prompts) != samples:
+        raise ValueError(f"{len(prompts)} prompts for {samples} samples: give one each.")
+    if any(len(prompt) == 0 or prompt[0] != trie.bos for prompt in prompts):
+        raise ValueError(f"A decoder prompt does not begin with begin of sentence (id {trie.bos}).")
+    rows = [torch.as_tensor(prompt, device=trie.edges.device) for prompt in prompts]
+    lengths = torch.tensor([row.numel() for row in rows], device=trie.edges.device)
+    return pad_sequence(rows, batch_first=True, padding_value=PAD), lengths
+
+
+def _allowed_mask(
+    allowed: Sequence[Sequence[int]] | Tensor | None, samples: int, candidates: int, device: torch.device
+) -> Tensor:
+    """Which candidates each sample may choose, (1 or B, N) bool."""
+    if allowed is None:
+        return torch.ones(1, candidates, dtype=torch.bool, device=device)
+    if isinstance(allowed, Tensor):
+        mask = allowed.to(device, torch.bool)
+    else:
+        mask = torch.zeros(len(allowed), candidates, dtype=torch.bool, device=device)
+        for row, numbers in zip(mask, allowed, strict=True):
+            if any(not 0 <= number < candidates for number in numbers):
+                raise ValueError(f"`allowed` names candidates that do not exist: there are 0 to {candidates - 1}.")
+            row[list(numbers)] = True
+    if mask.shape != (samples, candidates):
+        raise ValueError(f"`allowed` has shape {tuple(mask.shape)}: it must be ({samples}, {candidates}).")
+    if not bool(mask.any(1).all()):
+        raise ValueError("A sample has no allowed candidate: allow at least one.")
+    return mask
+
+
+class _Choices:
+    """What is left of the trie for each sample: (A, ..), where A is 1 when all candidates are allowed.
+
+    Attributes:
+        open: (A, E) edges on the way to an allowed candidate. branching: (A, nodes) nodes with several open edges.
+        onward: (A, nodes) the node where a path goes on: the first below that branches or can only end.
+        copies: (A, N) allowed candidates with the same tokens.
+        fed: (F,) nodes whose features some sample needs: they branch, or one below does; parents first.
+        depth: depth of the deepest of them.
+    """
+
+    def __init__(self, trie: CandidateTrie, allowed: Tensor) -> None:
+        nodes, self.allowed, self.leaves = trie.nodes, allowed, trie.leaves.long()
+        A, count = allowed.size(0), nodes.depths.numel()
+        ending = torch.zeros(A, count, dtype=torch.long, device=allowed.device)
+        ending.index_add_(1, self.leaves, allowed.long())
+        self.copies = ending[:, self.leaves].clamp(min=1)
+        before = F.pad(ending.cumsum(1), (1, 0))  # candidates that end at nodes of lower numbers
+        below = before[:, nodes.ends] - before[:, :-1]  # of node n, those that end there or below
+        self.open = torch.where(trie.targets == DONE, ending[:, nodes.sources], below[:, trie.targets]) > 0
+        ways = torch.zeros_like(ending).index_add_(1, nodes.sources, self.open.long())
+        self.branching = ways > 1
+        self.onward = self._onward(trie, ways)
+        branching = F.pad(self.branching.any(0).cumsum(0), (1, 0))
+        self.fed = (branching[nodes.ends] > branching[:-1]).nonzero().flatten()
+        self.depth = int(nodes.depths[self.fed].max()) if self.fed.numel() else 0
+
+    def _onward(self, trie: CandidateTrie, ways: Tensor) -> Tensor:
+        onward = torch.arange(ways.size(1), device=ways.device).repeat(ways.size(0), 1)
+        single = self.open & (ways == 1)[:, trie.nodes.sources] & (trie.targets != DONE)
+        rows, edges = single.nonzero(as_tuple=True)
+        onward[rows, trie.nodes.sources[edges]] = trie.targets[edges]
+        for _ in range(int(trie.nodes.depths.max()).bit_length()):
+            onward = onward.gather(1, onward)  # twice as far
+        return onward
+
+    def of_candidates(self, complete: Tensor) -> Tensor:
+        """Scores at the nodes where candidates are complete (A or B, nodes) -> scores of candidates (.., N)."""
+        return complete[:, self.leaves].masked_fill(~self.allowed, -math.inf)
+
+
+class _Walk:
+    """The networks and the nodes fed to them; (A, ..) where all samples may be fed the same.
+
+    Attributes:
+        slots: (A, T) nodes fed so far; DONE where nothing was fed.
+    """
+
+    def __init__(self, models: Sequence[OFA], states: Sequence[TreeState], trie: CandidateTrie) -> None:
+        self.models, self.states, self.trie = models, states, trie
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Forgets all nodes."""
+        for state in self.states:
+            state.rewind()
+        self.slots = self.trie.targets.new_empty(1, 0)
+
+    def keep_samples(self, samples: Tensor) -> None:
+        """Goes on with some samples only (1-D indices)."""
+        for state in self.states:
+            state.keep_samples(samples)
+        if self.slots.size(0) > 1:
+            self.slots = self.slots[samples]
+
+    def feed(self, fed: Tensor) -> list[Tensor]:
+        """Feeds nodes (A, m), whose parents come before them -> of each network, features (B * m, C)."""
+        nodes = self.trie.nodes
+        self.slots = torch.cat([self.slots.expand(fed.size(0), -1), fed], dim=1)
+        above, node = self.slots.unsqueeze(1), fed.unsqueeze(2)
+        visible = (above <= node) & (node < nodes.ends[above])  # ancestors and itself, (A, m, T)
+        tokens, depths = nodes.tokens[fed], nodes.depths[fed]
+        return [state.extend(tokens, depths, visible).flatten(0, 1) for state in self.states]
+
+    def after_root(self, edges: Tensor, is_open: Tensor) -> Tensor:
+        """Log-probabilities (B, e) of the root's edges (e,), of which some are open (A, e)."""
+        parts = []
+        for model, state in zip(self.models, self.states, strict=True):
+            logits = model.project(state.root, self.trie.edges[edges] % SPAN)
+            parts.append(logits.masked_fill(~is_open, -math.inf).log_softmax(1, dtype=torch.float32))
+        return _mean_probability(parts)
+
+    def after(self, features: list[Tensor], rows: Tensor, edges: Tensor) -> Tensor:
+        """Log-probabilities (e,) of edges (e,) after features rows (e,): all edges of a row share its softmax."""
+        tokens = self.trie.edges[edges] % SPAN
+        parts = []
+        for model, x in zip(self.models, features, strict=True):
+            table = model.decoder.output_projection.weight
+            logits = [
+                torch.linalg.vecdot(x[r].float(), table[t].float())
+                for r, t in zip(rows.split(BLOCK), tokens.split(BLOCK), strict=True)
+            ]
+            parts.append(_grouped_log_softmax(torch.cat(logits), rows, x.size(0)))
+        return _mean_probability(parts)
+
+
+def _grouped_log_softmax(logits: Tensor, groups: Tensor, count: int) -> Tensor:
+    """Log-softmax of logits (e,) within groups (e,) of numbers below `count`; sums in float64, result float32."""
+    peaks = logits.new_full((count,), -math.inf).scatter_reduce_(0, groups, logits, "amax")
+    shifted = (logits - peaks[groups]).double()
+    sums = shifted.new_zeros(count).index_add_(0, groups, shifted.exp())
+    return (shifted - sums.log()[groups]).float()
+
+
+def _mean_probability(parts: list[Tensor]) -> Tensor:
+    """Log of the networks' mean probability, from log-probabilities of each."""
+    if len(parts) == 1:
+        return parts[0]
+    return (torch.stack(parts).logsumexp(0) - math.log(len(parts))).clamp_(max=0.0)
+
+
+def _score_all(walk: _Walk, choices: _Choices, samples: int, max_rows: int) -> tuple[Tensor, Tensor]:
+    """Scores of all candidates (B, N), decoder rows of each sample (B,).
+
+    Nodes are fed in chunks, each with the ancestors it lacks; between chunks only the prompts stay in memory.
+    """
+    trie, nodes = walk.trie, walk.trie.nodes
+    _, edges = trie.outgoing(nodes.depths.new_tensor([ROOT]))
+    log_probs = torch.zeros(samples, nodes.sources.numel(), device=edges.device)
+    log_probs[:, edges] = walk.after_root(edges, choices.open[:, edges])
+    rows_used = 1
+    chunks = choices.fed.split(max(1, max_rows // samples)) if choices.fed.numel() else ()
+    for chunk in chunks:
+        ancestors = _ancestors(int(chunk[0]), nodes.parents)
+        fed = torch.cat([chunk.new_tensor(ancestors), chunk])
+        features = walk.feed(fed[None])
+        index, edges = trie.outgoing(chunk)
+        wanted = choices.open[:, edges] & choices.branching[:, chunk[index]]
+        sample, pair = wanted.expand(samples, -1).nonzero(as_tuple=True)
+        rows = sample * fed.numel() + len(ancestors) + index[pair]
+        log_probs[sample, edges[pair]] = walk.after(features, rows, edges[pair])
+        rows_used += fed.numel()
+        walk.rewind()
+    log_probs.masked_fill_(~choices.open, -math.inf)
+    totals = torch.zeros(samples, nodes.depths.numel(), device=edges.device)
+    for depth in range(1, int(nodes.depths.max()) + 1):
+        level = (nodes.depths == depth).nonzero().flatten()
+        totals[:, level] = totals[:, nodes.parents[level]] + log_probs[:, nodes.edges[level]]
+    closing = (trie.targets == DONE).nonzero().flatten()
+    totals[:, nodes.sources[closing]] += log_probs[:, closing]
+    return choices.of_candidates(totals), torch.full((samples,), rows_used, device=edges.device)
+
+
+def _ancestors(node: int, parents: Tensor) -> list[int]:
+    """Nodes between the root and a node, the root's child first."""
+    path: list[int] = []
+    while (node := int(parents[node])) != ROOT:
+        path.insert(0, node)
+    return path
+
+
+class _BestFirst:
+    """Best-first search: expands nodes in the order of their score so far until no other can hold a better candidate.
+
+    Attributes:
+        frontier: (B, nodes) score so far of branching nodes that wait to be expanded, -inf elsewhere.
+        complete: (B, nodes) score of the candidates that end at a node, -inf where not known.
+        expanded: (B,) decoder rows used.
+    """
+
+    def __init__(self, walk: _Walk, choices: _Choices, samples: int, max_rows: int) -> None:
+        self.walk, self.choices, self.max_rows = walk, choices, max_rows
+        shape = samples, choices.branching.size(1)
+        self.open, self.branching, self.onward = (
+            per_sample.expand(samples, -1) for per_sample in (choices.open, choices.branching, choices.onward)
+        )
+        self.frontier = torch.full(shape, -math.inf, device=choices.open.device)
+        self.complete = self.frontier.clone()
+        self.expanded = torch.ones(samples, dtype=torch.long, device=choices.open.device)
+
+    def run(self, k: int) -> tuple[Tensor, Tensor]:
+        """Scores (B, N) of which the k best are exact and all others below them or -inf; decoder rows (B,)."""
+        alive = torch.arange(self.expanded.numel(), device=self.expanded.device)
+        _, edges = self.walk.trie.outgoing(alive.new_tensor([ROOT]))
+        sample, index = self.open[:, edges].nonzero(as_tuple=True)
+        log_probs = self.walk.after_root(edges, self.open[:, edges])
+        self._reach(sample, edges[index], log_probs[sample, index])
+        width = FIRST_WIDTH
+        while True:
+            worst = self.choices.of_candidates(self.complete)[alive].topk(k).values[:, -1:]
+            bounds, nodes = self.frontier[alive].topk(min(width, self.frontier.size(1)))
+            wanted = (bounds >= worst) & (bounds > -math.inf)  # an equal bound may hold a tie of lower number
+            going = wanted.any(1)
+            if not bool(going.all()):
+                if not bool(going.any()):
+                    return self.choices.of_candidates(self.complete), self.expanded
+                self.walk.keep_samples(going.nonzero().flatten())
+                alive, bounds, nodes, wanted = alive[going], bounds[going], nodes[going], wanted[going]
+            row, column = wanted.nonzero(as_tuple=True)
+            self._expand(alive, row, nodes[row, column], bounds[row, column])
+            width = min(2 * width, max(1, self.max_rows // alive.numel()))
+
+    def _expand(self, alive: Tensor, row: Tensor, nodes: Tensor, bounds: Tensor) -> None:
+        """Expands nodes (n,) with scores so far (n,) of the samples alive[row (n,)]."""
+        if self.walk.slots.numel() >= self.max_rows:
+            self.walk.rewind()
+        fed, place = self._unfed(alive.numel(), row, nodes)
+        features = self.walk.feed(fed)
+        self.expanded[alive] += (fed != DONE).sum(1)
+        self.frontier[alive[row], nodes] = -math.inf
+        index, edges = self.walk.trie.outgoing(nodes)
+        is_open = self.open[alive[row[index]], edges]
+        index, edges = index[is_open], edges[is_open]
+        feature_rows = row * fed.size(1) + place[row, nodes]
+        scores = bounds[index] + self.walk.after(features, feature_rows[index], edges)
+        self._reach(alive[row[index]], edges, scores)
+
+    def _unfed(self, samples: int, row: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Nodes (n,) of rows (n,) and those of their ancestors that were not fed.
+
+        Returns:
+            nodes to feed (rows, m), parents first, DONE where a row has fewer; column of each node (rows, nodes).
+        """
+        done = torch.zeros(samples, self.frontier.size(1), dtype=torch.bool, device=nodes.device)
+        done.scatter_(1, self.walk.slots.expand(samples, -1), True)
+        missing = torch.zeros_like(done)
+        at = row
+        while nodes.numel():
+            missing[at, nodes] = True
+            nodes = self.walk.trie.nodes.parents[nodes]
+            further = (nodes != ROOT) & ~done[at, nodes]
+            at, nodes = at[further], nodes[further]
+        place = missing.cumsum(1) - 1
+        fed = place.new_full((samples, int(place[:, -1].max()) + 1), DONE)
+        at, nodes = missing.nonzero(as_tuple=True)
+        fed[at, place[at, nodes]] = nodes
+        return fed, place
+
+    def _reach(self, samples: Tensor, edges: Tensor, scores: Tensor) -> None:
+        """Follows edges (e,) of samples (e,), with the scores after them, to where the next choice is."""
+        trie = self.walk.trie
+        ends = trie.targets[edges] == DONE
+        nodes = torch.where(ends, trie.nodes.sources[edges], self.onward[samples, trie.targets[edges]])
+        ends |= ~self.branching[samples, nodes]
+        self.complete[samples[ends], nodes[ends]] = scores[ends]
+        self.frontier[samples[~ends], nodes[~ends]] = scores[~ends]
