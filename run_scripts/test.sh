@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Every test: makes .venv if there is none (or uses OFA_PYTHON), then pytest; other arguments go to pytest.
+# Every test: makes .venv if there is none (or uses OFA_PYTHON), then pytest on two processes; arguments go to pytest.
 set -e
 . "$(dirname "$0")/lib.sh"
 ofa_setup
 cd "$OFA_ROOT"
-exec "$(ofa_python)" -m pytest "$@"
+export OMP_NUM_THREADS=1 # two processes of one thread each
+exec "$(ofa_python)" -m pytest --numprocesses=2 --dist=loadfile "$@"

@@ -1,6 +1,7 @@
 """Shared fixtures: the golden figures beside this file and networks filled with the golden weights."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from models.ofa import OFA, OFAConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 def load_golden(name: str) -> Any:
