@@ -2,9 +2,8 @@
 
     python run_scripts/quickstart_trunk.py CAPTION_TRAIN.tsv OUT.pt [--updates N --image-size PX]
 
-A trunk from scratch inside the whole network learns position and colour at once but stays blind to shapes for thousands
-of updates: what a digit looks like reaches the caption through one of seventeen attended positions. Writes the state
-dict that `--resnet-model-path` reads.
+Inside the whole network a trunk from scratch stays blind to shapes for thousands of updates: what a digit looks like
+reaches the caption through one of seventeen attended positions. Writes the state dict that `--resnet-model-path` reads.
 """
 
 import argparse
@@ -34,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="training file of the demo")
     parser.add_argument("out", type=Path, help="state dict to write")
-    parser.add_argument("--updates", type=int, default=500)
+    parser.add_argument("--updates", type=int, default=400)
     parser.add_argument("--image-size", type=int, default=48)
     args = parser.parse_args()
     torch.manual_seed(1)

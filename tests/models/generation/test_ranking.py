@@ -1,5 +1,6 @@
 """rank_candidates against figures of the original, and against whole forwards of all candidates written plainly."""
 
+import math
 import random
 from pathlib import Path
 
@@ -88,8 +89,8 @@ def plain_scores(models, encs, answers, prompts=None, allowed=None) -> Tensor:
             total = 0.0
             for t, token in enumerate(word):
                 children = sorted({w[t] for w in words if w[:t] == word[:t]})
-                mean = torch.stack([x[row, t, children].softmax(0) for x in logits]).mean(0)
-                total += mean[children.index(token)].log().item()
+                each = torch.stack([x[row, t, children].double().log_softmax(0) for x in logits])
+                total += each[:, children.index(token)].logsumexp(0).item() - math.log(len(models))
             scores[b, i] = total
     return scores
 
@@ -152,22 +153,38 @@ def test_exact_ties_go_to_the_lower_number(model):
         assert best.scores.tolist() == full.scores.gather(1, best.indices).tolist()
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_ties_between_some_candidates(seed):
-    """Tokens that share one row of the table: equal scores at many depths, the search must still find the lowest."""
-    rng = random.Random(seed)
-    answers = random_answers(rng, 30)
-    model = make_model(seed, scale=12.0)
+def fixed_logits(values: list[float]) -> OFA:
+    """A network whose logit of token i is exactly values[i], whatever came before."""
+    model = make_model(0)
     with torch.no_grad():
-        model.encoder.embed_tokens.weight[4:20] = model.encoder.embed_tokens.weight[20]
-    enc, trie = encode(model, 3), CandidateTrie(answers)
+        model.decoder.layer_norm.weight.zero_()
+        model.decoder.layer_norm.bias.zero_()[0] = 1.0
+        model.encoder.embed_tokens.weight[:, 0] = torch.tensor(values)
+    return model
+
+
+@pytest.mark.parametrize("levels", [(0.0, 1.0), (0.0, 0.0, 200.0)], ids=["flat", "saturated"])
+@pytest.mark.parametrize("seed", range(10))
+def test_ties_at_any_depth(seed, levels):
+    """Few distinct logits: most scores occur many times, and some bounds equal the score of a complete answer."""
+    rng = random.Random(seed)
+    answers = random_answers(rng, 40)
+    model = fixed_logits([rng.choice(levels) for _ in range(V)])
+    enc, trie = encode(model, 2), CandidateTrie(answers)
     full = rank_candidates(model, enc, trie, top_k=None)
-    for k in (1, 4, 20):
+    assert len(set(full.scores[0].tolist())) < len(answers) / 2
+    for k in (1, 2, 3, 5, 8, 20):
         best = rank_candidates(model, enc, trie, top_k=k)
-        # Equal up to rounding: the scores must agree rank by rank, whichever of two equals is named.
-        torch.testing.assert_close(best.scores, full.scores.gather(1, full.indices[:, :k]), atol=1e-4, rtol=0)
-        torch.testing.assert_close(best.scores, full.scores.gather(1, best.indices), atol=1e-4, rtol=0)
-        assert all(len(set(row)) == k for row in best.indices.tolist())
+        assert best.indices.tolist() == full.indices[:, :k].tolist()
+        assert best.scores.tolist() == full.scores.gather(1, best.indices).tolist()
+
+
+def test_a_bound_equal_to_the_best_score_is_followed():
+    """Candidates 0 and 1 have probability one half each, but 1 is complete first."""
+    model = fixed_logits([0.0] * 7 + [200.0] + [0.0] * (V - 8))
+    trie = CandidateTrie([[6, 7], [5], [6, 8]])
+    best = rank_candidates(model, encode(model, 1), trie, top_k=1)
+    assert best.indices.tolist() == [[0]] and best.scores.item() == pytest.approx(math.log(0.5))
 
 
 def test_repeated_candidates_share_their_probability(model):
