@@ -89,16 +89,19 @@ def _task_config(cfg: DictConfig, path: str, overrides: dict[str, Any]) -> DictC
     """The task's options: the command line's, or the checkpoint's with overrides."""
     if cfg.evaluation.zero_shot:
         return cfg.task
-    stored = (load_checkpoint(path).get("cfg") or {}).get("task")
-    if not stored:
+    checkpoint = load_checkpoint(path, mmap=True)
+    args = vars(checkpoint["args"]) if checkpoint.get("args") else {}  # files of old fairseq hold flat options
+    stored = (checkpoint.get("cfg") or {}).get("task") or args
+    name = stored.get("_name") or args.get("task")
+    if not name:
         raise UserError(f"{path} says nothing of its task: pass --zero-shot and the task's options.")
-    name = stored["_name"]
     if name not in fairseq_tasks.TASK_DATACLASS_REGISTRY:
         raise UserError(f"{path} was trained for the task {name!r}, which is not registered.")
     config = OmegaConf.structured(fairseq_tasks.TASK_DATACLASS_REGISTRY[name]())
     if unknown := [key for key in overrides if key not in config and key not in {f.name for f in fields(OFAConfig)}]:
         raise UserError(f"--model-overrides: neither the task {name!r} nor the network has an option {unknown[0]!r}.")
-    for key, value in {**stored, **overrides, "_name": name}.items():
+    given = {"data": cfg.task.data} if cfg.task.data else {}
+    for key, value in {**stored, **given, **overrides, "_name": name}.items():
         if key in config:
             config[key] = value
     return config

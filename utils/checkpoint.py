@@ -54,12 +54,14 @@ def _damaged(path: Path, reason: str) -> DamagedCheckpointError:
     )
 
 
-def load_checkpoint(path: PathLike) -> dict[str, Any]:
+def load_checkpoint(path: PathLike, mmap: bool = False) -> dict[str, Any]:
     """Reads a checkpoint into fairseq's layout, tensors on the CPU.
 
     Args:
         path: a fairseq file, a bare state dict, a `.safetensors` file, or a folder in Hugging Face layout. The last
             three come with an empty training history, so that a trainer can start from them.
+        mmap: map tensors instead of reading them: quick when few are needed, but never for a file that may be
+            overwritten in place meanwhile, which kills the process.
 
     Returns:
         dict with "model" (state dict under fairseq's names) and, where the file has them, "cfg" or "args",
@@ -69,11 +71,7 @@ def load_checkpoint(path: PathLike) -> dict[str, Any]:
         DamagedCheckpointError: an empty, truncated or altered file (checksums are compared).
         UserError: no such file, not a checkpoint, or one that asks for code to be run.
     """
-    # Not memory-mapped: fairseq overwrites checkpoints in place, which kills a process that maps them.
-    return _load(Path(path), mmap=False)
-
-
-def _load(path: Path, mmap: bool) -> dict[str, Any]:
+    path = Path(path)
     options: dict[str, Any] = {}
     source = path
     if path.is_dir():
@@ -174,7 +172,7 @@ def load_model(
     """
     from models.ofa import OFA
 
-    checkpoint = _load(Path(path), mmap=True)
+    checkpoint = load_checkpoint(path, mmap=True)
     state = checkpoint["model"]
     if ema:
         state = (checkpoint.get("extra_state") or {}).get("ema")

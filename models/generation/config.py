@@ -5,10 +5,11 @@ to False, and annotations are not postponed: fairseq's flag generator reads them
 """
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Optional
 
 from utils.errors import UserError
+from utils.options import option
 
 # JSON values a field of each type takes, the one to name in messages last; a bool is an int in Python too.
 JSON_TYPES: dict[Any, tuple[type, ...]] = {
@@ -19,39 +20,34 @@ JSON_TYPES: dict[Any, tuple[type, ...]] = {
 }
 
 
-def _option(default: Any, text: str) -> Any:
-    """A dataclass field with its help text."""
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class GenerationConfig:
     """Options of `models.generation.generate`; wrong combinations raise UserError."""
 
-    beam: int = _option(5, "beam width K, also the number of hypotheses (of samples with --sampling) per input")
-    max_len_a: float = _option(0.0, "at most max_len_a * source text length + max_len_b tokens before end of sentence")
-    max_len_b: int = _option(200, "see --max-len-a")
-    min_len: int = _option(1, "at least this many tokens before end of sentence")
-    unnormalized: bool = _option(False, "compare hypotheses by the sum of their log-probabilities, not by a mean")
-    lenpen: float = _option(1.0, "length penalty: scores are divided by length ** lenpen; above 1 favours long ones")
-    unkpen: float = _option(0.0, "subtracted from the log-probability of the unknown token")
-    temperature: float = _option(1.0, "logits are divided by this; above 1 flattens the distribution")
-    no_repeat_ngram_size: int = _option(0, "no n-gram of this size occurs twice in an output (0: allowed)")
-    match_source_len: bool = _option(False, "outputs are exactly as long as the source text")
-    sampling: bool = _option(False, "draw tokens instead of searching for the most likely ones")
-    sampling_topk: int = _option(-1, "with --sampling: draw among the k most likely tokens (-1: all)")
-    sampling_topp: float = _option(-1.0, "with --sampling: draw among the most likely tokens of total probability p")
-    diverse_beam_groups: int = _option(-1, "diverse beam search with this many groups of beams (-1: off)")
-    diverse_beam_strength: float = _option(0.5, "penalty on tokens that an earlier group chose at the same step")
-    diversity_rate: float = _option(-1.0, "diverse siblings: penalty per rank among one beam's successors (-1: off)")
-    retain_dropout: bool = _option(False, "keep dropout active while generating")
-    lm_path: Optional[str] = _option(None, "language model whose log-probabilities are added with --lm-weight")
-    lm_weight: float = _option(0.0, "weight of the language model's log-probabilities")
-    constraint_range: Optional[str] = _option(
+    beam: int = option(5, "beam width K, also the number of hypotheses (of samples with --sampling) per input")
+    max_len_a: float = option(0.0, "at most max_len_a * source text length + max_len_b tokens before end of sentence")
+    max_len_b: int = option(200, "see --max-len-a")
+    min_len: int = option(1, "at least this many tokens before end of sentence")
+    unnormalized: bool = option(False, "compare hypotheses by the sum of their log-probabilities, not by a mean")
+    lenpen: float = option(1.0, "length penalty: scores are divided by length ** lenpen; above 1 favours long ones")
+    unkpen: float = option(0.0, "subtracted from the log-probability of the unknown token")
+    temperature: float = option(1.0, "logits are divided by this; above 1 flattens the distribution")
+    no_repeat_ngram_size: int = option(0, "no n-gram of this size occurs twice in an output (0: allowed)")
+    match_source_len: bool = option(False, "outputs are exactly as long as the source text")
+    sampling: bool = option(False, "draw tokens instead of searching for the most likely ones")
+    sampling_topk: int = option(-1, "with --sampling: draw among the k most likely tokens (-1: all)")
+    sampling_topp: float = option(-1.0, "with --sampling: draw among the most likely tokens of total probability p")
+    diverse_beam_groups: int = option(-1, "diverse beam search with this many groups of beams (-1: off)")
+    diverse_beam_strength: float = option(0.5, "penalty on tokens that an earlier group chose at the same step")
+    diversity_rate: float = option(-1.0, "diverse siblings: penalty per rank among one beam's successors (-1: off)")
+    retain_dropout: bool = option(False, "keep dropout active while generating")
+    lm_path: Optional[str] = option(None, "language model whose log-probabilities are added with --lm-weight")
+    lm_weight: float = option(0.0, "weight of the language model's log-probabilities")
+    constraint_range: Optional[str] = option(
         None, 'only token ids start..end-1 (and the four special ones) are generated, as "start,end"'
     )
-    gen_code: bool = _option(False, "generate image codes: their position embeddings, and no special token inside")
-    zero_shot: bool = _option(False, "forbid tokens after the softmax, so that scores stay those of the full one")
+    gen_code: bool = option(False, "generate image codes: their position embeddings, and no special token inside")
+    zero_shot: bool = option(False, "forbid tokens after the softmax, so that scores stay those of the full one")
 
     def __post_init__(self) -> None:
         """Refuses wrong values and combinations, naming the flag."""

@@ -5,8 +5,10 @@ The fields double as command line flags (`models/fairseq_ofa.py`), which is why 
 reads them. The released networks switch several booleans on; `RELEASED` lists them.
 """
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Optional
+
+from utils.options import option
 
 RESNET_BLOCKS: dict[str, tuple[int, int, int]] = {
     "resnet10": (1, 1, 1),
@@ -18,61 +20,56 @@ RESNET_BLOCKS: dict[str, tuple[int, int, int]] = {
 }
 
 
-def _option(default: Any, text: str) -> Any:
-    """A dataclass field with its help text."""
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class OFAConfig:
     """Options of `models.ofa.OFA`; build one with `OFAConfig.from_arch`."""
 
-    encoder_embed_dim: int = _option(768, "encoder width C")
-    encoder_ffn_embed_dim: int = _option(3072, "width of the encoder's feed-forward layers")
-    encoder_layers: int = _option(6, "number of encoder layers")
-    encoder_attention_heads: int = _option(12, "number of encoder attention heads H")
-    decoder_embed_dim: int = _option(768, "decoder width C; must equal the encoder's, the token table is shared")
-    decoder_ffn_embed_dim: int = _option(3072, "width of the decoder's feed-forward layers")
-    decoder_layers: int = _option(6, "number of decoder layers")
-    decoder_attention_heads: int = _option(12, "number of decoder attention heads H")
-    encoder_normalize_before: bool = _option(False, "layer norm before each encoder block (always so)")
-    decoder_normalize_before: bool = _option(False, "layer norm before each decoder block (always so)")
-    dropout: float = _option(0.0, "dropout probability of embeddings and residual branches")
-    attention_dropout: float = _option(0.0, "dropout probability of attention weights")
-    activation_dropout: float = _option(0.0, "dropout probability after the activation of feed-forward layers")
-    encoder_drop_path_rate: float = _option(0.0, "drop path rate of the last encoder layer (linear over depth)")
-    decoder_drop_path_rate: float = _option(0.0, "drop path rate of the last decoder layer (linear over depth)")
-    resnet_drop_path_rate: float = _option(0.0, "drop path rate of the last block of each image trunk stage")
-    resnet_type: str = _option("resnet101", f"image trunk: {', '.join(RESNET_BLOCKS)}")
-    resnet_model_path: Optional[str] = _option(None, "state dict file loaded strictly into a newly built image trunk")
-    freeze_resnet: bool = _option(False, "freeze the image trunk's batch norm (statistics and affine)")
-    sync_bn: bool = _option(False, "batch norm statistics over all processes, eps 1e-3")
-    share_all_embeddings: bool = _option(False, "one token table for encoder, decoder and output (always so)")
-    share_decoder_input_output_embed: bool = _option(False, "tie decoder input and output tables (always so)")
-    layernorm_embedding: bool = _option(False, "layer norm on token embeddings")
-    patch_layernorm_embedding: bool = _option(False, "layer norm on image patch embeddings")
-    code_layernorm_embedding: bool = _option(False, "separate layer norm on image code embeddings in the decoder")
-    add_type_embedding: bool = _option(False, "add an embedding that tells text from image")
-    num_images: int = _option(1, "images a sample may hold; 2 gives the second image a type embedding of its own")
-    entangle_position_embedding: bool = _option(False, "add position embeddings to the encoder's input")
-    disable_entangle: bool = _option(False, "do not add position embeddings to the decoder's input")
-    interpolate_position: bool = _option(False, "interpolate image positions beyond orig_patch_image_size")
-    orig_patch_image_size: int = _option(256, "image side whose grid of positions is interpolated (pixels)")
-    code_image_size: int = _option(128, "side of the pictures that image codes describe (pixels)")
-    max_source_positions: int = _option(1024, "largest number of source text tokens")
-    max_target_positions: int = _option(1024, "largest number of target tokens")
-    token_bucket_size: int = _option(256, "buckets of relative text positions")
-    image_bucket_size: int = _option(42, "largest image grid side (patches); relative positions are per cell")
-    attn_scale_factor: float = _option(2.0, "attention logits are scaled by 1/sqrt(head width * this)")
-    scale_attn: bool = _option(False, "layer norm after attention")
-    scale_fc: bool = _option(False, "layer norm between the feed-forward projections")
-    scale_heads: bool = _option(False, "learned scale per attention head")
-    scale_resids: bool = _option(False, "learned scale of the feed-forward residual")
-    freeze_encoder_embedding: bool = _option(False, "freeze the (shared) token table")
-    freeze_decoder_embedding: bool = _option(False, "freeze the (shared) token table")
-    checkpoint_activations: bool = _option(False, "recompute layer activations in the backward pass to save memory")
-    offload_activations: bool = _option(False, "like checkpoint_activations, keeping what is saved in CPU memory")
-    vocab_size: int = _option(59457, "number of token ids V; set from the dictionary")
+    encoder_embed_dim: int = option(768, "encoder width C")
+    encoder_ffn_embed_dim: int = option(3072, "width of the encoder's feed-forward layers")
+    encoder_layers: int = option(6, "number of encoder layers")
+    encoder_attention_heads: int = option(12, "number of encoder attention heads H")
+    decoder_embed_dim: int = option(768, "decoder width C; must equal the encoder's, the token table is shared")
+    decoder_ffn_embed_dim: int = option(3072, "width of the decoder's feed-forward layers")
+    decoder_layers: int = option(6, "number of decoder layers")
+    decoder_attention_heads: int = option(12, "number of decoder attention heads H")
+    encoder_normalize_before: bool = option(False, "layer norm before each encoder block (always so)")
+    decoder_normalize_before: bool = option(False, "layer norm before each decoder block (always so)")
+    dropout: float = option(0.0, "dropout probability of embeddings and residual branches")
+    attention_dropout: float = option(0.0, "dropout probability of attention weights")
+    activation_dropout: float = option(0.0, "dropout probability after the activation of feed-forward layers")
+    encoder_drop_path_rate: float = option(0.0, "drop path rate of the last encoder layer (linear over depth)")
+    decoder_drop_path_rate: float = option(0.0, "drop path rate of the last decoder layer (linear over depth)")
+    resnet_drop_path_rate: float = option(0.0, "drop path rate of the last block of each image trunk stage")
+    resnet_type: str = option("resnet101", f"image trunk: {', '.join(RESNET_BLOCKS)}")
+    resnet_model_path: Optional[str] = option(None, "state dict file loaded strictly into a newly built image trunk")
+    freeze_resnet: bool = option(False, "freeze the image trunk's batch norm (statistics and affine)")
+    sync_bn: bool = option(False, "batch norm statistics over all processes, eps 1e-3")
+    share_all_embeddings: bool = option(False, "one token table for encoder, decoder and output (always so)")
+    share_decoder_input_output_embed: bool = option(False, "tie decoder input and output tables (always so)")
+    layernorm_embedding: bool = option(False, "layer norm on token embeddings")
+    patch_layernorm_embedding: bool = option(False, "layer norm on image patch embeddings")
+    code_layernorm_embedding: bool = option(False, "separate layer norm on image code embeddings in the decoder")
+    add_type_embedding: bool = option(False, "add an embedding that tells text from image")
+    num_images: int = option(1, "images a sample may hold; 2 gives the second image a type embedding of its own")
+    entangle_position_embedding: bool = option(False, "add position embeddings to the encoder's input")
+    disable_entangle: bool = option(False, "do not add position embeddings to the decoder's input")
+    interpolate_position: bool = option(False, "interpolate image positions beyond orig_patch_image_size")
+    orig_patch_image_size: int = option(256, "image side whose grid of positions is interpolated (pixels)")
+    code_image_size: int = option(128, "side of the pictures that image codes describe (pixels)")
+    max_source_positions: int = option(1024, "largest number of source text tokens")
+    max_target_positions: int = option(1024, "largest number of target tokens")
+    token_bucket_size: int = option(256, "buckets of relative text positions")
+    image_bucket_size: int = option(42, "largest image grid side (patches); relative positions are per cell")
+    attn_scale_factor: float = option(2.0, "attention logits are scaled by 1/sqrt(head width * this)")
+    scale_attn: bool = option(False, "layer norm after attention")
+    scale_fc: bool = option(False, "layer norm between the feed-forward projections")
+    scale_heads: bool = option(False, "learned scale per attention head")
+    scale_resids: bool = option(False, "learned scale of the feed-forward residual")
+    freeze_encoder_embedding: bool = option(False, "freeze the (shared) token table")
+    freeze_decoder_embedding: bool = option(False, "freeze the (shared) token table")
+    checkpoint_activations: bool = option(False, "recompute layer activations in the backward pass to save memory")
+    offload_activations: bool = option(False, "like checkpoint_activations, keeping what is saved in CPU memory")
+    vocab_size: int = option(59457, "number of token ids V; set from the dictionary")
 
     def __post_init__(self) -> None:
         """Refuses combinations the network cannot be built from, before anything is built."""

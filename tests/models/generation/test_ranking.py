@@ -274,6 +274,24 @@ def test_expanded_rows():
     assert (rows[0.05] <= 1 + 20 + 200).all()
 
 
+@pytest.mark.parametrize("top_k", [None, 1])
+def test_memory_is_bounded_by_the_rows(top_k, monkeypatch):
+    """Nodes kept of 2 samples: fewer than max_rows, and what one round feeds: the nodes expanded, their parents."""
+    answers = [[i, j, k] for i in range(10, 30) for j in range(10, 20) for k in (4, 5)]
+    kept = []
+
+    class Watched(ranking.TreeState):
+        def extend(self, tokens, depths, visible):
+            kept.append(2 * visible.size(2))
+            return super().extend(tokens, depths, visible)
+
+    monkeypatch.setattr(ranking, "TreeState", Watched)
+    model = make_model(0, 0.05)
+    result = rank_candidates(model, encode(model, 2), CandidateTrie(answers), top_k=top_k, max_rows=32)
+    assert result.expanded.sum() > 300
+    assert max(kept) <= (32 + 2 if top_k is None else 32 + 2 * 32)
+
+
 @pytest.mark.parametrize("top_k", [None, 2])
 def test_only_the_tokens_of_the_answers_are_looked_at(top_k):
     model = make_model(0)
