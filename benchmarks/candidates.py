@@ -151,7 +151,7 @@ def run_beam(setting: Setting, repeats: int) -> dict[str, Any]:
         with torch.no_grad():
             encoder.append(timed(lambda: setting.model.encode(**setting.inputs))[0])
         seconds.append(timed(lambda: generate(setting.model, setting.inputs, config, setting.trie, prefix))[0])
-    return {"seconds": min(seconds) - min(encoder), "rows": float("nan")}
+    return {"seconds": min(seconds) - min(encoder), "rows": None}
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -220,7 +220,8 @@ def main() -> None:
     for side, result in results.items():
         seconds = result["seconds"]
         ratios = f"{slowest / seconds:.0f} | {seconds / beam:.2f}"
-        per_question = f"{seconds / args.batch:.3f} | {result['rows']:.0f}"
+        rows = "" if result["rows"] is None else f"{result['rows']:.0f}"
+        per_question = f"{seconds / args.batch:.3f} | {rows}"
         print(f"| {SIDES[side][0]} | {per_question} | {ratios} | {result['megabytes']:.0f} |")
 
 
