@@ -4,6 +4,8 @@ The task and its options come from the checkpoint (`--model-overrides` changes t
 from the command line; with `--zero-shot` the task comes from the command line too. No task is named in here.
 """
 
+import ofa_module  # isort: skip  # noqa: F401  (before fairseq, whose import it quiets)
+
 import argparse
 import logging
 import sys

@@ -3,6 +3,8 @@
 Loads the plugin, parses the flags and hands over to fairseq's training program.
 """
 
+import ofa_module  # isort: skip  # noqa: F401  (before fairseq, whose import it quiets)
+
 import sys
 from collections.abc import Sequence
 

@@ -55,15 +55,15 @@ ofa_size() {
 
 # ofa_run PORT PROGRAM ARGS...: the program on this machine's processes, or only its command line.
 ofa_run() {
-    port=${MASTER_PORT:-$1} program=$2
+    _port=${MASTER_PORT:-$1} _program=$2
     shift 2
-    nodes=${WORKER_CNT:-1}
+    _nodes=${WORKER_CNT:-1}
     [ "$PRECISION" = fp32 ] || set -- "$@" "--$PRECISION"
-    if [ "$GPUS_PER_NODE" -gt 1 ] || [ "$nodes" -gt 1 ]; then
-        set -- "$(ofa_python)" -m torch.distributed.run --nproc_per_node="$GPUS_PER_NODE" --nnodes="$nodes" \
-            --node_rank="${RANK:-0}" --master_addr="${MASTER_ADDR:-localhost}" --master_port="$port" "$program" "$@"
+    if [ "$GPUS_PER_NODE" -gt 1 ] || [ "$_nodes" -gt 1 ]; then
+        set -- "$(ofa_python)" -m torch.distributed.run --nproc_per_node="$GPUS_PER_NODE" --nnodes="$_nodes" \
+            --node_rank="${RANK:-0}" --master_addr="${MASTER_ADDR:-localhost}" --master_port="$_port" "$_program" "$@"
     else
-        set -- "$(ofa_python)" "$program" "$@" --distributed-world-size=1
+        set -- "$(ofa_python)" "$_program" "$@" --distributed-world-size=1
     fi
     if [ -n "${DRY_RUN:-}" ]; then
         for word in "$@"; do printf "'%s' " "$(printf %s "$word" | sed "s/'/'\\\\''/g")"; done
@@ -75,15 +75,15 @@ ofa_run() {
 
 # ofa_train PORT RUN_NAME RESTORE_FILE DATA ARGS...: trains below OUTPUT_DIR; started again, it goes on where it was.
 ofa_train() {
-    port=$1 run=$2 restore=$3 data=$4
+    _port=$1 _run=$2 _restore=$3 _data=$4
     shift 4
-    save_dir=${OUTPUT_DIR}/${RUN_KIND}checkpoints/$run log_dir=${OUTPUT_DIR}/${RUN_KIND}logs
-    if [ ! -f "$save_dir/checkpoint_last.pt" ]; then
-        set -- --restore-file="$restore" --reset-optimizer --reset-dataloader --reset-meters "$@"
+    _save_dir=${OUTPUT_DIR}/${RUN_KIND}checkpoints/$_run _log_dir=${OUTPUT_DIR}/${RUN_KIND}logs
+    if [ ! -f "$_save_dir/checkpoint_last.pt" ]; then
+        set -- --restore-file="$_restore" --reset-optimizer --reset-dataloader --reset-meters "$@"
     fi
-    [ -n "${DRY_RUN:-}" ] || mkdir -p "$save_dir" "$log_dir"
-    ofa_run "$port" "$OFA_ROOT/train.py" "$data" --user-dir="$OFA_ROOT/ofa_module" --bpe-dir="$BPE_DIR" --arch="$ARCH" \
-        --save-dir="$save_dir" --log-file="$log_dir/$run.log" --log-format="$([ -t 1 ] && echo tqdm || echo simple)" \
+    [ -n "${DRY_RUN:-}" ] || mkdir -p "$_save_dir" "$_log_dir"
+    ofa_run "$_port" "$OFA_ROOT/train.py" "$_data" --user-dir="$OFA_ROOT/ofa_module" --bpe-dir="$BPE_DIR" --arch="$ARCH" \
+        --save-dir="$_save_dir" --log-file="$_log_dir/$_run.log" --log-format="$([ -t 1 ] && echo tqdm || echo simple)" \
         --log-interval=10 --num-workers=2 --num-bins=1000 --fixed-validation-seed=7 --find-unused-parameters \
         --encoder-normalize-before --decoder-normalize-before --share-decoder-input-output-embed \
         --share-all-embeddings --layernorm-embedding --patch-layernorm-embedding --code-layernorm-embedding \
@@ -95,9 +95,9 @@ ofa_train() {
 
 # ofa_evaluate PORT CHECKPOINT SUBSET RESULTS DATA OVERRIDES ARGS...: OVERRIDES = more entries of --model-overrides.
 ofa_evaluate() {
-    port=$1 checkpoint=$2 subset=$3 results=$4 data=$5 overrides=$6
+    _port=$1 _checkpoint=$2 _subset=$3 _results=$4 _data=$5 _overrides=$6
     shift 6
-    ofa_run "$port" "$OFA_ROOT/evaluate.py" "$data" --user-dir="$OFA_ROOT/ofa_module" --path="$checkpoint" \
-        --gen-subset="$subset" --results-path="$results" --log-format=simple --log-interval=10 --seed=7 \
-        --num-workers=2 --model-overrides="{'data': '$data', 'bpe_dir': '$BPE_DIR', $overrides}" "$@"
+    ofa_run "$_port" "$OFA_ROOT/evaluate.py" "$_data" --user-dir="$OFA_ROOT/ofa_module" --path="$_checkpoint" \
+        --gen-subset="$_subset" --results-path="$_results" --log-format=simple --log-interval=10 --seed=7 \
+        --num-workers=2 --model-overrides="{'data': '$_data', 'bpe_dir': '$BPE_DIR', $_overrides}" "$@"
 }
