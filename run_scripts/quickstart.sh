@@ -13,8 +13,8 @@ echo "== 1/4 digit scenes -> $DATA_DIR"
 echo "== 2/4 training ofa_demo, its image trunk first (log: $out/stage1_logs)"
 [ -f "$out/trunk.pt" ] || "$OFA_PYTHON" run_scripts/quickstart_trunk.py "$DATA_DIR/caption_data/caption_stage1_train.tsv" "$out/trunk.pt"
 sh run_scripts/caption/train_caption_stage1.sh --resnet-model-path="$out/trunk.pt" --eval-cider-cached-tokens= --batch-size=32 --update-freq=1 --lr=3e-4 --warmup-ratio=0.1 \
-    --label-smoothing=0.0 --weight-decay=0.0 --save-interval-updates=0 --validate-interval-updates=0 --validate-interval=3 \
-    --save-interval=3 --log-interval=100 --log-format=simple "$@"
+    --label-smoothing=0.0 --weight-decay=0.0 --save-interval-updates=0 --validate-interval-updates=0 --validate-interval=2 \
+    --save-interval=2 --log-interval=100 --log-format=simple "$@"
 echo "== 3/4 captions of the test pictures"
 export CHECKPOINT
 CHECKPOINT=$(ls -t "$out"/stage1_checkpoints/*/checkpoint_best.pt | head -n 1)
