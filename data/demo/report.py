@@ -55,7 +55,7 @@ def draw_curves(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
 
 def draw_contact_sheet(captions: dict[str, str], test: TsvFile, path: Path) -> None:
     """The first test pictures with their captions: green is exactly the reference, red is not."""
-    figure, axes = plt.subplots(ROWS, COLUMNS, figsize=(2.1 * COLUMNS, 2.5 * ROWS))
+    figure, axes = plt.subplots(ROWS, COLUMNS, figsize=(2.1 * COLUMNS, 2.8 * ROWS))
     for axis in axes.flat:
         axis.axis("off")
     for i, axis in zip(range(len(test)), axes.flat, strict=False):
