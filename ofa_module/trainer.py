@@ -53,7 +53,7 @@ class OFATrainer(Trainer):
             self._ema = _Average(self._model, self.cfg.ema, self.device, skip_keys=tables)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Fixes the learning rate schedule before the first epoch, then as stock."""
+        """As stock; from now on validation reads its data."""
         self._epoch_began = True
         super().begin_epoch(epoch)
 
