@@ -19,6 +19,7 @@ from omegaconf import DictConfig, open_dict
 
 from utils.errors import UserError, one_sentence
 
+logger = logging.getLogger(__name__)
 PLUGIN = Path(__file__).resolve().parent
 
 
@@ -89,6 +90,13 @@ def _prepare_processes(cfg: DictConfig) -> None:
             distributed.distributed_world_size = 1
 
 
+def full_precision_on_cpu(cfg: DictConfig) -> None:
+    """Turns --fp16 off without a GPU, with a warning: neither fairseq nor PyTorch computes all of it on the CPU."""
+    if cfg.common.cpu and cfg.common.fp16:
+        logger.warning("--fp16 needs a GPU: going on in float32 (--bf16 is half precision on the CPU).")
+        cfg.common.fp16 = cfg.common.memory_efficient_fp16 = False
+
+
 def literal_dict(text: str, flag: str) -> dict[str, Any]:
     """Python dictionary written as a flag's value; nothing in it is executed. UserError if it is none."""
     try:
@@ -115,6 +123,7 @@ def run(program: Callable[[DictConfig], None], cfg: DictConfig) -> None:
         force=True,
     )
     warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")
+    full_precision_on_cpu(cfg)
     try:
         distributed_utils.call_main(cfg, program)
     except UserError as error:

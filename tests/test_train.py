@@ -181,6 +181,16 @@ def test_validation_scores_captions(demo, tmp_path):
     assert (tmp_path / "checkpoint_best.pt").exists() and list((tmp_path / "tb").rglob("events*"))
 
 
+def test_float16_without_a_gpu_goes_on_in_float32(demo, trained, tmp_path, capsys):
+    more = ["--batch-size=18", "--max-epoch=1", "--disable-validation", "--fp16", "--fp16-scale-window=4", "--cpu"]
+    train.main(training_args(demo, tmp_path, *more))
+    assert "--fp16 needs a GPU" in capsys.readouterr().out
+    state = weights(tmp_path / "checkpoint_last.pt")[1]
+    assert state["optimizer_history"][-1]["optimizer_name"] == "FairseqAdam"
+    evaluate.main(evaluate_args(demo, trained[0] / "checkpoint_last.pt", tmp_path, "--fp16", "--cpu"))
+    assert len(json.loads((tmp_path / "test_predict.json").read_text())) == 11
+
+
 def sentence(output):
     """The last line of a failed program: its only error line."""
     return next(line for line in reversed(output.splitlines()) if ": error: " in line)
