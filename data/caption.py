@@ -6,8 +6,9 @@ from data.base import DataConfig, OFADataset
 from data.images import decode_base64
 from data.prompts import prompt
 from data.sample import Example
-from data.text import Vocabulary, remove_punctuation
+from data.text import Vocabulary
 from data.tsv import TsvFile
+from utils.punctuation import remove_punctuation
 
 SEPARATOR = "&&"  # between the captions of one image
 

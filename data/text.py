@@ -6,7 +6,6 @@ lines of `dict.txt`, `<mask>`, `<code_0>` ..., `<bin_0>` ...; no padding to a mu
 
 import json
 import re
-import string as ascii_sets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -210,7 +209,6 @@ def _bert_bpe(folder: Path) -> _Bpe:
     return _Bpe("bert", tokenizer, tokens, {})
 
 
-_DROP_PUNCTUATION = str.maketrans("", "", ascii_sets.punctuation)
 _HYPHEN_SLASH_TO_BLANK = str.maketrans("-/", "  ")
 
 
@@ -228,8 +226,3 @@ def normalize_question(text: str, max_words: int | None = None) -> str:
 def normalize_caption(text: str, max_words: int | None = None) -> str:
     """Caption in the form the model was trained on: as a question, and `<person>` becomes `person`."""
     return normalize_question(text, max_words).replace("<person>", "person")
-
-
-def remove_punctuation(text: str) -> str:
-    """Text without the 32 ASCII punctuation characters ("man's" -> "mans")."""
-    return text.translate(_DROP_PUNCTUATION)

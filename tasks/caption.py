@@ -10,13 +10,13 @@ from fairseq.tasks import register_task
 from torch import nn
 
 from data.caption import CaptionDataset, split_captions
-from data.text import remove_punctuation
 from data.tsv import TsvFile
 from models.generation import GenerationConfig, generate
 from tasks.base import Evaluation, OFATask, OFATaskConfig, encoder_inputs
 from utils.cider import CiderD
 from utils.coco_caption import score_captions
 from utils.predictions import Record
+from utils.punctuation import remove_punctuation
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 import math
 import pickle
-import string
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -17,7 +16,6 @@ MAX_ORDER = 4
 SIGMA = 6.0  # width of the length penalty, in words
 NGram = tuple[str, ...]
 
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _PICKLE_GLOBALS: dict[tuple[str, str], type] = {
     ("collections", "defaultdict"): defaultdict,
     ("builtins", "dict"): dict,
@@ -125,11 +123,6 @@ class CiderD:
             weights[ngram] = weight
             squares[len(ngram) - 1] += weight * weight
         return _Caption(weights, [math.sqrt(square) for square in squares], max(len(words) - 1, 0))
-
-
-def remove_punctuation(text: str) -> str:
-    """Delete every ASCII punctuation character: "man's" becomes "mans"."""
-    return text.translate(_PUNCTUATION)
 
 
 def _ngrams(words: list[str]) -> Iterator[NGram]:

@@ -23,8 +23,9 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.spice import spice
 from pycocoevalcap.tokenizer import ptbtokenizer
 
-from utils.cider import CiderD, remove_punctuation
+from utils.cider import CiderD
 from utils.errors import UserError
+from utils.punctuation import remove_punctuation
 
 NO_JAVA_KEY = "CIDEr-D (own scorer, no Java)"
 Captions = dict[str, list[str]]  # image id -> captions

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.text import Vocabulary, normalize_caption, normalize_question, remove_punctuation
+from data.text import Vocabulary, normalize_caption, normalize_question
 from utils.errors import UserError
+from utils.punctuation import remove_punctuation
 
 ROOT = Path(__file__).parents[2]
 BPE_DIR = ROOT / "utils" / "BPE"

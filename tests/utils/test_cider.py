@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from pycocoevalcap.cider.cider import Cider
 
-from utils.cider import CiderD, remove_punctuation
+from utils.cider import CiderD
 from utils.errors import UserError
+from utils.punctuation import remove_punctuation
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 REWARDS = json.loads((GOLDEN / "losses_tiny.json").read_text())["rewards"]
