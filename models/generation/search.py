@@ -36,6 +36,16 @@ class Hypothesis:
     score: float
     positional_scores: Tensor
 
+    @property
+    def log_prob(self) -> float:
+        """Sum of the tokens' log-probabilities, whatever the length penalty."""
+        return self.positional_scores.sum().item()
+
+    @property
+    def mean_log_prob(self) -> float:
+        """Mean log-probability of a token, end of sentence included: comparable between lengths."""
+        return self.positional_scores.mean().item()
+
 
 @torch.no_grad()
 def generate(

@@ -55,6 +55,9 @@ def compare(actual, expected, unnormalized):
         for a, e in zip(a_sample, e_sample, strict=True):
             assert a.score == pytest.approx(e["score"], abs=2e-4 if unnormalized else 1e-4)
             assert a.positional_scores.tolist() == pytest.approx(e["positional_scores"], abs=1e-4)
+            assert a.mean_log_prob * len(a.tokens) == pytest.approx(a.log_prob, rel=1e-5)
+            if unnormalized:
+                assert a.log_prob == pytest.approx(e["score"], abs=2e-4)
 
 
 def assert_same(first, second):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.ofa import OFA
+from models.ofa import OFA, OFAConfig
 
 GROUPS, LENGTH = 3, 9
 # Text of length 6, 4 and 5: the sources are padded.
@@ -106,3 +106,20 @@ def test_too_long_is_refused(enc, tiny_model):
         tiny_model.start(enc, 1, capacity=1025)
     with pytest.raises(ValueError, match="code-image-size"):
         tiny_model.start(enc, 1, capacity=1027, code=True)
+
+
+def test_a_step_compiles_whole_and_once_for_all_lengths():
+    model = OFA(OFAConfig.from_arch("ofa_tiny", encoder_layers=1, decoder_layers=1)).eval()
+    compiles = []
+
+    def count(graph, example_inputs):
+        compiles.append(graph)
+        return graph.forward
+
+    step = torch.compile(model.step, backend=count, dynamic=True, fullgraph=True)
+    with torch.no_grad():
+        enc = model.encode(SOURCES[:, :2])
+        state, plain = model.start(enc, 1, 16), model.start(enc, 1, 16)
+        for _ in range(6):
+            torch.testing.assert_close(step(SOURCES[:, :1], state), model.step(SOURCES[:, :1], plain))
+    assert 0 < len(compiles) <= 2  # the first position, all others
