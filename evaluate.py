@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from fairseq import options
@@ -45,7 +45,13 @@ class EvaluationFlags(FairseqDataclass):
         default=False, metadata={"help": "take the task from the command line, and only weights from the file"}
     )
     beam_search_vqa_eval: bool = field(
-        default=False, metadata={"help": "answer VQA by beam search, not by ranking all answers"}
+        default=False, metadata={"help": "answer by beam search, not by ranking all answers"}
+    )
+    with_scores: bool = field(
+        default=False, metadata={"help": "add to each record how sure the network is (probability or log-probability)"}
+    )
+    check_submission: Optional[str] = field(
+        default=None, metadata={"help": "evaluate nothing: check this file of predictions against the data file"}
     )
 
 
@@ -70,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def evaluate(cfg: DictConfig) -> None:
     """Answers every row of the data file once, writes the answers and prints the scores."""
+    if cfg.evaluation.check_submission:
+        check_submission(cfg)
+        return
     if not cfg.common_eval.path:
         raise UserError("--path is missing: name the checkpoint, or several separated by colons.")
     if not cfg.common_eval.results_path:
@@ -103,10 +112,19 @@ def _task_config(cfg: DictConfig, path: str, overrides: dict[str, Any]) -> DictC
     if unknown := [key for key in overrides if key not in config and key not in {f.name for f in fields(OFAConfig)}]:
         raise UserError(f"--model-overrides: neither the task {name!r} nor the network has an option {unknown[0]!r}.")
     given = {"data": cfg.task.data} if cfg.task.data else {}
-    for key, value in {**stored, **given, **overrides, "_name": name}.items():
+    inference = {"val_inference_type": "beamsearch" if cfg.evaluation.beam_search_vqa_eval else "allcand"}
+    for key, value in {**stored, **given, **inference, **overrides, "_name": name}.items():
         if key in config:
             config[key] = value
     return config
+
+
+def check_submission(cfg: DictConfig) -> None:
+    """Compares a written file of predictions with the data file: fields, ids and their number."""
+    task: OFATask = fairseq_tasks.setup_task(cfg.task)
+    task.load_dataset(cfg.dataset.gen_subset)
+    count = task.check_submission(cfg.evaluation.check_submission, cfg.dataset.gen_subset)
+    logger.info("%s is complete: %d records.", cfg.evaluation.check_submission, count)
 
 
 def _generation_config(cfg: DictConfig, task: OFATask) -> GenerationConfig:
@@ -137,7 +155,7 @@ def _precision(cfg: DictConfig) -> torch.dtype:
 @torch.no_grad()
 def _answer(
     cfg: DictConfig, task: OFATask, models: list[nn.Module], subset: str, generation: GenerationConfig
-) -> tuple[list[tuple[int, tuple[Record, list[str]]]], dict[str, tuple[float, float]], list[str]]:
+) -> tuple[list[tuple[int, tuple[Record, list[str]]]], dict[str, tuple[float, ...]], list[str]]:
     """This process's share: (row, (record, references)), metric sums and messages of skipped rows."""
     device, dtype = next(models[0].parameters()).device, _precision(cfg)
     iterator = task.get_batch_iterator(
@@ -148,7 +166,7 @@ def _answer(
         num_workers=cfg.dataset.num_workers,
     ).next_epoch_itr(shuffle=False)
     rows: list[tuple[int, tuple[Record, list[str]]]] = []
-    sums: dict[str, tuple[float, float]] = {}
+    sums: dict[str, tuple[float, ...]] = {}
     skipped: list[str] = []
     for batch in tqdm(iterator, total=len(iterator), desc=subset, mininterval=_interval(), disable=not is_main()):
         skipped += batch.get("skipped", [])
@@ -156,11 +174,13 @@ def _answer(
             continue
         batch = fairseq_utils.apply_to_sample(lambda x: x.to(device, dtype if x.is_floating_point() else None), batch)
         result: Evaluation = task.evaluate(models, batch, generation)
+        if cfg.evaluation.with_scores:
+            for record, confidence in zip(result.records, result.confidences, strict=True):
+                record.update(confidence)
         references = result.references or [[]] * len(result.records)
         rows += zip((int(row) for row in batch["rows"]), zip(result.records, references, strict=True), strict=True)
-        for name, (total, count) in result.sums.items():
-            old = sums.get(name, (0.0, 0.0))
-            sums[name] = (old[0] + total, old[1] + count)
+        for name, values in result.sums.items():
+            sums[name] = tuple(map(sum, zip(values, sums.get(name, [0.0] * len(values)), strict=True)))
     return rows, sums, skipped
 
 
@@ -173,7 +193,7 @@ def _report(
     cfg: DictConfig,
     task: OFATask,
     rows: list[tuple[int, tuple[Record, list[str]]]],
-    sums: dict[str, tuple[float, float]],
+    sums: dict[str, tuple[float, ...]],
     skipped: list[str],
     subset: str,
 ) -> None:
@@ -190,10 +210,14 @@ def _report(
     )
     references = sorted(pair for share in gather_objects([(row, refs) for row, (_, refs) in rows]) for pair in share)
     scores: dict[str, float] = {}
-    for name in sorted({name for names in gather_objects(list(sums)) for name in names}):
-        total, count = sum_over_ranks(list(sums.get(name, (0.0, 0.0))))
-        scores[name] = total / count if count else 0.0
-        logger.info("score_sum: %s, score_cnt: %s, score: %s (%s)", total, count, round(scores[name], 4), name)
+    lengths = {
+        name: length for share in gather_objects({n: len(v) for n, v in sums.items()}) for name, length in share.items()
+    }
+    for name, length in sorted(lengths.items()):
+        totals = sum_over_ranks(list(sums.get(name, [0.0] * length)))
+        scores[name] = task.metrics[name].value(totals)
+        if length == 2:
+            logger.info("score_sum: %s, score_cnt: %s, score: %s (%s)", *totals, round(scores[name], 4), name)
     if records is None:
         return
     scores.update(task.corpus_scores(records, [refs for _, refs in references]))

@@ -2,11 +2,13 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
 import torch
+from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.collate import collate
@@ -76,12 +78,15 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
     """
 
     columns: tuple[str, ...]  # what the task reads, in the order of --selected-cols
+    unused_columns = 0  # how many more the released scripts may select
+    # answer tokens so far -> ids that may follow; None = all
+    allowed_after: Callable[[Sequence[int]], Sequence[int]] | None = None
 
     def __init__(
         self, rows: TsvFile, vocab: Vocabulary, config: DataConfig, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
         selected = len(rows.columns or rows[0])
-        if selected != len(self.columns):
+        if not len(self.columns) <= selected <= len(self.columns) + self.unused_columns:
             wanted = ", ".join(self.columns)
             raise UserError(f"{rows.path}: --selected-cols gives {selected} columns; choose those of {wanted}.")
         self.rows, self.vocab, self.config, self.split = rows, vocab, config, split
@@ -127,19 +132,38 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
             raise BadRowError(self.rows.path, index + 1, str(error)) from error
 
     def _encode(self, index: int, example: Example) -> Sample:
-        vocab = self.vocab
-        target = [*vocab.encode(example.target), vocab.eos]
+        bos, eos, pad = self.vocab.bos, self.vocab.eos, self.vocab.pad
+        source = [bos, *self.vocab.encode(example.source)[: example.max_source_tokens], eos]
+        text = example.target
+        answer = (self.vocab.encode(text) if isinstance(text, str) else text)[: example.max_target_tokens]
+        answer = [*answer, eos] if example.ends else answer
+        read = answer[:-1] if example.decoder_input is None else example.decoder_input
+        prompts: dict[str | None, list[int]] = {"src": source, "prev_output": source[:-1]}
+        prompt = prompts.get(example.prompt_type, [bos])
+        target = [pad] * (len(prompt) - 1) + (answer if example.learn else [pad] * len(answer))
         sample = Sample(
             row=index,
-            id=example.id,
-            source=torch.tensor([vocab.bos, *vocab.encode(example.source), vocab.eos]),
+            id=str(index) if example.id is None else example.id,
+            source=torch.tensor(source),
             target=torch.tensor(target),
-            prev_output_tokens=torch.tensor([vocab.bos, *target[:-1]]),
+            prev_output_tokens=torch.tensor([*prompt, *read]),
+            extras=example.extras,
         )
         if example.image is not None:
-            image = decode_image(example.image) if isinstance(example.image, bytes) else example.image
-            sample["patch_image"] = self.transform(image)
+            sample["patch_image"] = self._pixels(example.image)
             sample["patch_mask"] = torch.tensor([True])
+        if self.allowed_after is not None:
+            allowed = [self.allowed_after(answer[:t]) if example.learn else [] for t in range(len(answer))]
+            rows = torch.arange(len(prompt) - 1, len(target))
+            sample["constraint_rows"] = rows.repeat_interleave(torch.tensor([len(ids) for ids in allowed]))
+            sample["constraint_ids"] = torch.tensor([token for ids in allowed for token in ids], dtype=torch.long)
+        if example.prompt_type is not None:
+            sample["decoder_prompt"] = prompt
         if example.references is not None:
             sample["references"] = example.references
         return sample
+
+    def _pixels(self, image: bytes | Image.Image | Tensor) -> Tensor:
+        if isinstance(image, Tensor):
+            return image
+        return self.transform(decode_image(image) if isinstance(image, bytes) else image)

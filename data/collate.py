@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from data.sample import Batch, NetInput, Sample, SkippedRow
 
 
-def _pad_right(rows: Sequence[Tensor], value: int | bool) -> Tensor:
+def _pad_right(rows: Sequence[Tensor], value: int) -> Tensor:
     """(L_i, ...) tensors -> (B, max L, ...)."""
     return pad_sequence(list(rows), batch_first=True, padding_value=value)
 
@@ -20,7 +20,7 @@ def collate(samples: Sequence[Sample | SkippedRow], pad: int) -> Batch:
 
     Args:
         samples: what a dataset's items are; rows skipped as bad only leave their message.
-        pad: id that fills source, target and previous tokens; constraint masks are filled with True.
+        pad: id that fills source, target and previous tokens.
     """
     good = [sample for sample in samples if not isinstance(sample, SkippedRow)]
     skipped = [sample.message for sample in samples if isinstance(sample, SkippedRow)]
@@ -48,9 +48,17 @@ def _stack(samples: list[Sample], pad: int) -> Batch:
         net_input=net_input,
         target=target,
     )
-    if "constraint_mask" in samples[0]:
-        # a padded position that allowed nothing would have an all -inf row and a NaN loss
-        batch["constraint_masks"] = _pad_right([sample["constraint_mask"] for sample in samples], True)
+    if "constraint_rows" in samples[0]:
+        starts = (b * target.size(1) for b in range(len(samples)))
+        batch["constraint_rows"] = torch.cat(
+            [s["constraint_rows"] + start for s, start in zip(samples, starts, strict=True)]
+        )
+        batch["constraint_ids"] = torch.cat([sample["constraint_ids"] for sample in samples])
+    if "decoder_prompt" in samples[0]:
+        batch["decoder_prompts"] = [sample["decoder_prompt"] for sample in samples]
     if "references" in samples[0]:
         batch["references"] = [sample["references"] for sample in samples]
+    for key, first in samples[0]["extras"].items():
+        values = [sample["extras"][key] for sample in samples]
+        batch[key] = torch.stack(values) if isinstance(first, Tensor) else values  # type: ignore[literal-required]
     return batch

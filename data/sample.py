@@ -3,8 +3,8 @@
 Letters in shapes: B batch, S source length, T target length, V vocabulary, R image side.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple, NotRequired, TypedDict
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -13,16 +13,35 @@ from torch import Tensor
 
 @dataclass
 class Example:
-    """Plain values of one row; a task fills what it uses, the rest stays None.
+    """Plain values of one row; a task fills what it uses, the rest keeps its default.
 
     Texts are complete: they are encoded exactly as they stand, leading space included.
+
+    Attributes:
+        id: None = the number of the row.
+        source, target: text, or ids without bos and eos; longer ones are cut to `max_*_tokens` ids.
+        image: encoded file, decoded picture, or finished tensor (3, R, R).
+        references: what a generated text is compared with.
+        decoder_input: what the decoder reads in place of the target's ids.
+        prompt_type: what the decoder is fed before the target: "none" (bos), "src" (the source) or "prev_output"
+            (the source without its eos); those positions have no target. None: no decoder prompt in the sample.
+        ends: whether end of sentence is predicted.
+        learn: False = the loss leaves the row out.
+        extras: more keys of the batch; tensors are stacked, other values listed.
     """
 
-    id: str
+    id: str | None
     source: str
-    target: str
-    image: bytes | Image.Image | None = None  # encoded file or decoded picture
-    references: list[str] | None = None  # what a generated text is compared with
+    target: str | list[int]
+    image: bytes | Image.Image | Tensor | None = None
+    references: list[str] | None = None
+    decoder_input: list[int] | None = None
+    prompt_type: str | None = None
+    max_source_tokens: int | None = None
+    max_target_tokens: int | None = None
+    ends: bool = True
+    learn: bool = True
+    extras: dict[str, Any] = field(default_factory=dict)
 
 
 class Sample(TypedDict):
@@ -35,8 +54,11 @@ class Sample(TypedDict):
     prev_output_tokens: Tensor  # (T,) bos, then the target without its last token
     patch_image: NotRequired[Tensor]  # (3, R, R) float32
     patch_mask: NotRequired[Tensor]  # (1,) bool, True: the image counts
-    constraint_mask: NotRequired[Tensor]  # (T, V) bool, True: the token is allowed
+    constraint_rows: NotRequired[Tensor]  # (E,) int64, target position of an allowed id
+    constraint_ids: NotRequired[Tensor]  # (E,) int64, the id; other ids are forbidden there
+    decoder_prompt: NotRequired[list[int]]  # what the decoder is fed before an answer, from bos on
     references: NotRequired[list[str]]
+    extras: dict[str, Any]
 
 
 class SkippedRow(NamedTuple):
@@ -64,6 +86,9 @@ class Batch(TypedDict, total=False):
     ntokens: int  # target tokens without padding
     net_input: NetInput
     target: Tensor  # (B, T) int64
-    constraint_masks: Tensor  # (B, T, V) bool, True in padded positions
+    constraint_rows: Tensor  # (E,) int64, b * T + t of an allowed id: all pairs together replace a (B, T, V) mask
+    constraint_ids: Tensor  # (E,) int64
+    decoder_prompts: list[list[int]]  # B lists
     references: list[list[str]]  # B lists
+    # and what the task's rows have as extras: conf (B,), ref_dict B dicts, region_coords (B, 4) ...
     skipped: list[str]  # one message per bad row left out; absent when there is none

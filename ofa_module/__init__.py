@@ -20,6 +20,12 @@ PLUGIN_MODULES = (
     "ofa_module.lr_scheduler",
     "criterions.label_smoothed_cross_entropy",
     "tasks.caption",
+    "tasks.vqa_gen",
+    "tasks.refcoco",
+    "tasks.snli_ve",
+    "tasks.image_classify",
+    "tasks.gigaword",
+    "tasks.glue",
 )
 for _name in PLUGIN_MODULES:
     importlib.import_module(_name)

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from data.base import DataConfig, OFADataset
 from data.sharding import file_for_epoch, plan_batches
 from data.text import Vocabulary
 from data.tsv import TsvFile
-from models.generation import GenerationConfig
+from models.generation import GenerationConfig, Hypothesis
 from utils.errors import UserError
-from utils.predictions import Record
+from utils.metrics import Metric
+from utils.predictions import Record, check_predictions
 
 ENCODER_INPUTS = ("src_tokens", "patch_images", "patch_masks")
 
@@ -34,12 +36,14 @@ class Evaluation:
 
     Attributes:
         records: one leaderboard record per sample. references: what each sample is compared with, if anything.
-        sums: metric name -> (sum, count); sums and counts add up over batches and processes.
+        sums: metric name -> sums that add up over batches and processes; `OFATask.metrics` turns them into a figure.
+        confidences: per sample, what `--with-scores` adds to its record.
     """
 
     records: list[Record]
     references: list[list[str]] = field(default_factory=list)
-    sums: dict[str, tuple[float, float]] = field(default_factory=dict)
+    sums: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    confidences: list[dict[str, Any]] = field(default_factory=list)
 
 
 class OFATask(FairseqTask):
@@ -47,11 +51,13 @@ class OFATask(FairseqTask):
 
     Attributes:
         shuffle_rows: whether training rows come in a new order each epoch; the trainer sets it (`--curriculum`).
-        metric_digits: metrics that validation logs -> digits shown.
+        metrics: what validation logs and evaluation prints.
+        record_fields: fields of a record and their types, the id first.
     """
 
     dataset_class: type[OFADataset]
-    metric_digits: Mapping[str, int] = {}
+    record_fields: Mapping[str, type]
+    metrics: Mapping[str, Metric] = {}
 
     def __init__(self, cfg: Any, vocab: Vocabulary) -> None:
         super().__init__(cfg)
@@ -80,6 +86,11 @@ class OFATask(FairseqTask):
     def max_positions(self) -> tuple[int, int]:
         """Longest source and target, in tokens."""
         return self.cfg.max_source_positions, self.cfg.max_target_positions
+
+    @property
+    def uses_ema(self) -> bool:
+        """Whether validation answers with the averaged weights; the trainer asks."""
+        return bool(self.cfg.get("uses_ema", False))
 
     @property
     def paths(self) -> list[str]:
@@ -138,6 +149,7 @@ class OFATask(FairseqTask):
         optimizer: Any,
         update_num: int,
         ignore_grad: bool = False,
+        **_: Any,
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Forward and backward of one batch; `ignore_grad` runs it for its communication only."""
         model.train()
@@ -161,21 +173,21 @@ class OFATask(FairseqTask):
         with torch.no_grad():
             loss, sample_size, logged = criterion(model, sample)
             if self.validation_config is not None:
-                scored = ema_model if ema_model is not None else model
-                result = self.evaluate([unwrap(scored)], sample, self.validation_config)
-                for name in self.metric_digits:
-                    total, count = result.sums.get(name, (0.0, 0.0))
-                    logged[f"_{name}_sum"], logged[f"_{name}_cnt"] = total, count
+                scored = unwrap(ema_model if ema_model is not None else model).eval()
+                result = self.evaluate([scored], sample, self.validation_config)
+                for name, sums in result.sums.items():
+                    logged.update({f"_{name}_{i}": value for i, value in enumerate(sums)})
         return loss, sample_size, logged
 
     def reduce_metrics(self, logging_outputs: Sequence[Mapping[str, Any]], criterion: nn.Module) -> None:
-        """fairseq's and the criterion's metrics, and the task's own as averages over all samples."""
+        """fairseq's and the criterion's metrics, and the task's own from sums over all samples."""
         super().reduce_metrics(logging_outputs, criterion)
-        for name, digits in self.metric_digits.items():
-            count = sum(float(output.get(f"_{name}_cnt", 0)) for output in logging_outputs)
-            if count > 0:
-                total = sum(float(output[f"_{name}_sum"]) for output in logging_outputs if f"_{name}_sum" in output)
-                metrics.log_scalar(name, total / count, count, round=digits)
+        for name, metric in self.metrics.items():
+            keys = sorted({key for output in logging_outputs for key in output if key.rpartition("_")[0] == f"_{name}"})
+            for key in keys:
+                metrics.log_scalar_sum(key, sum(float(output.get(key, 0)) for output in logging_outputs))
+            if keys:
+                metrics.log_derived(name, partial(_figure, metric, keys))
 
     @property
     def validation_config(self) -> GenerationConfig | None:
@@ -186,14 +198,37 @@ class OFATask(FairseqTask):
     def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """Answers a batch and scores the answers: the one way, for validation and for evaluate.py."""
 
+    def check_submission(self, path: str, split: str) -> int:
+        """Number of records of a file of predictions that has one per row of a loaded split, with the right id.
+
+        Raises UserError: not such a file.
+        """
+        dataset = self.dataset(split)
+        id_field, id_type = next(iter(self.record_fields.items()))
+        ids: list[Any] | None = None
+        if id_field.endswith("_id"):
+            with_id = dataset.columns[0] == "id"
+            ids = [id_type(dataset.rows[row][0] if with_id else row) for row in range(len(dataset))]
+        return check_predictions(path, self.record_fields, len(dataset), ids)
+
     def corpus_scores(self, records: list[Record], references: list[list[str]]) -> dict[str, float]:
         """Scores of all records together, for metrics that are not averages over samples."""
         return {}
 
 
+def _figure(metric: Metric, keys: Sequence[str], meters: Mapping[str, Any]) -> float:
+    """A metric's figure, rounded, from the sums that fairseq's meters hold."""
+    return round(metric.value([meters[key].sum for key in keys]), metric.digits)
+
+
 def encoder_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     """What `OFA.encode` takes of a batch."""
     return {key: batch["net_input"][key] for key in ENCODER_INPUTS if key in batch["net_input"]}
+
+
+def generation_confidence(hypothesis: Hypothesis) -> dict[str, float]:
+    """What `--with-scores` says of a generated text."""
+    return {"log_prob": hypothesis.log_prob, "mean_log_prob": hypothesis.mean_log_prob}
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -12,9 +12,10 @@ from torch import nn
 from data.caption import CaptionDataset, split_captions
 from data.tsv import TsvFile
 from models.generation import GenerationConfig, generate
-from tasks.base import Evaluation, OFATask, OFATaskConfig, encoder_inputs
+from tasks.base import Evaluation, OFATask, OFATaskConfig, encoder_inputs, generation_confidence
 from utils.cider import CiderD
 from utils.coco_caption import score_captions
+from utils.metrics import Metric
 from utils.predictions import Record
 from utils.punctuation import remove_punctuation
 
@@ -42,7 +43,8 @@ class CaptionConfig(OFATaskConfig):
 class CaptionTask(OFATask):
     """Captions by beam search; records in the form of the COCO caption server."""
 
-    metric_digits = {"cider": 3}
+    metrics = {"cider": Metric(3)}
+    record_fields = {"image_id": str, "caption": str}
 
     def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> CaptionDataset:
         """Rows of id, image and captions."""
@@ -64,8 +66,8 @@ class CaptionTask(OFATask):
 
     def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One caption per image: the best hypothesis without punctuation."""
-        best = [hypotheses[0].tokens for hypotheses in generate(list(models), encoder_inputs(batch), config)]
-        captions = [remove_punctuation(self.vocab.decode(tokens)).strip() for tokens in best]
+        best = [hypotheses[0] for hypotheses in generate(list(models), encoder_inputs(batch), config)]
+        captions = [remove_punctuation(self.vocab.decode(hypothesis.tokens)).strip() for hypothesis in best]
         records: list[Record] = [
             {"image_id": str(image_id), "caption": caption}
             for image_id, caption in zip(batch["id"], captions, strict=True)
@@ -77,7 +79,7 @@ class CaptionTask(OFATask):
             sums["cider"] = (float(scores.sum()), float(len(scores)))
         if self.cfg.eval_print_samples:
             logger.info("example hypothesis: %s / references: %s", captions[0], " && ".join(references[0]))
-        return Evaluation(records, references, sums)
+        return Evaluation(records, references, sums, [generation_confidence(hypothesis) for hypothesis in best])
 
     def corpus_scores(self, records: list[Record], references: list[list[str]]) -> dict[str, float]:
         """The COCO caption scores against the captions of the data file."""

@@ -1,6 +1,7 @@
 """Predictions of all processes -> one JSON file with every row exactly once, in input order."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,34 @@ def merge_rows(rows: list[tuple[int, Record]], row_count: int, skipped: int = 0)
             "evaluate the whole file again."
         )
     return [by_row[row] for row in sorted(by_row)]
+
+
+def check_predictions(path: str | Path, fields: Mapping[str, type], count: int, ids: Sequence[Any] | None) -> int:
+    """Number of records of a written file, which must be what a leaderboard accepts.
+
+    Args:
+        fields: names and types of a record's fields, the id first.
+        count: number of records there must be. ids: the id of each, in order; None = not compared.
+
+    Raises:
+        UserError: says what the first wrong record is.
+    """
+    try:
+        records = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Cannot read the predictions {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): write it with evaluate.py.") from error
+    if not isinstance(records, list) or len(records) != count:
+        found = f"{len(records)} records" if isinstance(records, list) else "no list"
+        raise UserError(f"{path} holds {found}, {count} are needed: one for each row of the data file.")
+    for number, record in enumerate(records):
+        for name, kind in fields.items():
+            if not isinstance(record, dict) or not isinstance(record.get(name), kind):
+                raise UserError(f"{path}, record {number}: the field {name!r} must be there, of type {kind.__name__}.")
+        if ids is not None and (own := record[next(iter(fields))]) != ids[number]:
+            raise UserError(f"{path}, record {number}: the id is {own!r}, the data file has {ids[number]!r} there.")
+    return len(records)
 
 
 def write_json(content: Any, path: str | Path, indent: int | None = None) -> None:

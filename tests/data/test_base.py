@@ -82,7 +82,7 @@ def test_text_sample_has_bos_eos_and_no_image(tmp_path: Path, vocab: Vocabulary)
     sample = good(lottery(tmp_path, vocab, ["what is it?"]), 0)
     assert sample["source"].tolist() == [0, *vocab.encode("what is it?"), 2]
     assert vocab.encode("what is it?") != vocab.encode(" what is it?")  # nothing is put in front
-    assert set(sample) == {"row", "id", "source", "target", "prev_output_tokens"}
+    assert set(sample) == {"row", "id", "source", "target", "prev_output_tokens", "extras"}
 
 
 @pytest.mark.parametrize("name", BAD_ROWS)

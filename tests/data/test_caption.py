@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from data.base import DataConfig
 from data.caption import CaptionDataset
@@ -66,50 +65,6 @@ def section(
     config, scst = golden_config(figures["options"])
     rows = TsvFile(str(path), config.selected_cols)
     return figures, CaptionDataset(rows, vocab, config, figures["split"], scst=scst)
-
-
-def assert_image(image: torch.Tensor, figures: dict[str, Any]) -> None:
-    assert list(image.shape) == figures["shape"] and image.dtype == torch.float32
-    assert image.double().mean().item() == pytest.approx(figures["mean"], abs=1e-5)
-    assert image.double().std().item() == pytest.approx(figures["std"], abs=1e-5)
-    assert image.double().mean(dim=(1, 2)).tolist() == pytest.approx(figures["channel_means"], abs=1e-5)
-    for channel, y, x, value in figures["probes_c_y_x_value"]:
-        assert image[channel, y, x].item() == pytest.approx(value, abs=1e-5)
-
-
-def test_golden_samples(section: tuple[dict[str, Any], CaptionDataset]) -> None:
-    figures, dataset = section
-    assert len(dataset) == len(figures["samples"])
-    for index, expected in enumerate(figures["samples"]):
-        sample = dataset[index]
-        assert isinstance(sample, dict) and sample["id"] == expected["id"]
-        for key in ("source", "target", "prev_output_tokens"):
-            assert sample[key].dtype == torch.int64 and sample[key].tolist() == expected[key], key
-        assert sample["patch_mask"].tolist() == expected["patch_mask"]
-        assert_image(sample["patch_image"], expected["patch_image"])
-
-
-def test_golden_batch(section: tuple[dict[str, Any], CaptionDataset]) -> None:
-    figures, dataset = section
-    expected = figures["batch_of_all_rows"]
-    batch = dataset.collater([dataset[index] for index in range(len(dataset))])
-    net_input = batch["net_input"]
-    assert batch["nsentences"] == expected["nsentences"] and batch["ntokens"] == expected["ntokens"]
-    assert batch["id"].tolist() == [sample["id"] for sample in figures["samples"]]
-    assert net_input["src_lengths"].tolist() == expected["src_lengths"]["values"]
-    assert list(net_input["patch_images"].shape) == expected["patch_images"]["shape"]
-    assert net_input["patch_masks"].sum() == expected["patch_masks"]["true"]
-    assert list(net_input["patch_masks"].shape) == expected["patch_masks"]["shape"]
-    tokens = {
-        "src_tokens": net_input["src_tokens"],
-        "prev_output_tokens": net_input["prev_output_tokens"],
-        "target": batch["target"],
-    }
-    for key, tensor in tokens.items():
-        assert list(tensor.shape) == expected[key]["shape"]
-        assert tensor.sum() == expected[key]["sum"]
-        assert (tensor == dataset.vocab.pad).sum() == expected[key]["padding"]
-        assert tensor[0].tolist() == expected[key]["row0"]
 
 
 def test_references_are_the_texts_in_the_target(section: tuple[dict[str, Any], CaptionDataset]) -> None:

@@ -17,6 +17,7 @@ def sample(name: str, source: list[int], target: list[int]) -> Sample:
         source=torch.tensor(source),
         target=torch.tensor(target),
         prev_output_tokens=torch.tensor([0, *target[:-1]]),
+        extras={},
     )
 
 
@@ -54,14 +55,25 @@ def test_images_are_stacked_in_order() -> None:
     assert net_input["patch_masks"].tolist() == [True, True]
 
 
-def test_constraint_masks_are_padded_with_true_along_time() -> None:
+def test_allowed_ids_are_found_in_the_padded_batch() -> None:
     first, second = sample("a", [0, 2], [5, 6, 2]), sample("b", [0, 2], [2])
-    first["constraint_mask"] = torch.zeros(3, 7, dtype=torch.bool)
-    second["constraint_mask"] = torch.zeros(1, 7, dtype=torch.bool)
-    masks = collate([first, second], PAD)["constraint_masks"]
-    assert masks.shape == (2, 3, 7) and masks.dtype == torch.bool
-    assert masks.any(dim=-1).tolist() == [[False, False, False], [False, True, True]]
-    assert masks[1, 1:].all()
+    first["constraint_rows"], first["constraint_ids"] = torch.tensor([1, 1, 2]), torch.tensor([6, 4, 2])
+    second["constraint_rows"], second["constraint_ids"] = torch.tensor([0]), torch.tensor([2])
+    batch = collate([first, second], PAD)
+    masks = torch.zeros(2, 3, 7, dtype=torch.bool)
+    masks.view(6, 7)[batch["constraint_rows"], batch["constraint_ids"]] = True
+    assert masks[0].sum(1).tolist() == [0, 2, 1] and masks[1].sum(1).tolist() == [1, 0, 0]
+    assert masks[0, 1, 4] and masks[0, 1, 6] and masks[0, 2, 2] and masks[1, 0, 2]
+
+
+def test_extras_are_stacked_or_listed() -> None:
+    first, second = sample("a", [0, 2], [2]), sample("b", [0, 2], [2])
+    first["extras"] = {"conf": torch.tensor(0.5), "ref_dict": {"yes": 0.5}}
+    second["extras"] = {"conf": torch.tensor(1.0), "ref_dict": {}}
+    first["decoder_prompt"], second["decoder_prompt"] = [0], [0, 5]
+    batch: dict = collate([first, second], PAD)  # type: ignore[assignment]
+    assert batch["conf"].tolist() == [0.5, 1.0] and batch["ref_dict"] == [{"yes": 0.5}, {}]
+    assert batch["decoder_prompts"] == [[0], [0, 5]]
 
 
 def test_references_stay_lists_of_texts() -> None:

@@ -1,0 +1,64 @@
+"""Summarisation of news sentences."""
+
+import random
+from dataclasses import dataclass, field
+
+import torch
+
+from data.base import DataConfig, OFADataset
+from data.prompts import prompt
+from data.sample import Example
+from data.text import Vocabulary, normalize_caption
+from data.tsv import TsvFile
+
+UNKNOWN = "<unk>"  # how the data set writes rare words
+FIRST_TEXT_ID = 4  # the ids below are special
+
+
+@dataclass
+class GigawordData(DataConfig):
+    """Options of the rows of summarisation."""
+
+    noise_ratio: float = field(
+        default=0.0, metadata={"help": "share of the decoder's input tokens replaced by random ones"}
+    )
+
+
+class GigawordDataset(OFADataset):
+    """Rows of article and summary; a part of what the decoder reads is noise, in every split."""
+
+    columns = ("article", "summary")
+    config: GigawordData
+
+    def __init__(
+        self, rows: TsvFile, vocab: Vocabulary, config: GigawordData, split: str, seed: int = 1, epoch: int = 1
+    ) -> None:
+        super().__init__(rows, vocab, config, split, seed, epoch)
+        self.prompt = prompt("gigaword", vocab.bpe)
+
+    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+        """An article and its summary, which unlike other targets has no blank in front."""
+        article, summary = row
+        source = normalize_caption(article, self.config.max_src_length).replace(UNKNOWN, "unk")
+        text = normalize_caption(summary, self.config.max_tgt_length).replace(UNKNOWN, "unk")
+        target = self.vocab.encode(text)
+        read = None
+        if self.config.noise_ratio > 0:
+            generator = torch.Generator().manual_seed(rng.getrandbits(63))
+            read = add_noise(target, self.config.noise_ratio, self.vocab.code_start, generator)
+        return Example(
+            None,
+            self.prompt.format(source=source),
+            target,
+            decoder_input=read,
+            max_source_tokens=self.config.max_src_length,
+            extras={"target_strs": summary.lower()},
+        )
+
+
+def add_noise(tokens: list[int], ratio: float, stop: int, generator: torch.Generator) -> list[int]:
+    """Tokens of which each is, with probability `ratio`, another one of 4..stop-1."""
+    noisy = torch.tensor(tokens, dtype=torch.long)
+    hit = torch.empty(len(tokens)).uniform_(generator=generator) < ratio
+    noisy[hit] = torch.randint(FIRST_TEXT_ID, stop, (int(hit.sum()),), generator=generator)
+    return noisy.tolist()

@@ -1,0 +1,82 @@
+"""Seven GLUE tasks as one table: sentences, and a label that is one word."""
+
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from data.answers import AnswerConfig, check_prompt_type
+from data.base import OFADataset
+from data.prompts import prompt
+from data.sample import Example
+from data.text import Vocabulary
+from data.tsv import TsvFile
+
+
+class GlueTask(NamedTuple):
+    """What a task's rows hold.
+
+    Attributes:
+        fields: the columns before the label, under the names its prompt uses.
+        words: label in the file -> answer. positive: the answer that counts as found in F1 and MCC.
+        metrics: what validation reports.
+    """
+
+    fields: tuple[str, ...]
+    words: dict[str, str]
+    metrics: tuple[str, ...] = ("acc",)
+
+    @property
+    def answers(self) -> list[str]:
+        """The label words, each once."""
+        return list(dict.fromkeys(self.words.values()))
+
+
+NUMBERED = {"0": "no", "1": "yes"}
+ENTAILS = {"not_entailment": "no", "entailment": "yes"}
+PAIR = ("first", "second")
+
+GLUE = {
+    "cola": GlueTask(("sentence",), NUMBERED, ("acc", "mcc")),
+    "mnli": GlueTask(PAIR, {"0": "maybe", "1": "yes", "2": "no"}),
+    "mrpc": GlueTask(PAIR, NUMBERED, ("acc", "F1")),
+    "qnli": GlueTask(("question", "sentence"), {**NUMBERED, **ENTAILS}),
+    "qqp": GlueTask(PAIR, NUMBERED, ("acc", "F1")),
+    "rte": GlueTask(PAIR, ENTAILS),
+    "sst2": GlueTask(("sentence",), {"0": "negative", "1": "positive"}),
+}
+
+
+@dataclass
+class GlueData(AnswerConfig):
+    """Options of the rows of a GLUE task."""
+
+
+class GlueDataset(OFADataset):
+    """Rows of one or two sentences and a label; the label is one token, and no end of sentence is predicted."""
+
+    config: GlueData
+
+    def __init__(
+        self, name: str, rows: TsvFile, vocab: Vocabulary, config: GlueData, split: str, seed: int = 1, epoch: int = 1
+    ) -> None:
+        self.task = GLUE[name]
+        self.columns = (*self.task.fields, "label")
+        super().__init__(rows, vocab, config, split, seed, epoch)
+        self.prompt_type = check_prompt_type(config.prompt_type)
+        self.prompt = prompt(name, vocab.bpe)
+
+    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+        """Sentences to judge, and the word for the label."""
+        *texts, label = row
+        if label not in self.task.words:
+            raise ValueError(f"the label {label!r} is none of {', '.join(self.task.words)}")
+        short = (" ".join(text.lower().split()[: self.config.max_src_length]) for text in texts)
+        word = self.task.words[label]
+        return Example(
+            None,
+            self.prompt.format(**dict(zip(self.task.fields, short, strict=True))),
+            " " + word,
+            prompt_type=self.prompt_type,
+            ends=False,
+            extras={"ref_dict": {word: 1.0}},
+        )

@@ -1,0 +1,54 @@
+"""Image classification: the name of the class is generated."""
+
+import random
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from data.answers import AnswerConfig
+from data.augment import imagenet_train_transform, seeded
+from data.base import OFADataset
+from data.images import decode_base64, decode_image
+from data.prompts import prompt
+from data.sample import Example
+from data.text import Vocabulary
+from data.tsv import TsvFile
+
+
+@dataclass
+class ImageClassifyData(AnswerConfig):
+    """Options of the rows of image classification."""
+
+
+class ImageClassifyDataset(OFADataset):
+    """Rows of image and class name; the id is the number of the row. Training augments the pictures."""
+
+    columns = ("image", "name")
+
+    def __init__(
+        self,
+        rows: TsvFile,
+        vocab: Vocabulary,
+        config: ImageClassifyData,
+        split: str,
+        seed: int = 1,
+        epoch: int = 1,
+        answers: Collection[str] = (),
+    ) -> None:
+        super().__init__(rows, vocab, config, split, seed, epoch)
+        self.answers = frozenset(answers)
+        # the released prompt is English whatever the encoding
+        self.prompt = prompt("image_classify", "gpt2")
+        self.augment = imagenet_train_transform(config.patch_image_size, config.imagenet_default_mean_and_std)
+
+    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+        """A picture, and the name of its class."""
+        image, name = row
+        known = name in self.answers
+        if not known and self.split == "train":
+            raise ValueError(f"the class {name!r} is not in the answer set (--ans2label-file)")
+        data = decode_base64(image)
+        example = Example(None, self.prompt, " " + name, data, learn=known, extras={"ref_dict": {name: 1.0}})
+        if self.split == "train":
+            with seeded(rng):
+                example.image = self.augment(decode_image(data))
+        return example

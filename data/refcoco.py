@@ -1,0 +1,76 @@
+"""Referring expressions: a phrase and the box it describes, as four location tokens."""
+
+import random
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from data.base import DataConfig, OFADataset
+from data.images import decode_base64, decode_image
+from data.prompts import prompt
+from data.sample import Example
+from data.text import Vocabulary, normalize_caption
+from data.tsv import TsvFile
+
+SLACK = 1.0  # pixels a box may leave the image by: annotation tools round
+
+
+@dataclass
+class RefcocoData(DataConfig):
+    """Options of the rows of referring expressions."""
+
+    max_image_size: int = field(
+        default=512, metadata={"help": "coordinates are divided by this, whatever the size of the image"}
+    )
+
+
+def parse_box(text: str, width: int, height: int) -> list[float]:
+    """x0, y0, x1, y1 in pixels; ValueError unless it is a box inside a width x height image."""
+    try:
+        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"the box {text!r} is not x0,y0,x1,y1") from error
+    if not (x0 < x1 and y0 < y1):
+        raise ValueError(f"the box {text} has no area: x0 < x1 and y0 < y1 are needed")
+    if min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK:
+        raise ValueError(f"the box {text} is outside the image of {width} x {height} pixels")
+    return [x0, y0, x1, y1]
+
+
+def quantize(box: Tensor, max_image_size: int, num_bins: int) -> list[int]:
+    """Bins of coordinates (4,), float32 pixels of the resized image; a little outside counts as the edge."""
+    return (box / max_image_size * (num_bins - 1)).round().clamp(0, num_bins - 1).long().tolist()
+
+
+def dequantize(bins: Tensor, ratios: Tensor, max_image_size: int, num_bins: int) -> Tensor:
+    """Pixels (..., 4) of the original image, of bins (..., 4) and resize ratios (..., 2) of width and height."""
+    return bins / (num_bins - 1) * max_image_size / torch.cat([ratios, ratios], dim=-1)
+
+
+class RefcocoDataset(OFADataset):
+    """Rows of id, image, text and box `x0,y0,x1,y1` in pixels."""
+
+    columns = ("id", "image", "text", "box")
+    config: RefcocoData
+
+    def __init__(
+        self, rows: TsvFile, vocab: Vocabulary, config: RefcocoData, split: str, seed: int = 1, epoch: int = 1
+    ) -> None:
+        super().__init__(rows, vocab, config, split, seed, epoch)
+        self.prompt = prompt("refcoco", vocab.bpe)
+
+    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+        """A phrase, and its box in the resized image."""
+        uniq_id, data, text, region = row
+        image = decode_image(decode_base64(data))
+        box = torch.tensor(parse_box(region, *image.size))
+        ratios = torch.tensor([self.config.patch_image_size / side for side in image.size])
+        bins = quantize(box * ratios.repeat(2), self.config.max_image_size, self.config.num_bins)
+        return Example(
+            uniq_id,
+            self.prompt.format(text=normalize_caption(text, self.config.max_src_length)),
+            [self.vocab.bin_id(number) for number in bins],
+            image,
+            extras={"region_coords": box, "w_resize_ratios": ratios[0], "h_resize_ratios": ratios[1]},
+        )

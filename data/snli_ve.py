@@ -1,0 +1,55 @@
+"""Visual entailment: does a picture, with or without its caption, prove a sentence?"""
+
+import random
+from dataclasses import dataclass, field
+from typing import Optional
+
+from data.answers import AnswerConfig, check_prompt_type
+from data.base import OFADataset
+from data.images import decode_base64
+from data.prompts import prompt
+from data.sample import Example
+from data.text import Vocabulary, normalize_caption
+from data.tsv import TsvFile
+
+WORDS = {"contradiction": "no", "entailment": "yes", "neutral": "maybe"}  # label in the file -> answer
+
+
+@dataclass
+class SnliVeData(AnswerConfig):
+    """Options of the rows of visual entailment."""
+
+    ans2label_dict: Optional[str] = field(
+        default='{"no": 0, "yes":1, "maybe": 2}', metadata={"help": "the answers, as the keys of a JSON object"}
+    )
+    add_caption: bool = field(default=False, metadata={"help": "the caption is a premise besides the picture"})
+
+
+class SnliVeDataset(OFADataset):
+    """Rows of id, image, hypothesis, caption and label."""
+
+    columns = ("id", "image", "hypothesis", "caption", "label")
+    config: SnliVeData
+
+    def __init__(
+        self, rows: TsvFile, vocab: Vocabulary, config: SnliVeData, split: str, seed: int = 1, epoch: int = 1
+    ) -> None:
+        super().__init__(rows, vocab, config, split, seed, epoch)
+        self.prompt_type = check_prompt_type(config.prompt_type)
+        self.prompt = prompt("snli_ve caption" if config.add_caption else "snli_ve", vocab.bpe)
+
+    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+        """A sentence to judge, and yes, no or maybe."""
+        uniq_id, image, hypothesis, caption, label = row
+        if label not in WORDS:
+            raise ValueError(f"the label {label!r} is none of {', '.join(WORDS)}")
+        limit = self.config.max_src_length
+        texts = {"hypothesis": normalize_caption(hypothesis, limit), "caption": normalize_caption(caption, limit)}
+        return Example(
+            uniq_id,
+            self.prompt.format(**texts),
+            " " + WORDS[label],
+            decode_base64(image),
+            prompt_type=self.prompt_type,
+            extras={"ref_dict": {WORDS[label]: 1.0}},
+        )

@@ -1,0 +1,91 @@
+"""Visual question answering."""
+
+import random
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import torch
+
+from data.answers import AnswerConfig, check_prompt_type
+from data.base import OFADataset
+from data.images import decode_base64
+from data.prompts import prompt
+from data.sample import Example
+from data.text import Vocabulary, normalize_question
+from data.tsv import TsvFile
+
+CONFIDENCE_MARK, SEPARATOR = "|!+", "&&"
+
+
+@dataclass
+class VqaGenData(AnswerConfig):
+    """Options of the rows of visual question answering."""
+
+    max_object_length: int = field(default=30, metadata={"help": "number of object names kept with --add-object"})
+    add_object: bool = field(default=False, metadata={"help": "append the names of detected objects to the question"})
+    unconstrained_training: bool = field(
+        default=False, metadata={"help": "no answer set in training; needs --val-inference-type=beamsearch"}
+    )
+
+
+def parse_answers(text: str) -> dict[str, float]:
+    """Answers with their confidences, of `confidence|!+answer` items joined by `&&`; ValueError for anything else."""
+    answers: dict[str, float] = {}
+    for item in text.split(SEPARATOR):
+        confidence, mark, answer = item.partition(CONFIDENCE_MARK)
+        try:
+            answers[answer] = float(confidence)
+        except ValueError:
+            mark = ""
+        if not mark:
+            raise ValueError(f"the answer column needs confidence{CONFIDENCE_MARK}answer items, not {item!r}")
+    return answers
+
+
+class VqaGenDataset(OFADataset):
+    """Rows of id, image, question, answers with confidences and object names; a sixth column is not used.
+
+    The answer to learn is the one of largest confidence, which weights the row's loss. Where an answer set is given,
+    training refuses rows whose answer is not in it; evaluation takes their loss as nothing.
+    """
+
+    columns = ("id", "image", "question", "answers", "objects")
+    unused_columns = 1
+    config: VqaGenData
+
+    def __init__(
+        self,
+        rows: TsvFile,
+        vocab: Vocabulary,
+        config: VqaGenData,
+        split: str,
+        seed: int = 1,
+        epoch: int = 1,
+        answers: Collection[str] = (),
+    ) -> None:
+        super().__init__(rows, vocab, config, split, seed, epoch)
+        self.prompt_type = check_prompt_type(config.prompt_type)
+        self.answers = frozenset(answers)
+        self.prompt = prompt("vqa_gen objects" if config.add_object else "vqa_gen", vocab.bpe)
+
+    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+        """A question with its objects, and the best answer."""
+        uniq_id, image, question, column, objects = row[:5]
+        question = normalize_question(question, self.config.max_src_length)
+        question += "" if question.endswith("?") else "?"
+        names = " ".join(objects.split(SEPARATOR)[: self.config.max_object_length])
+        answers = parse_answers(column)
+        answer = max(answers, key=lambda key: answers[key])
+        known = not self.answers or answer in self.answers
+        if not known and self.split == "train":
+            raise ValueError(f"the answer {answer!r} is not in the answer set (--ans2label-file)")
+        return Example(
+            uniq_id,
+            self.prompt.format(question=question, objects=names),
+            " " + answer,
+            decode_base64(image),
+            prompt_type=self.prompt_type,
+            max_target_tokens=self.config.max_tgt_length,
+            learn=known,
+            extras={"conf": torch.tensor(answers[answer]), "ref_dict": answers},
+        )

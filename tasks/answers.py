@@ -1,0 +1,100 @@
+"""What tasks that answer from a closed set share: the trie, exact ranking, beam search as the other way."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from data.answers import check_prompt_type, read_answers
+from data.base import OFADataset
+from data.text import Vocabulary
+from data.tsv import TsvFile
+from models.generation import CandidateTrie, GenerationConfig, generate, rank_candidates
+from tasks.base import OFATask, encoder_inputs, generation_confidence
+from utils.errors import UserError
+
+INFERENCE_TYPES = ("allcand", "beamsearch")
+
+
+class Choice(NamedTuple):
+    """The answer to one question, and how sure the network is."""
+
+    answer: str
+    confidence: dict[str, Any]
+
+
+class AnswerTask(OFATask):
+    """Answers are the best candidate by exact ranking, or what beam search over the candidates finds.
+
+    Attributes:
+        answers: the candidates. trie: their tokens; None when any text may be an answer.
+    """
+
+    def __init__(self, cfg: Any, vocab: Vocabulary) -> None:
+        super().__init__(cfg, vocab)
+        if cfg.val_inference_type not in INFERENCE_TYPES:
+            raise UserError(
+                f"--val-inference-type {cfg.val_inference_type} is unknown: {' or '.join(INFERENCE_TYPES)}."
+            )
+        if self.beam_search and check_prompt_type(cfg.prompt_type) == "src":
+            raise UserError(
+                "--prompt-type src ends the decoder's prompt, so beam search has nothing to add: use prev_output."
+            )
+        self.answers = self.read_answers()
+        self.trie = CandidateTrie.from_texts(self.answers, vocab.encode) if self.answers else None
+        if self.trie is None and not self.beam_search:
+            raise UserError("Without an answer set only --val-inference-type beamsearch can answer.")
+
+    def read_answers(self) -> list[str]:
+        """The candidates in order; none when any text may be an answer."""
+        return read_answers(self.cfg)
+
+    @property
+    def beam_search(self) -> bool:
+        """Whether beam search answers."""
+        return self.cfg.val_inference_type == "beamsearch"
+
+    @cached_property
+    def validation_config(self) -> GenerationConfig:
+        """Options of --eval-args, which count for beam search."""
+        return GenerationConfig.from_json(self.cfg.eval_args, "--eval-args")
+
+    def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> OFADataset:
+        """The task's dataset, with the losses of its rows restricted to the candidates."""
+        dataset = self.make_dataset(rows, split, epoch)
+        dataset.allowed_after = None if self.trie is None else self.trie.children
+        return dataset
+
+    def make_dataset(self, rows: TsvFile, split: str, epoch: int) -> OFADataset:
+        """The task's dataset over an open file."""
+        return super().build_dataset(rows, split, epoch)
+
+    def choose(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> list[Choice]:
+        """An answer to each question of a batch."""
+        if self.trie is None or self.beam_search:
+            return self._search(models, batch, config)
+        encoded = [model.encode(**encoder_inputs(batch)) for model in models]  # type: ignore[operator]
+        rows = self.cfg.valid_batch_size * len(batch["rows"])
+        ranking = rank_candidates(list(models), encoded, self.trie, batch.get("decoder_prompts"), max_rows=rows)
+        best = zip(ranking.indices[:, 0].tolist(), ranking.probabilities[:, 0].tolist(), strict=True)
+        return [Choice(self.answers[index], {"probability": probability}) for index, probability in best]
+
+    def _search(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> list[Choice]:
+        prefix = None
+        if "decoder_prompts" in batch and not config.zero_shot:
+            prefix = prefix_tokens(batch["decoder_prompts"], self.vocab.pad)
+        trie = None if config.zero_shot else self.trie
+        found = generate(list(models), encoder_inputs(batch), config, trie, prefix)
+        choices = []
+        for row, hypotheses in enumerate(found):
+            best, given = hypotheses[0], 0 if prefix is None else int(prefix[row].ne(self.vocab.pad).sum())
+            choices.append(Choice(self.vocab.decode(best.tokens[given:]).strip(), generation_confidence(best)))
+        return choices
+
+
+def prefix_tokens(decoder_prompts: Sequence[Sequence[int]], pad: int) -> Tensor:
+    """Decoder prompts without their bos, padded on the right: (B, P)."""
+    return pad_sequence([torch.tensor(prompt[1:]) for prompt in decoder_prompts], batch_first=True, padding_value=pad)

@@ -1,0 +1,65 @@
+"""Summarisation (Gigaword)."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Optional
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import register_task
+from torch import nn
+
+from data.gigaword import GigawordData, GigawordDataset
+from models.generation import GenerationConfig, generate
+from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
+from utils.metrics import Metric
+from utils.predictions import Record
+from utils.rouge import rouge_sums
+from utils.summary_text import clean_summary
+
+logger = logging.getLogger(__name__)
+
+ROUGE = [f"rouge{kind}_{part}" for part in ("recall", "f1") for kind in ("1", "2", "L")]
+
+
+@dataclass
+class GigawordConfig(GigawordData, FairseqDataclass):
+    """Options of summarisation."""
+
+    eval_rouge: bool = field(default=False, metadata={"help": "generate and score summaries in validation (ROUGE)"})
+    eval_args: Optional[str] = field(
+        default="{}", metadata={"help": 'generation options of validation as JSON, e.g. {"beam":6,"lenpen":0.7}'}
+    )
+    eval_detok: str = field(default="space", metadata={"help": "accepted for old scripts; decoding needs none"})
+    eval_detok_args: Optional[str] = field(
+        default="{}", metadata={"help": "accepted for old scripts; see --eval-detok"}
+    )
+    eval_print_samples: bool = field(default=False, metadata={"help": "log one summary per validation batch"})
+
+
+@register_task("gigaword", dataclass=GigawordConfig)
+class GigawordTask(OFATask):
+    """Summarises sentences by beam search."""
+
+    dataset_class = GigawordDataset
+    metrics = {name: Metric(4) for name in ROUGE}
+    record_fields = {"hyp": str, "ref": str}
+
+    @cached_property
+    def validation_config(self) -> GenerationConfig | None:
+        """Options of --eval-args with --eval-rouge."""
+        return GenerationConfig.from_json(self.cfg.eval_args, "--eval-args") if self.cfg.eval_rouge else None
+
+    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+        """One summary per article, in the tokenisation of the data set."""
+        best = [hypotheses[0] for hypotheses in generate(list(models), encoder_inputs(batch), config)]
+        references = batch["target_strs"]
+        # Only validation during training, which --eval-rouge belongs to, respaces unknown words.
+        summaries = [clean_summary(self.vocab.decode(h.tokens), config is self.validation_config) for h in best]
+        records: list[Record] = [{"hyp": hyp, "ref": ref} for hyp, ref in zip(summaries, references, strict=True)]
+        if self.cfg.eval_print_samples:
+            logger.info("example hypothesis: %s / reference: %s", summaries[0], references[0])
+        return Evaluation(
+            records, [], dict(rouge_sums(summaries, references)), [generation_confidence(h) for h in best]
+        )

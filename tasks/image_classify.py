@@ -1,0 +1,43 @@
+"""Image classification."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import register_task
+from torch import nn
+
+from data.image_classify import ImageClassifyData, ImageClassifyDataset
+from data.tsv import TsvFile
+from models.generation import GenerationConfig
+from tasks.answers import AnswerTask
+from tasks.base import Evaluation
+from utils.metrics import Metric, vqa_soft_scores
+from utils.predictions import Record
+
+
+@dataclass
+class ImageClassifyConfig(ImageClassifyData, FairseqDataclass):
+    """Options of image classification."""
+
+
+@register_task("image_classify", dataclass=ImageClassifyConfig)
+class ImageClassifyTask(AnswerTask):
+    """Names the class of a picture, the best of all names."""
+
+    metrics = {"score": Metric(3)}
+    record_fields = {"uniq_id": int, "answer": str}
+
+    def make_dataset(self, rows: TsvFile, split: str, epoch: int) -> ImageClassifyDataset:
+        """Rows of image and class name."""
+        return ImageClassifyDataset(rows, self.vocab, self.cfg, split, epoch=epoch, answers=self.answers)
+
+    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+        """One class name per picture."""
+        choices = self.choose(models, batch, config)
+        records: list[Record] = [
+            {"uniq_id": int(row), "answer": choice.answer} for row, choice in zip(batch["rows"], choices, strict=True)
+        ]
+        scores = vqa_soft_scores([choice.answer for choice in choices], batch["ref_dict"])
+        return Evaluation(records, [], {"score": (sum(scores), len(scores))}, [choice.confidence for choice in choices])

@@ -1,0 +1,84 @@
+"""Referring expressions: RefCOCO, RefCOCO+ and RefCOCOg."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Optional
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import register_task
+from torch import Tensor, nn
+
+from data.refcoco import RefcocoData, RefcocoDataset, dequantize
+from models.generation import GenerationConfig, Hypothesis, generate
+from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
+from utils.metrics import Metric, box_hits, clamp_boxes
+from utils.predictions import Record
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RefcocoConfig(RefcocoData, FairseqDataclass):
+    """Options of referring expressions."""
+
+    eval_acc: bool = field(default=False, metadata={"help": "generate boxes and score them in validation (Acc@0.5)"})
+    eval_args: Optional[str] = field(
+        default="{}", metadata={"help": 'generation options of validation as JSON, e.g. {"beam":5,"max_len_b":4}'}
+    )
+    eval_print_samples: bool = field(default=False, metadata={"help": "log one box per validation batch"})
+    scst: bool = field(default=False, metadata={"help": "accepted for old scripts; no criterion uses it"})
+    scst_args: str = field(default="{}", metadata={"help": "accepted for old scripts; no criterion uses it"})
+
+
+@register_task("refcoco", dataclass=RefcocoConfig)
+class RefcocoTask(OFATask):
+    """Finds the box a phrase describes; a hit overlaps the true box by half."""
+
+    dataset_class = RefcocoDataset
+    metrics = {"score": Metric(4)}
+    record_fields = {"uniq_id": str, "box": list}
+
+    @cached_property
+    def validation_config(self) -> GenerationConfig | None:
+        """Options of --eval-args with --eval-acc."""
+        return GenerationConfig.from_json(self.cfg.eval_args, "--eval-args") if self.cfg.eval_acc else None
+
+    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+        """One box per phrase, in pixels of the original image; all beams' boxes are among the confidences."""
+        found = generate(list(models), encoder_inputs(batch), self._four_tokens(config))
+        ratios = torch.stack([batch["w_resize_ratios"], batch["h_resize_ratios"]], dim=1).cpu()  # (B, 2)
+        boxes = [self._boxes(hypotheses, ratio) for hypotheses, ratio in zip(found, ratios, strict=True)]
+        best = torch.stack([of_phrase[0] for of_phrase in boxes])
+        references = batch["region_coords"].float().cpu()
+        hits = box_hits(best, references)
+        records: list[Record] = [
+            {"uniq_id": str(uniq_id), "box": box} for uniq_id, box in zip(batch["id"], best.tolist(), strict=True)
+        ]
+        confidences = [
+            {
+                **generation_confidence(hypotheses[0]),
+                "boxes": of_phrase.tolist(),
+                "scores": [h.score for h in hypotheses],
+            }
+            for hypotheses, of_phrase in zip(found, boxes, strict=True)
+        ]
+        if self.cfg.eval_print_samples:
+            logger.info("example box: %s / reference: %s", best[0].tolist(), references[0].tolist())
+        return Evaluation(records, [], {"score": (int(hits.sum()), len(records))}, confidences)
+
+    def _four_tokens(self, config: GenerationConfig) -> GenerationConfig:
+        """The options, with outputs of exactly four location tokens."""
+        first = self.vocab.bin_id(0)
+        bins = config.constraint_range or f"{first},{first + self.cfg.num_bins}"
+        return replace(config, min_len=4, max_len_a=0.0, max_len_b=4, constraint_range=bins)
+
+    def _boxes(self, hypotheses: Sequence[Hypothesis], ratios: Tensor) -> Tensor:
+        """Boxes (K, 4) of hypotheses in pixels, inside the original image; ratios (2,) of its width and height."""
+        bins = torch.stack([hypothesis.tokens[:4] for hypothesis in hypotheses]).cpu() - self.vocab.bin_id(0)
+        ratios = ratios.float()
+        boxes = dequantize(bins.clamp(min=0), ratios.expand(len(bins), 2), self.cfg.max_image_size, self.cfg.num_bins)
+        width, height = (self.cfg.patch_image_size / ratios).tolist()
+        return clamp_boxes(boxes, width, height)

@@ -1,0 +1,42 @@
+"""Visual entailment."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import register_task
+from torch import nn
+
+from data.snli_ve import SnliVeData, SnliVeDataset
+from models.generation import GenerationConfig
+from tasks.answers import AnswerTask
+from tasks.base import Evaluation
+from utils.metrics import Metric, vqa_soft_scores
+from utils.predictions import Record
+
+
+@dataclass
+class SnliVeConfig(SnliVeData, FairseqDataclass):
+    """Options of visual entailment."""
+
+
+@register_task("snli_ve", dataclass=SnliVeConfig)
+class SnliVeTask(AnswerTask):
+    """Says whether a picture proves a sentence: yes, no or maybe."""
+
+    dataset_class = SnliVeDataset
+    metrics = {"snli_score": Metric(4)}
+    record_fields = {"uniq_id": str, "answer": str}
+
+    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+        """One answer per row."""
+        choices = self.choose(models, batch, config)
+        records: list[Record] = [
+            {"uniq_id": str(uniq_id), "answer": choice.answer}
+            for uniq_id, choice in zip(batch["id"], choices, strict=True)
+        ]
+        scores = vqa_soft_scores([choice.answer for choice in choices], batch["ref_dict"])
+        return Evaluation(
+            records, [], {"snli_score": (sum(scores), len(scores))}, [choice.confidence for choice in choices]
+        )
