@@ -132,7 +132,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
             raise BadRowError(self.rows.path, index + 1, str(error)) from error
 
     def _encode(self, index: int, example: Example) -> Sample:
-        bos, eos, pad = self.vocab.bos, self.vocab.eos, self.vocab.pad
+        bos, eos, pad = int(self.vocab.bos), int(self.vocab.eos), int(self.vocab.pad)
         source = [bos, *self.vocab.encode(example.source)[: example.max_source_tokens], eos]
         text = example.target
         answer = (self.vocab.encode(text) if isinstance(text, str) else text)[: example.max_target_tokens]

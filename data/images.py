@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 # Pillow has no per-image switch for these: web-crawled data sets hold cut-off and very large pictures.
@@ -46,6 +46,8 @@ def decode_image(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise ValueError("the image is of no format that Pillow reads") from error
     except Exception as error:  # Pillow's decoders raise many types on damaged data
         raise ValueError(f"the image cannot be decoded ({type(error).__name__}: {error})") from error
 

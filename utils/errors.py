@@ -5,6 +5,9 @@ class UserError(ValueError):
     """A wrong path, flag, file or input; entry points print the message without a traceback and exit with 2."""
 
 
+ADVICE = "; mend the row or pass --skip-bad-rows."
+
+
 class BadRowError(UserError):
     """A row of a data file that cannot become a sample.
 
@@ -21,7 +24,7 @@ class BadRowError(UserError):
     def __str__(self) -> str:
         if not self.line:
             return self.path
-        return f"{self.path}, line {self.line}: {self.reason}; mend the row or pass --skip-bad-rows."
+        return f"{self.path}, line {self.line}: {self.reason}{ADVICE}"
 
 
 def one_sentence(error: BaseException) -> str:

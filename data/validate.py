@@ -1,0 +1,127 @@
+"""Checks a data file before a run does: `python -m data.validate TASK FILE.tsv [--candidates ANSWERS]`."""
+
+import argparse
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from data.answers import AnswerConfig, read_answers
+from data.base import DataConfig, OFADataset
+from data.caption import CaptionDataset
+from data.gigaword import GigawordData, GigawordDataset
+from data.glue import GLUE, GlueData, GlueDataset
+from data.image_classify import ImageClassifyData, ImageClassifyDataset
+from data.refcoco import RefcocoData, RefcocoDataset
+from data.sample import Sample, SkippedRow
+from data.snli_ve import SnliVeData, SnliVeDataset
+from data.text import Vocabulary
+from data.tsv import TsvFile
+from data.vqa_gen import VqaGenData, VqaGenDataset
+from utils.errors import ADVICE, UserError
+
+SHOWN = 20  # bad rows printed in full
+BPE_DIR = Path(__file__).parents[1] / "utils" / "BPE"
+
+
+class RowKind(NamedTuple):
+    """How a task's rows are read: its options, its dataset, and the columns the released scripts select."""
+
+    config: type[DataConfig]
+    dataset: Any
+    selected_cols: str
+
+
+GLUE_COLUMNS = {"cola": "1,2", "mnli": "0,1,2", "mrpc": "0,1,2", "qnli": "1,2,3", "qqp": "3,4,5", "rte": "1,2,3"}
+ROW_KINDS = {
+    "caption": RowKind(DataConfig, CaptionDataset, "0,4,2"),
+    "vqa_gen": RowKind(VqaGenData, VqaGenDataset, "0,5,2,3,4"),
+    "refcoco": RowKind(RefcocoData, RefcocoDataset, "0,4,2,3"),
+    "snli_ve": RowKind(SnliVeData, SnliVeDataset, "0,2,3,4,5"),
+    "image_classify": RowKind(ImageClassifyData, ImageClassifyDataset, "0,2"),
+    "gigaword": RowKind(GigawordData, GigawordDataset, "0,1"),
+    **{name: RowKind(GlueData, partial(GlueDataset, name), GLUE_COLUMNS.get(name, "0,1")) for name in GLUE},
+}
+
+
+def open_rows(task: str, path: Path, columns: str | None, answers: str | None, vocab: Vocabulary) -> OFADataset:
+    """A file as the task's training rows, read as strictly as a row can be.
+
+    Args:
+        columns: --selected-cols; None = those of the released scripts. answers: file of the answer set.
+
+    Raises:
+        UserError: a file that cannot be opened, or a wrong number of columns.
+    """
+    kind = ROW_KINDS[task]
+    config = kind.config(skip_bad_rows=True)
+    given: dict[str, Any] = {}
+    if isinstance(config, AnswerConfig) and answers:
+        config.ans2label_file = answers
+        if kind.dataset in (VqaGenDataset, ImageClassifyDataset):
+            given["answers"] = read_answers(config)
+    return kind.dataset(TsvFile(str(path), columns or kind.selected_cols), vocab, config, "check", **given)
+
+
+def bad_rows(dataset: OFADataset, workers: int) -> Iterator[str | None]:
+    """Of each row in order, what is wrong with it: file, line, reason; None for a good row."""
+    for item in DataLoader(dataset, batch_size=None, num_workers=workers):
+        yield item.message if isinstance(item, SkippedRow) else _outside_answers(dataset, item)
+
+
+def _outside_answers(dataset: OFADataset, sample: Sample) -> str | None:
+    """Evaluation tolerates an answer outside the set, a check reports it."""
+    if sample["target"].ne(dataset.vocab.pad).any():
+        return None
+    answer = max(sample["extras"]["ref_dict"], key=sample["extras"]["ref_dict"].get)
+    return f"{dataset.rows.path}, line {sample['row'] + 1}: the answer {answer!r} is not in the answer set"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 if all rows are good, 1 if some are not, 2 if the file cannot be checked."""
+    parser = argparse.ArgumentParser("python -m data.validate", description="Check every row of a data file.")
+    parser.add_argument("task", choices=ROW_KINDS, help="what the file is for")
+    parser.add_argument("file", type=Path, help="the TSV file")
+    parser.add_argument("--selected-cols", help="columns in the order the task reads them (default: as released)")
+    parser.add_argument("--candidates", help="the answer set: a file as --ans2label-file takes it")
+    parser.add_argument("--bpe-dir", default=BPE_DIR, help="vocabulary folder (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="reading processes (default %(default)s)")
+    args = parser.parse_args(argv)
+    try:
+        vocab = Vocabulary.load(args.bpe_dir)
+        dataset = open_rows(args.task, args.file, args.selected_cols, args.candidates, vocab)
+        return report(dataset, args.workers)
+    except UserError as error:
+        print(f"python -m data.validate: error: {error}", file=sys.stderr)
+        return 2
+
+
+def report(dataset: OFADataset, workers: int) -> int:
+    """Prints the first bad rows, then how many there are of each kind; 1 if there are any."""
+    reasons: Counter[str] = Counter()
+    for number, message in enumerate(tqdm(bad_rows(dataset, workers), total=len(dataset), desc="rows", mininterval=1)):
+        if message is None:
+            continue
+        reasons[_kind(message, number + 1)] += 1
+        if reasons.total() <= SHOWN:
+            tqdm.write(message)
+    print(f"{len(dataset) - reasons.total()} of {len(dataset)} rows are good.")
+    for reason, count in reasons.most_common():
+        print(f"{count} x {reason}")
+    return int(bool(reasons))
+
+
+def _kind(message: str, line: int) -> str:
+    """A message without what differs from row to row: the place, quoted values and numbers."""
+    reason = message.partition(f"line {line}: ")[2].removesuffix(ADVICE)
+    return re.sub(r"'[^']*'|\"[^\"]*\"|\b\d[\d.,]*", "...", reason)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
