@@ -5,6 +5,7 @@
 #   RANK           number of this machine (0)                            MASTER_ADDR (localhost), MASTER_PORT
 #   SIZE           demo, tiny, medium, base, large, huge                 PRECISION   fp16 (GPU), fp32 (CPU), bf16
 #   DATA_DIR, CHECKPOINT_DIR, BPE_DIR, RESULTS_DIR, OUTPUT_DIR           OFA_PYTHON  interpreter (.venv, else python3)
+#   NUM_WORKERS    processes that read data, per GPU (2)                 RUN_SUFFIX  end of a training run's name (none)
 #   DRY_RUN=1      print the command instead of running it
 
 OFA_ROOT=$(cd "$(dirname "$0")" && while [ ! -f train.py ] && [ "$PWD" != / ]; do cd ..; done && pwd)
@@ -42,14 +43,15 @@ ofa_setup() {
     cp "$OFA_ROOT/requirements.txt" "$done_for"
 }
 
-# ofa_size DEFAULT: what the size adds to the command line -> ARCH, and recipe variables of run_scripts/sizes/.
+# ofa_size DEFAULT: what the size adds to the command line -> ARCH, SIZE_FLAGS (training), SIZE_DATA_FLAGS (their part
+# that zero-shot evaluation needs too), FREEZE_FLAGS, and recipe variables of run_scripts/sizes/.
 ofa_size() {
     SIZE=${SIZE:-$1}
     if [ ! -f "$OFA_ROOT/run_scripts/sizes/$SIZE.sh" ]; then
         echo "SIZE=$SIZE is unknown: choose $(cd "$OFA_ROOT/run_scripts/sizes" && echo *.sh | sed 's/\.sh//g')." >&2
         exit 2
     fi
-    FREEZE_FLAGS='--freeze-encoder-embedding --freeze-decoder-embedding'
+    FREEZE_FLAGS='--freeze-encoder-embedding --freeze-decoder-embedding' SIZE_FLAGS='' SIZE_DATA_FLAGS=''
     . "$OFA_ROOT/run_scripts/sizes/$SIZE.sh"
 }
 
@@ -66,7 +68,10 @@ ofa_run() {
         set -- "$(ofa_python)" "$_program" "$@" --distributed-world-size=1
     fi
     if [ -n "${DRY_RUN:-}" ]; then
-        for word in "$@"; do printf "'%s' " "$(printf %s "$word" | sed "s/'/'\\\\''/g")"; done
+        for _word in "$@"; do
+            case $_word in *\'*) _word=$(printf %s "$_word" | sed "s/'/'\\\\''/g") ;; esac
+            printf "'%s' " "$_word"
+        done
         echo
     else
         "$@"
@@ -75,7 +80,7 @@ ofa_run() {
 
 # ofa_train PORT RUN_NAME RESTORE_FILE DATA ARGS...: trains below OUTPUT_DIR; started again, it goes on where it was.
 ofa_train() {
-    _port=$1 _run=$2 _restore=$3 _data=$4
+    _port=$1 _run=$2${RUN_SUFFIX:-} _restore=$3 _data=$4
     shift 4
     _save_dir=${OUTPUT_DIR}/${RUN_KIND}checkpoints/$_run _log_dir=${OUTPUT_DIR}/${RUN_KIND}logs
     if [ ! -f "$_save_dir/checkpoint_last.pt" ]; then
@@ -84,7 +89,8 @@ ofa_train() {
     [ -n "${DRY_RUN:-}" ] || mkdir -p "$_save_dir" "$_log_dir"
     ofa_run "$_port" "$OFA_ROOT/train.py" "$_data" --user-dir="$OFA_ROOT/ofa_module" --bpe-dir="$BPE_DIR" --arch="$ARCH" \
         --save-dir="$_save_dir" --log-file="$_log_dir/$_run.log" --log-format="$([ -t 1 ] && echo tqdm || echo simple)" \
-        --log-interval=10 --num-workers=2 --num-bins=1000 --fixed-validation-seed=7 --find-unused-parameters \
+        --log-interval=10 --num-workers="${NUM_WORKERS:-2}" --num-bins=1000 --fixed-validation-seed=7 \
+        --find-unused-parameters \
         --encoder-normalize-before --decoder-normalize-before --share-decoder-input-output-embed \
         --share-all-embeddings --layernorm-embedding --patch-layernorm-embedding --code-layernorm-embedding \
         --add-type-embedding --scale-attn --scale-fc --scale-heads --disable-entangle \
@@ -99,5 +105,6 @@ ofa_evaluate() {
     shift 6
     ofa_run "$_port" "$OFA_ROOT/evaluate.py" "$_data" --user-dir="$OFA_ROOT/ofa_module" --path="$_checkpoint" \
         --gen-subset="$_subset" --results-path="$_results" --log-format=simple --log-interval=10 --seed=7 \
-        --num-workers=2 --model-overrides="{'data': '$_data', 'bpe_dir': '$BPE_DIR', $_overrides}" "$@"
+        --num-workers="${NUM_WORKERS:-2}" \
+        --model-overrides="{'data': '$_data', 'bpe_dir': '$BPE_DIR', $_overrides}" "$@"
 }

@@ -1,4 +1,4 @@
-# What this size changes in a recipe.
-ARCH=ofa_huge SIZE_FLAGS=
-CAPTION_EPOCHS=2 CAPTION_DROP_AFTER=2500
+# The recipes of large, but for the search of captions.
+. "$OFA_ROOT/run_scripts/sizes/large.sh"
+ARCH=ofa_huge
 CAPTION_BEAM=10 CAPTION_TEMPERATURE=0.98 CAPTION_LENPEN=0.98

@@ -1,4 +1,3 @@
-# What this size changes in a recipe.
-ARCH=ofa_tiny SIZE_FLAGS=
-CAPTION_EPOCHS=5 CAPTION_DROP_AFTER=6000
-CAPTION_BEAM=5 CAPTION_TEMPERATURE=1.0 CAPTION_LENPEN=1
+# The recipes of base.
+. "$OFA_ROOT/run_scripts/sizes/base.sh"
+ARCH=ofa_tiny

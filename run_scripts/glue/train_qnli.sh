@@ -1,0 +1,3 @@
+#!/bin/sh
+# GLUE, qnli: the grid of train_glue.sh.
+exec sh "$(dirname "$0")/train_glue.sh" qnli "$@"

@@ -1,0 +1,3 @@
+#!/bin/sh
+# Boxes of referring expressions, RefCOCO, base size.
+SIZE=base MASTER_PORT=${MASTER_PORT:-6061} exec sh "$(dirname "$0")/train_refcoco.sh" "$@"
