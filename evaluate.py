@@ -121,6 +121,8 @@ def _task_config(cfg: DictConfig, path: str, overrides: dict[str, Any]) -> DictC
 
 def check_submission(cfg: DictConfig) -> None:
     """Compares a written file of predictions with the data file: fields, ids and their number."""
+    overrides = cli.literal_dict(cfg.common_eval.model_overrides or "{}", "--model-overrides")
+    cfg.task.update({key: value for key, value in overrides.items() if key in cfg.task})
     task: OFATask = fairseq_tasks.setup_task(cfg.task)
     task.load_dataset(cfg.dataset.gen_subset)
     count = task.check_submission(cfg.evaluation.check_submission, cfg.dataset.gen_subset)
@@ -172,7 +174,8 @@ def _answer(
         skipped += batch.get("skipped", [])
         if "net_input" not in batch:
             continue
-        batch = fairseq_utils.apply_to_sample(lambda x: x.to(device, dtype if x.is_floating_point() else None), batch)
+        batch = fairseq_utils.apply_to_sample(lambda x: x.to(device), batch)  # boxes and sums stay in float32
+        batch["net_input"] = {k: x.to(dtype) if x.is_floating_point() else x for k, x in batch["net_input"].items()}
         result: Evaluation = task.evaluate(models, batch, generation)
         if cfg.evaluation.with_scores:
             for record, confidence in zip(result.records, result.confidences, strict=True):

@@ -31,7 +31,10 @@ class AnswerTask(OFATask):
 
     Attributes:
         answers: the candidates. trie: their tokens; None when any text may be an answer.
+        free_zero_shot: with --zero-shot beam search answers, and any text may be the answer.
     """
+
+    free_zero_shot = False
 
     def __init__(self, cfg: Any, vocab: Vocabulary) -> None:
         super().__init__(cfg, vocab)
@@ -74,7 +77,7 @@ class AnswerTask(OFATask):
 
     def choose(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> list[Choice]:
         """An answer to each question of a batch."""
-        if self.trie is None or self.beam_search:
+        if self.trie is None or self.beam_search or (config.zero_shot and self.free_zero_shot):
             return self._search(models, batch, config)
         encoded = [model.encode(**encoder_inputs(batch)) for model in models]  # type: ignore[operator]
         rows = self.cfg.valid_batch_size * len(batch["rows"])
@@ -91,7 +94,7 @@ class AnswerTask(OFATask):
         choices = []
         for row, hypotheses in enumerate(found):
             best, given = hypotheses[0], 0 if prefix is None else int(prefix[row].ne(self.vocab.pad).sum())
-            choices.append(Choice(self.vocab.decode(best.tokens[given:]).strip(), generation_confidence(best)))
+            choices.append(Choice(self.vocab.decode(best.tokens[given:]).strip(), generation_confidence(best, given)))
         return choices
 
 

@@ -226,9 +226,9 @@ def encoder_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {key: batch["net_input"][key] for key in ENCODER_INPUTS if key in batch["net_input"]}
 
 
-def generation_confidence(hypothesis: Hypothesis) -> dict[str, float]:
-    """What `--with-scores` says of a generated text."""
-    return {"log_prob": hypothesis.log_prob, "mean_log_prob": hypothesis.mean_log_prob}
+def generation_confidence(hypothesis: Hypothesis, given: int = 0) -> dict[str, float]:
+    """What `--with-scores` says of a generated text; its first `given` tokens were forced and do not count."""
+    return {"log_prob": hypothesis.log_prob(given), "mean_log_prob": hypothesis.mean_log_prob(given)}
 
 
 def unwrap(model: nn.Module) -> nn.Module:

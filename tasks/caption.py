@@ -1,7 +1,7 @@
 """Image captioning."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Optional
@@ -60,9 +60,24 @@ class CaptionTask(OFATask):
         """Scorer with the given document frequencies, or those of the validation file."""
         if self.cfg.eval_cider_cached_tokens:
             return CiderD.from_pickle(self.cfg.eval_cider_cached_tokens)
+        return CiderD.from_references(self._captions(self.paths[-1:]))
+
+    @cached_property
+    def scst_config(self) -> GenerationConfig | None:
+        """How self-critical training samples: the options of --scst-args with --scst."""
+        if not self.cfg.scst:
+            return None
+        return GenerationConfig.from_json(self.cfg.scst_args, "--scst-args", constraint_range=self.cfg.constraint_range)
+
+    def training_references(self) -> Iterator[list[str]]:
+        """Captions of each row of the training files."""
+        return self._captions(self.paths[:-1] or self.paths)
+
+    def _captions(self, paths: Sequence[str]) -> Iterator[list[str]]:
         columns = self.cfg.selected_cols.split(",") if self.cfg.selected_cols else ["0", "1", "2"]
-        captions = TsvFile(self.paths[-1], columns[2])
-        return CiderD.from_references([split_captions(captions[i][0]) for i in range(len(captions))])
+        for path in paths:
+            captions = TsvFile(path, columns[2])
+            yield from (split_captions(captions[i][0]) for i in range(len(captions)))
 
     def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One caption per image: the best hypothesis without punctuation."""

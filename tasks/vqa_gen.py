@@ -29,6 +29,7 @@ class VqaGenTask(AnswerTask):
 
     metrics = {"vqa_score": Metric(4)}
     record_fields = {"question_id": int, "answer": str}
+    free_zero_shot = True
 
     def read_answers(self) -> list[str]:
         """The answer set; none with --unconstrained-training, whose answers are found by beam search."""

@@ -36,15 +36,13 @@ class Hypothesis:
     score: float
     positional_scores: Tensor
 
-    @property
-    def log_prob(self) -> float:
-        """Sum of the tokens' log-probabilities, whatever the length penalty."""
-        return self.positional_scores.sum().item()
+    def log_prob(self, given: int = 0) -> float:
+        """Sum of the tokens' log-probabilities, whatever the length penalty, without `given` forced ones in front."""
+        return self.positional_scores[given:].sum().item()
 
-    @property
-    def mean_log_prob(self) -> float:
+    def mean_log_prob(self, given: int = 0) -> float:
         """Mean log-probability of a token, end of sentence included: comparable between lengths."""
-        return self.positional_scores.mean().item()
+        return self.positional_scores[given:].mean().item()
 
 
 @torch.no_grad()
