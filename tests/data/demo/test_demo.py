@@ -1,9 +1,11 @@
 """The demo data: deterministic, disjoint, encodable, and drawn as the captions say."""
 
 import base64
+import hashlib
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +14,19 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from data.demo.__main__ import main
-from data.demo.caption import all_captions, caption_scene, scene_caption
+from data.demo.caption import all_captions, scene_caption
 from data.demo.digits import SPLITS, load_digit_samples
-from data.demo.scene import Scene, random_scene, render
-from data.demo.vocabulary import demo_texts
+from data.demo.scene import Scene, close_up, random_scene, render
+from data.demo.tasks import TASKS
 from data.demo.words import COLOURS, DIGITS, GRID, POSITIONS
-from data.text import Vocabulary
 
 ROWS = {"train": 12, "val": 4, "test": 5}
 NAMES = {"train": "caption_stage1_train.tsv", "val": "caption_val.tsv", "test": "caption_test.tsv"}
+
+
+FOLDERS = {
+    "caption_data", "vqa_data", "refcoco_data", "snli_ve_data", "imagenet_1k_data", "gigaword_data", "glue_data", "BPE"
+}  # fmt: skip
 
 
 def build(folder: Path, *more: str) -> Path:
@@ -52,13 +58,33 @@ def scenes(count: int, objects: int = 1, size: int = 96) -> Iterator[Scene]:
 def test_the_same_seed_gives_the_same_bytes(demo: Path, tmp_path: Path) -> None:
     again, other = contents(build(tmp_path / "again")), contents(build(tmp_path / "other", "--seed", "2"))
     assert contents(demo) == again
-    for name in NAMES.values():
-        assert other[f"caption_data/{name}"] != again[f"caption_data/{name}"]
+    for name in again:
+        assert (other[name] != again[name]) == name.endswith((".tsv", "coco_format.json")), name
 
 
 def test_a_row_does_not_depend_on_the_number_of_rows(demo: Path, tmp_path: Path) -> None:
-    longer = rows(build(tmp_path, "--train", "15"), "train")
-    assert longer[: ROWS["train"]] == rows(demo, "train") and len(longer) == 15
+    longer = contents(build(tmp_path, "--train", "15", "--val", "6", "--test", "7"))
+    for name, table in contents(demo).items():
+        if name.endswith(".tsv"):
+            assert longer[name].startswith(table) and longer[name] != table, name
+
+
+def test_captions_stay_what_they_were(demo: Path) -> None:
+    first = rows(demo, "train")[0]
+    assert first[:4] == ["0", "100000", "a blue eight at the bottom", "blue eight"]
+    assert hashlib.sha256(first[4].encode()).hexdigest().startswith("406633226e2d")
+
+
+def test_every_task_has_its_folder_and_rows(demo: Path) -> None:
+    assert {path.name for path in demo.iterdir()} == FOLDERS
+    for task in TASKS.values():
+        for split, name in task.files:
+            assert (demo / task.folder / name).read_bytes().count(b"\n") == ROWS[split]
+
+
+def test_chosen_tasks_only(demo: Path, tmp_path: Path) -> None:
+    chosen, whole = contents(build(tmp_path, "--tasks", "caption,rte")), contents(demo)
+    assert chosen == {name: whole[name] for name in whole if name.startswith(("BPE", "caption", "glue_data/rte"))}
 
 
 def test_rows_have_the_released_columns(demo: Path) -> None:
@@ -86,10 +112,12 @@ def test_handwriting_of_the_splits_is_disjoint_and_complete() -> None:
 
 def test_scenes_use_the_handwriting_of_their_split_and_digit() -> None:
     for number in range(20):
-        (item,) = caption_scene("test", number, seed=1, size=96).objects
+        scene = TASKS["caption"].row(2, number, seed=1, size=96)[-1]
+        assert isinstance(scene, Scene)
+        (item,) = scene.objects
         height, width = item.ink.shape[0] - 2, item.ink.shape[1] - 2
         strokes = item.ink[1:-1, 1:-1]
-        written = load_digit_samples("test").of(item.digit)
+        written = load_digit_samples("test").of(DIGITS.index(item.thing.digit))
         assert any(
             np.array_equal(strokes, ink[top : top + height, left : left + width])
             for ink in written
@@ -103,8 +131,8 @@ def test_captions_are_540_and_name_what_is_drawn() -> None:
     assert len(captions) == len(set(captions)) == len(DIGITS) * len(COLOURS) * len(POSITIONS) == 540
     assert "a red seven at the top left" in captions
     for scene in scenes(50):
-        (item,) = scene.objects
-        assert scene_caption(scene) == f"a {item.colour} {DIGITS[item.digit]} at the {item.position}"
+        (thing,) = scene.things
+        assert scene_caption(scene) == f"a {thing.colour} {thing.digit} at the {thing.position}"
 
 
 def test_picture_shows_the_colour_at_the_position() -> None:
@@ -114,11 +142,11 @@ def test_picture_shows_the_colour_at_the_position() -> None:
         pixels = np.asarray(render(scene), dtype=np.float32)
         bright = pixels.max(axis=-1) > 160
         rows_, columns = np.nonzero(bright)
-        cell = POSITIONS[item.position]
+        cell = POSITIONS[item.thing.position]
         assert int(columns.mean() * GRID / scene.size) == cell.column
         assert int(rows_.mean() * GRID / scene.size) == cell.row
         brightest = pixels[bright].mean(axis=0)
-        assert list(COLOURS)[np.abs(table - brightest).sum(axis=1).argmin()] == item.colour
+        assert list(COLOURS)[np.abs(table - brightest).sum(axis=1).argmin()] == item.thing.colour
 
 
 def test_several_digits_do_not_overlap_and_stay_in_their_boxes() -> None:
@@ -130,19 +158,26 @@ def test_several_digits_do_not_overlap_and_stay_in_their_boxes() -> None:
             assert 0 <= item.box.left < item.box.right <= scene.size
             assert 0 <= item.box.top < item.box.bottom <= scene.size
             boxes[item.box.top : item.box.bottom, item.box.left : item.box.right] += 1
-        assert boxes.max() == 1 and len({item.position for item in scene.objects}) == 3
+        assert boxes.max() == 1 and len({thing.position for thing in scene.things}) == 3
         assert np.array_equal(drawn[boxes == 0], empty[boxes == 0])
         assert scene_caption(scene).count(" and ") == 2
 
 
-def test_every_text_is_encodable_in_the_small_vocabulary(demo: Path) -> None:
-    vocab = Vocabulary.load(demo / "BPE")
-    assert vocab.code_start == 2000
-    for text in demo_texts():
-        for spaced in (text.lstrip(), " " + text.lstrip()):
-            ids = vocab.encode(spaced)
-            assert vocab.unk not in ids and vocab.decode(ids) == spaced
-    assert {vocab.index(str(byte)) for byte in range(256)}.isdisjoint({vocab.unk})
+def test_close_up_nearly_fills_the_canvas() -> None:
+    rng = np.random.default_rng(0)
+    for digit in range(10):
+        scene = close_up(load_digit_samples("train"), rng, 48, digit)
+        (item,) = scene.objects
+        sides = item.box.right - item.box.left, item.box.bottom - item.box.top
+        assert item.thing.digit == DIGITS[digit] and max(sides) > 35
+        assert min(item.box) >= 0 and max(item.box) <= 48
+
+
+def test_card_hides_one_position() -> None:
+    (scene,) = scenes(1)
+    covered, open_ = (np.asarray(render(replace(scene, card=card))) for card in ("top right", None))
+    assert (covered[:32, 64:] == covered[0, 64]).all() and 100 < covered[0, 64].mean() < 140
+    assert np.array_equal(covered[32:], open_[32:]) and np.array_equal(covered[:, :64], open_[:, :64])
 
 
 def test_references_load_in_the_coco_tools(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,7 +201,10 @@ def test_a_missing_vocabulary_is_one_sentence(
     assert "nowhere" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mistake", [["--size", "8"], ["--train", "-1"], ["--seed", "-3"], ["--val", "many"]])
+@pytest.mark.parametrize(
+    "mistake",
+    [["--size", "8"], ["--train", "-1"], ["--seed", "-3"], ["--val", "many"], ["--tasks", "caption,chess"]],
+)
 def test_senseless_numbers_are_refused(tmp_path: Path, mistake: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path / "out"), *mistake])
