@@ -9,7 +9,7 @@ export SIZE=demo DATA_DIR=$out/data OUTPUT_DIR=$out RESULTS_DIR=$out OFA_PYTHON=
 mkdir -p "$out"
 
 echo "== 1/4 digit scenes -> $DATA_DIR"
-[ -f "$DATA_DIR/caption_data/test_caption_coco_format.json" ] || "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48
+[ -f "$DATA_DIR/caption_data/test_caption_coco_format.json" ] || "$OFA_PYTHON" -m data.demo "$DATA_DIR" --tasks caption --size 48
 echo "== 2/4 training ofa_demo, its image trunk first (log: $out/stage1_logs)"
 [ -f "$out/trunk.pt" ] || "$OFA_PYTHON" run_scripts/quickstart_trunk.py "$DATA_DIR/caption_data/caption_stage1_train.tsv" "$out/trunk.pt"
 sh run_scripts/caption/train_caption_stage1.sh --resnet-model-path="$out/trunk.pt" --eval-cider-cached-tokens= --batch-size=32 --update-freq=1 --lr=3e-4 --warmup-ratio=0.1 \

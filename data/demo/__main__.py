@@ -1,21 +1,31 @@
-"""Write the demo data: python -m data.demo OUT_DIR [--train N --val N --test N --seed S --size PX]."""
+"""Write the demo data: python -m data.demo OUT_DIR [--tasks A,B --train N --val N --test N --seed S --size PX]."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from data.demo.caption import write_caption_data
 from data.demo.digits import SPLITS
+from data.demo.tasks import TASKS
 from data.demo.vocabulary import write_vocabulary
 from utils.errors import UserError
 
 SMALLEST_PICTURE = 24  # cells of 8 pixels, the resolution of the handwriting
 
 
+def task_names(text: str) -> list[str]:
+    """Names of tasks separated by commas."""
+    names = text.split(",")
+    unknown = [name for name in names if name not in TASKS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"there is no task {unknown[0]!r}; choose from {','.join(TASKS)}")
+    return names
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Write `caption_data` and `BPE` under the output folder; 2 on a user's mistake."""
+    """Write the folders of the tasks and `BPE` under the output folder; 2 on a user's mistake."""
     parser = argparse.ArgumentParser("python -m data.demo", description="Write the digit-scene demo data.")
     parser.add_argument("out_dir", type=Path, help="folder to write to; made if missing")
+    parser.add_argument("--tasks", type=task_names, default=list(TASKS), help=f"default: {','.join(TASKS)}")
     parser.add_argument("--train", type=int, default=6000, help="training rows (default %(default)s)")
     parser.add_argument("--val", type=int, default=300, help="validation rows (default %(default)s)")
     parser.add_argument("--test", type=int, default=500, help="test rows (default %(default)s)")
@@ -26,9 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     if min(*counts.values(), args.seed) < 0 or args.size < SMALLEST_PICTURE:
         parser.error(f"--size must be {SMALLEST_PICTURE} or more and no other number negative")
     try:
-        for folder in ("caption_data", "BPE"):
-            (args.out_dir / folder).mkdir(parents=True, exist_ok=True)
-        write_caption_data(args.out_dir / "caption_data", counts, args.seed, args.size)
+        for task in (TASKS[name] for name in args.tasks):
+            task.write(args.out_dir / task.folder, counts, args.seed, args.size)
         write_vocabulary(args.out_dir / "BPE")
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)

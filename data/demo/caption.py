@@ -1,75 +1,59 @@
 """Captioning data: one digit in each picture; the caption names digit, colour and position."""
 
-import base64
-import io
 import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+from data.demo.rows import DemoTask, Lot, Row, write_rows
+from data.demo.scene import Scene
+from data.demo.words import VALUES, Thing
 
-from data.demo.digits import SPLITS, load_digit_samples
-from data.demo.scene import Scene, random_scene, render
-from data.demo.words import COLOURS, DIGITS, POSITIONS, object_name, object_phrase
-
-FILES = {"train": "caption_stage1_train.tsv", "val": "caption_val.tsv", "test": "caption_test.tsv"}
 COCO_FILE = "test_caption_coco_format.json"
 BLANK_FILE = "caption_blank.tsv"  # the test rows with nothing on the canvas: what guessing is worth
-_FIRST_IMAGE = {"train": 100_000, "val": 200_000, "test": 300_000}
+_TEST = 2  # index of the test file
 
 
 def scene_caption(scene: Scene) -> str:
     """Caption of a scene: its objects in order, joined by "and"."""
-    return " and ".join(object_phrase(item.colour, item.digit, item.position) for item in scene.objects)
+    return " and ".join(thing.phrase for thing in scene.things)
 
 
 def all_captions() -> list[str]:
     """Every caption a scene of one digit can have."""
-    kinds = itertools.product(COLOURS, range(len(DIGITS)), POSITIONS)
-    return [object_phrase(colour, digit, position) for colour, digit, position in kinds]
+    return [Thing(*values).phrase for values in itertools.product(*VALUES.values())]
 
 
-def caption_scene(split: str, number: int, seed: int, size: int) -> Scene:
-    """Scene of row `number` of a split; it depends on no other row."""
-    rng = np.random.default_rng([seed, SPLITS.index(split), number])
-    return random_scene(load_digit_samples(split), rng, size)
+def caption_row(lot: Lot) -> Row:
+    """Number, image id, caption, object names, picture."""
+    scene = lot.scene(1)
+    names = "&&".join(thing.name for thing in scene.things)
+    return str(lot.number), str(lot.id), scene_caption(scene), names, scene
 
 
-def encode_scene(scene: Scene) -> str:
-    """URL-safe base64 of the drawn scene as a JPEG file of high quality."""
-    file = io.BytesIO()
-    render(scene).save(file, "JPEG", quality=92, subsampling=0)  # subsampling smears thin coloured strokes
-    return base64.urlsafe_b64encode(file.getvalue()).decode("ascii")
+class CaptionTask(DemoTask):
+    """Adds a file of blank test pictures and the test references as a COCO caption annotation file."""
+
+    @property
+    def salt(self) -> tuple[int, ...]:
+        """None: the first task of all."""
+        return ()
+
+    def write(self, folder: Path, counts: dict[str, int], seed: int, size: int) -> None:
+        """Write the five files; see the base."""
+        super().write(folder, counts, seed, size)
+        rows = [self.row(_TEST, number, seed, size) for number in range(counts["test"])]
+        captions = {str(row[1]): str(row[2]) for row in rows}
+        (folder / COCO_FILE).write_text(json.dumps(_coco_annotations(captions)), encoding="utf-8")
+        write_rows(folder / BLANK_FILE, (tuple(map(_blank, row)) for row in rows))
+
+    def texts(self) -> list[str]:
+        """Every caption."""
+        return all_captions()
 
 
-def write_caption_data(folder: Path, counts: dict[str, int], seed: int, size: int) -> None:
-    """Write the TSV file of each split, a blank one, and the test references as a COCO caption annotation file.
-
-    Args:
-        folder: existing folder for the five files.
-        counts: rows of each split.
-        seed: the same seed gives the same bytes.
-        size: side of the pictures in pixels.
-    """
-    for split in SPLITS:
-        captions = _write_rows(folder / FILES[split], split, counts[split], seed, size)
-    (folder / COCO_FILE).write_text(json.dumps(_coco_annotations(captions)), encoding="utf-8")
-    _write_rows(folder / BLANK_FILE, "test", counts["test"], seed, size, blank=True)
-
-
-def _write_rows(path: Path, split: str, count: int, seed: int, size: int, blank: bool = False) -> dict[str, str]:
-    """Write one file, with empty canvases if `blank`; returns the caption of each image id."""
-    captions = {}
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        for number in range(count):
-            scene = caption_scene(split, number, seed, size)
-            image_id = str(_FIRST_IMAGE[split] + number)
-            captions[image_id] = scene_caption(scene)
-            labels = "&&".join(object_name(item.colour, item.digit) for item in scene.objects)
-            picture = encode_scene(replace(scene, objects=()) if blank else scene)
-            file.write("\t".join((str(number), image_id, captions[image_id], labels, picture)) + "\n")
-    return captions
+def _blank(column: str | Scene) -> str | Scene:
+    return replace(column, objects=()) if isinstance(column, Scene) else column
 
 
 def _coco_annotations(captions: dict[str, str]) -> dict[str, object]:
@@ -84,3 +68,12 @@ def _coco_annotations(captions: dict[str, str]) -> dict[str, object]:
             for number, (image_id, caption) in enumerate(captions.items())
         ],
     }
+
+
+CAPTION = CaptionTask(
+    folder="caption_data",
+    files=(("train", "caption_stage1_train.tsv"), ("val", "caption_val.tsv"), ("test", "caption_test.tsv")),
+    make_row=caption_row,
+    text_columns=(2, 3),
+    chance=1 / len(all_captions()),  # exact captions
+)

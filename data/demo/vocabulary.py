@@ -3,8 +3,9 @@
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from string import Formatter
 
-from data.demo.caption import all_captions
+from data.demo.tasks import TASKS
 from data.prompts import PROMPTS
 from data.text import Vocabulary
 
@@ -13,9 +14,15 @@ DICTIONARY_LINES = 1995  # with the specials and <mask>: 2,000 ids before image 
 
 
 def demo_texts() -> list[str]:
-    """Every prompt and every text the demo rows can hold."""
-    prompts = [template["gpt2"] for template in PROMPTS.values()]
-    return prompts + all_captions()
+    """Every prompt, and texts that hold every word of the demo rows."""
+    prompts = [_fill(template["gpt2"]) for template in PROMPTS.values()]
+    return prompts + [text for task in TASKS.values() for text in task.texts()]
+
+
+def _fill(template: str) -> str:
+    """The template with the same word in each of its fields."""
+    parsed = Formatter().parse(template)
+    return "".join(literal if field is None else f"{literal}digit" for literal, field, _, _ in parsed)
 
 
 def dictionary_symbols(texts: Iterable[str], vocab: Vocabulary) -> list[str]:
@@ -33,7 +40,8 @@ def dictionary_symbols(texts: Iterable[str], vocab: Vocabulary) -> list[str]:
 
 
 def write_vocabulary(folder: Path) -> None:
-    """Write `encoder.json`, `vocab.bpe`, the small `dict.txt` and its `dict_size` to an existing folder."""
+    """Write `encoder.json`, `vocab.bpe`, the small `dict.txt` and its `dict_size` to a folder, made if missing."""
+    folder.mkdir(parents=True, exist_ok=True)
     symbols = dictionary_symbols(demo_texts(), Vocabulary.load(BPE_DIR))
     for name in ("encoder.json", "vocab.bpe"):
         shutil.copyfile(BPE_DIR / name, folder / name)

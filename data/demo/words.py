@@ -1,5 +1,7 @@
-"""Tables of what a digit scene can hold, and the phrases that name it."""
+"""Tables of what a digit scene can hold, and the things they make."""
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -36,11 +38,33 @@ POSITIONS: dict[str, Cell] = {
 }
 
 
-def object_name(colour: str, digit: int) -> str:
-    """Name an object without article: "red seven"."""
-    return f"{colour} {DIGITS[digit]}"
+class Thing(NamedTuple):
+    """What there is to say about one digit of a scene; each is a word of the tables above."""
+
+    colour: str
+    digit: str
+    position: str
+
+    def fill(self, template: str) -> str:
+        """The template with {colour}, {digit} and {position} filled in."""
+        return template.format(**self._asdict())
+
+    @property
+    def name(self) -> str:
+        """Name without article: "red seven"."""
+        return f"{self.colour} {self.digit}"
+
+    @property
+    def phrase(self) -> str:
+        """What is where: "a red seven at the top left"."""
+        return f"a {self.name} at the {self.position}"
 
 
-def object_phrase(colour: str, digit: int, position: str) -> str:
-    """Say what is where: "a red seven at the top left"."""
-    return f"a {object_name(colour, digit)} at the {position}"
+VALUES: dict[str, tuple[str, ...]] = {"colour": tuple(COLOURS), "digit": DIGITS, "position": tuple(POSITIONS)}
+
+
+def named_alone(template: str, things: Iterable[Thing]) -> list[Thing]:
+    """The things that the filled template tells from all the others."""
+    things = list(things)
+    count = Counter(thing.fill(template) for thing in things)
+    return [thing for thing in things if count[thing.fill(template)] == 1]

@@ -1,0 +1,29 @@
+"""The demo data of every task."""
+
+from data.demo.caption import CAPTION
+from data.demo.gigaword import GIGAWORD
+from data.demo.glue import GLUE_TASKS
+from data.demo.image_classify import IMAGE_CLASSIFY
+from data.demo.refcoco import REFCOCO
+from data.demo.rows import DemoTask
+from data.demo.snli_ve import SNLI_VE
+from data.demo.vqa_gen import VQA_GEN
+
+TASKS: dict[str, DemoTask] = {
+    "caption": CAPTION,
+    "vqa_gen": VQA_GEN,
+    "refcoco": REFCOCO,
+    "snli_ve": SNLI_VE,
+    "image_classify": IMAGE_CLASSIFY,
+    "gigaword": GIGAWORD,
+    **GLUE_TASKS,
+}
+
+
+def chance(task: str) -> float:
+    """Score, 0 to 1, of guessing without looking at the picture or at what matters in the text.
+
+    Exact captions; VQA score; boxes hit by pointing at any digit; ROUGE-L F1 of another row's summary (gigaword);
+    accuracy for the rest. KeyError for an unknown task.
+    """
+    return TASKS[task].chance
