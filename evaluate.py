@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def parse_args(argv: Sequence[str]) -> DictConfig:
     """Configuration of an evaluation command line, its own flags under `evaluation`; SystemExit on a bad flag."""
-    cfg, flags = cli.parse_with_flags(_parser, argv)
+    cfg, flags = cli.parse(_parser, argv)
     with open_dict(cfg):
         cfg.evaluation = {f.name: getattr(flags, f.name) for f in fields(EvaluationFlags) if f.name != "_name"}
     return cfg

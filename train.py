@@ -5,19 +5,44 @@ Loads the plugin, parses the flags and hands over to fairseq's training program.
 
 import ofa_module  # isort: skip  # noqa: F401  (before fairseq, whose import it quiets)
 
+import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
 from fairseq import options
-from omegaconf import DictConfig
+from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass.utils import gen_parser_from_dataclass
+from omegaconf import DictConfig, open_dict
 
 from ofa_module import cli
 from ofa_module.trainer import train
 
 
+@dataclass
+class TrainingFlags(FairseqDataclass):
+    """Flags that only training has."""
+
+    max_nonfinite_updates: int = field(
+        default=10,
+        metadata={
+            "help": "stop after this many updates in a row whose loss or gradient is not finite (they are skipped)"
+        },
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = options.get_training_parser()
+    gen_parser_from_dataclass(parser.add_argument_group("training"), TrainingFlags())
+    return parser
+
+
 def parse_args(argv: Sequence[str]) -> DictConfig:
-    """Configuration of a training command line; SystemExit with one sentence on a bad flag."""
-    return cli.parse(options.get_training_parser, argv)
+    """Configuration of a training command line, its own flags under `training`; SystemExit on a bad flag."""
+    cfg, flags = cli.parse(_parser, argv)
+    with open_dict(cfg):
+        cfg.training = {f.name: getattr(flags, f.name) for f in fields(TrainingFlags) if f.name != "_name"}
+    return cfg
 
 
 def main(argv: Sequence[str] | None = None) -> None:

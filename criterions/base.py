@@ -65,6 +65,25 @@ def _perplexity(nll: float) -> float:
     return round(2**nll, 2) if nll < 1000 else math.inf
 
 
+def is_constrained(batch: Mapping[str, Any]) -> bool:
+    """Whether the batch says which ids its target positions allow."""
+    return batch.get("constraint_masks") is not None or batch.get("constraint_rows") is not None
+
+
+def constraint_masks(batch: Mapping[str, Any], vocab_size: int) -> Tensor | None:
+    """Which ids each target position allows, (B, T, V) bool, or None if the batch constrains nothing.
+
+    Reads `constraint_masks` as it is, or the pairs `constraint_rows`, `constraint_ids` (E,): position b * T + t of the
+    target allows the id. A position without pairs allows nothing, which only padding may.
+    """
+    if batch.get("constraint_rows") is None:
+        return batch.get("constraint_masks")
+    target = batch["target"]
+    masks = torch.zeros(target.numel(), vocab_size, dtype=torch.bool, device=target.device)
+    masks[batch["constraint_rows"], batch["constraint_ids"]] = True
+    return masks.view(*target.shape, vocab_size)
+
+
 def twice(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The batch with every sample a second time (R-Drop); the given one stays as it is."""
     doubled: dict[str, Any] = {}

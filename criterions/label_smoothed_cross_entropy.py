@@ -2,15 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Optional
 
+import torch
 from fairseq.criterions import register_criterion
 from fairseq.dataclass import FairseqDataclass
 from omegaconf import II
 from torch import Tensor, nn
 
-from criterions.base import OFACriterion, twice
-from criterions.losses import accuracy_counts, check_loss_options, label_smoothed_cross_entropy, token_rows
+from criterions.base import OFACriterion, constraint_masks, is_constrained, twice
+from criterions.linear_cross_entropy import linear_cross_entropy
+from criterions.losses import (
+    LossSums,
+    accuracy_counts,
+    check_loss_options,
+    label_smoothed_cross_entropy,
+    token_rows,
+)
 from utils.errors import UserError
 
 
@@ -38,59 +47,57 @@ class LabelSmoothedCrossEntropyConfig(FairseqDataclass):
 class AdjustLabelSmoothedCrossEntropy(OFACriterion):
     """Label-smoothed cross entropy with constraints, confidences, worst-token dropping and R-Drop."""
 
-    def __init__(
-        self,
-        task: Any,
-        sentence_avg: bool,
-        label_smoothing: float,
-        report_accuracy: bool,
-        ignore_prefix_size: int,
-        ignore_eos: bool,
-        drop_worst_ratio: float,
-        drop_worst_after: int,
-        use_rdrop: bool,
-        reg_alpha: float,
-        constraint_range: Optional[str],
-    ) -> None:
-        super().__init__(task, sentence_avg)
+    def __init__(self, cfg: Any, task: Any) -> None:
+        super().__init__(task, cfg.sentence_avg)
+        self.cfg = cfg
         try:
-            check_loss_options(label_smoothing, drop_worst_ratio, ignore_prefix_size, constraint_range)
+            check_loss_options(**self.checked_options())
         except ValueError as error:
             raise UserError(str(error)) from error
-        self.report_accuracy = report_accuracy
-        self.drop_worst_ratio, self.drop_worst_after = drop_worst_ratio, drop_worst_after
-        self.use_rdrop = use_rdrop
-        self.restriction = dict(
-            pad=self.padding_idx,
-            eos=self.eos_idx,
-            constraint_range=constraint_range,
-            ignore_prefix_size=ignore_prefix_size,
-            ignore_eos=ignore_eos,
+
+    def checked_options(self) -> dict[str, Any]:
+        """Options with bounds, as `check_loss_options` names them."""
+        return dict(
+            epsilon=self.cfg.label_smoothing,
+            drop_worst_ratio=self.cfg.drop_worst_ratio,
+            ignore_prefix_size=self.cfg.ignore_prefix_size,
+            constraint_range=self.cfg.constraint_range,
         )
-        self.smoothing = dict(epsilon=label_smoothing, use_rdrop=use_rdrop, reg_alpha=reg_alpha)
+
+    def bonus_options(self, update_num: int) -> dict[str, Any]:
+        """Further arguments of the loss, which then needs all logits of a batch at a time."""
+        return {}
 
     def compute(self, model: nn.Module, sample: Mapping[str, Any], update_num: int) -> tuple[Tensor, dict[str, Any]]:
-        """Forward pass and loss of one batch."""
-        if self.use_rdrop:
-            sample = twice(sample)
-        logits = model(**sample["net_input"])[0]
-        masks, target = sample.get("constraint_masks"), sample["target"]
-        sums = label_smoothed_cross_entropy(
-            logits,
-            target,
-            constraint_masks=masks,
-            conf=sample.get("conf"),
-            drop_worst_ratio=self.drop_worst_ratio if update_num > self.drop_worst_after else 0.0,
-            **self.restriction,
-            **self.smoothing,
+        """Forward pass and loss of one batch; all its logits exist at a time only where the options need them."""
+        batch = twice(sample) if self.cfg.use_rdrop else sample
+        target = batch["target"]
+        which = dict(
+            pad=self.padding_idx,
+            eos=self.eos_idx,
+            constraint_range=self.cfg.constraint_range,
+            ignore_prefix_size=self.cfg.ignore_prefix_size,
+            ignore_eos=self.cfg.ignore_eos,
         )
-        logged = {
-            "nll_loss": sums.nll_loss,
-            "ntokens": sample["ntokens"],
-            "nsentences": target.size(0),
-            "counted": sums.ntokens,
-        }
-        if self.report_accuracy:
-            rows = token_rows(logits.detach(), target, constraint_masks=masks, conf=None, **self.restriction)
-            logged["n_correct"], logged["total"] = accuracy_counts(rows)
-        return sums.loss, logged
+        smoothing = dict(
+            epsilon=self.cfg.label_smoothing,
+            conf=batch.get("conf"),
+            drop_worst_ratio=self.cfg.drop_worst_ratio if update_num > self.cfg.drop_worst_after else 0.0,
+        )
+        bonus = self.bonus_options(update_num)
+        logged = {"ntokens": batch["ntokens"], "nsentences": target.size(0)}
+        if bonus or self.cfg.use_rdrop or self.cfg.report_accuracy or is_constrained(sample):
+            logits = model(**batch["net_input"])[0]
+            masks = constraint_masks(sample, logits.size(-1))
+            if masks is not None and self.cfg.use_rdrop:
+                masks = torch.cat([masks, masks])
+            rdrop = dict(use_rdrop=self.cfg.use_rdrop, reg_alpha=self.cfg.reg_alpha)
+            options = {**which, **smoothing, **rdrop, **bonus}
+            sums: LossSums = label_smoothed_cross_entropy(logits, target, constraint_masks=masks, **options)
+            if self.cfg.report_accuracy:
+                rows = token_rows(logits.detach(), target, constraint_masks=masks, **which)
+                logged["n_correct"], logged["total"] = accuracy_counts(rows)
+        else:
+            head = partial(linear_cross_entropy, target=target, **which, **smoothing)
+            sums = model(**batch["net_input"], head=head)[0]
+        return sums.loss, {**logged, "nll_loss": sums.nll_loss, "counted": sums.ntokens}

@@ -2,9 +2,11 @@
 
 Letters: B batch, T target length, V vocabulary, N target tokens that count, W ids left by a constraint range.
 Every loss goes through the same steps, so a new one reuses them: `token_rows` (which tokens, which ids,
-log-softmax), `smoothed_loss` (one number per token), `easiest_tokens` (which to keep), `consistency_kl`.
+log-softmax), `smoothed_loss` (one number per token), `kept_tokens` (which to keep), `consistency_kl`,
+`encouraging_bonus`. `criterions/linear_cross_entropy.py` takes the same steps without ever holding all logits.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -12,13 +14,14 @@ from torch import Tensor
 
 NUM_SPECIAL_IDS = 4  # bos, pad, eos, unk: a constraint range never forbids them
 COUNT_GUARD = 1e-6  # part of the released formula: a constraint may allow one id only
+SMALLEST_MISS = 1e-5  # of 1 - p inside the encouraging logarithm
 
 
 class LossSums(NamedTuple):
     """Sums over the tokens that count; divide by `ntokens` for means.
 
     loss: scalar to back-propagate, in nats.
-    nll_loss: scalar without smoothing and R-Drop term, detached.
+    nll_loss: scalar without smoothing, R-Drop term and bonus, detached.
     ntokens: number of tokens summed, both passes under R-Drop.
     """
 
@@ -58,11 +61,20 @@ def check_loss_options(
     drop_worst_ratio: float = 0.0,
     ignore_prefix_size: int = 0,
     constraint_range: str | None = None,
+    drop_best_ratio: float = 0.0,
+    log_end: float | None = None,
 ) -> None:
     """Raise ValueError naming the flag of the first option that is out of bounds."""
-    for flag, value in (("--label-smoothing", epsilon), ("--drop-worst-ratio", drop_worst_ratio)):
+    shares = {
+        "--label-smoothing": epsilon,
+        "--drop-worst-ratio": drop_worst_ratio,
+        "--drop-best-ratio": drop_best_ratio,
+    }
+    for flag, value in shares.items():
         if not 0 <= value < 1:
             raise ValueError(f"{flag} must be at least 0 and below 1, got {value}.")
+    if log_end is not None and not 0 <= log_end <= 1:
+        raise ValueError(f"--log-end is a probability between 0 and 1, got {log_end}.")
     if ignore_prefix_size < 0:
         raise ValueError(f"--ignore-prefix-size must not be negative, got {ignore_prefix_size}.")
     if constraint_range is not None:
@@ -99,10 +111,15 @@ def counted_tokens(target: Tensor, pad: int, eos: int, ignore_prefix_size: int, 
     return counted.flatten().nonzero().squeeze(1)
 
 
-def _take(values: Tensor, positions: Tensor) -> Tensor:
-    """Rows of (B, T, ...) at flat positions: (N, ...); a view, not a copy, when nothing is left out."""
+def take_tokens(values: Tensor, positions: Tensor) -> Tensor:
+    """Rows of (B, T, ...) at flat positions (N,): (N, ...); a view, not a copy, when nothing is left out."""
     flat = values.flatten(0, 1)
     return flat if positions.numel() == flat.size(0) else flat.index_select(0, positions)
+
+
+def token_weights(conf: Tensor, target: Tensor, positions: Tensor) -> Tensor:
+    """Confidences (B,) of the rows of target (B, T), at flat positions: (N,)."""
+    return take_tokens(conf.unsqueeze(1).expand_as(target), positions)
 
 
 def token_rows(
@@ -127,24 +144,29 @@ def token_rows(
         conf: (B,) weights of the rows; they multiply the log-probabilities.
     """
     positions = counted_tokens(target, pad, eos, ignore_prefix_size, ignore_eos)
-    columns = _take(target, positions)
+    columns = take_tokens(target, positions)
     if constraint_range is not None:
         logits = restrict_to_range(logits, constraint_range)
         columns = targets_in_range(columns, constraint_range)
     # Padding goes before the softmax, the largest tensor here; its masks may also forbid every id.
-    rows, forbidden = _take(logits, positions), None
+    rows, forbidden = take_tokens(logits, positions), None
     if constraint_masks is not None:
         if constraint_range is not None:
             constraint_masks = restrict_to_range(constraint_masks, constraint_range)
-        forbidden = ~_take(constraint_masks, positions)
+        forbidden = ~take_tokens(constraint_masks, positions)
         rows = rows.masked_fill(forbidden, -torch.inf)
     log_probs = torch.log_softmax(rows, dim=-1, dtype=torch.promote_types(rows.dtype, torch.float32))
     if conf is not None:
-        weights = _take(conf.to(log_probs.dtype).unsqueeze(1).expand_as(target), positions)
+        weights = token_weights(conf.to(log_probs.dtype), target, positions)
         log_probs = log_probs * weights.unsqueeze(1)
         if forbidden is not None:
             log_probs = log_probs.masked_fill(forbidden, -torch.inf)  # 0 * -inf is NaN
     return TokenRows(log_probs, columns, forbidden, constraint_range is not None)
+
+
+def other_share(epsilon: float, width: int, ranged: bool) -> float:
+    """What label smoothing gives to each of the width - 1 ids that are not the target."""
+    return epsilon / (width - 1 + (COUNT_GUARD if ranged else 0.0))
 
 
 def smoothed_loss(rows: TokenRows, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -162,19 +184,22 @@ def smoothed_loss(rows: TokenRows, epsilon: float) -> tuple[Tensor, Tensor]:
         share = epsilon / ((~forbidden).sum(1).to(log_probs.dtype) - 1 + COUNT_GUARD)
     else:
         smooth = -log_probs.sum(1)
-        share = epsilon / (log_probs.size(1) - 1 + (COUNT_GUARD if ranged else 0.0))
+        share = other_share(epsilon, log_probs.size(1), ranged)
     return (1 - epsilon - share) * nll + share * smooth, nll
 
 
-def easiest_tokens(losses: Tensor, drop_ratio: float, paired: bool = False) -> Tensor:
-    """Indices of the tokens with the smallest losses, int(N * (1 - drop_ratio)) of them.
+def kept_tokens(
+    losses: Tensor, drop_worst_ratio: float = 0.0, drop_best_ratio: float = 0.0, paired: bool = False
+) -> Tensor:
+    """Indices of int(N * (1 - worst)) tokens with the smallest losses, and of these n, int(n * (1 - best)) largest.
 
     Args:
         losses: (N,).
         paired: the two halves are two passes over the same tokens; the first chooses for both.
     """
     count = losses.size(0) // 2 if paired else losses.size(0)
-    chosen = losses.detach()[:count].topk(int(count * (1 - drop_ratio)), largest=False).indices
+    chosen = losses.detach()[:count].argsort()[: int(count * (1 - drop_worst_ratio))]
+    chosen = chosen[len(chosen) - int(len(chosen) * (1 - drop_best_ratio)) :]
     return torch.cat((chosen, chosen + count)) if paired else chosen
 
 
@@ -193,6 +218,23 @@ def consistency_kl(rows: TokenRows) -> Tensor:
     return 0.5 * ((first.exp() - second.exp()) * (first - second)).sum()
 
 
+def encouraging_bonus(rows: TokenRows, epsilon: float, log_end: float, vocab_size: int) -> Tensor:
+    """Encouraging loss: ln(1 - p) of each token, smoothed and summed; at most 0 (Zhao et al. 2022, arXiv:2110.06537).
+
+    The target weighs 1 - epsilon, and every id of the vocabulary, the target too, epsilon / vocab_size.
+
+    Args:
+        log_end: from this probability on the logarithm goes on as its tangent; 1 = never.
+    """
+    probs = rows.log_probs.exp()  # 0 where forbidden, which costs nothing
+    bonus = (1 - probs).clamp_min(SMALLEST_MISS).log()
+    if log_end != 1:
+        tangent = math.log(1 - log_end) - (probs - log_end) / (1 - log_end)
+        bonus = torch.where(probs > log_end, tangent, bonus)
+    of_target = bonus.gather(1, rows.target.unsqueeze(1))
+    return (1 - epsilon) * of_target.sum() + epsilon / vocab_size * bonus.sum()
+
+
 def label_smoothed_cross_entropy(
     logits: Tensor,
     target: Tensor,
@@ -206,8 +248,10 @@ def label_smoothed_cross_entropy(
     ignore_prefix_size: int = 0,
     ignore_eos: bool = False,
     drop_worst_ratio: float = 0.0,
+    drop_best_ratio: float = 0.0,
     use_rdrop: bool = False,
     reg_alpha: float = 1.0,
+    log_end: float | None = None,
 ) -> LossSums:
     """Label-smoothed cross entropy summed over the target tokens that count.
 
@@ -221,12 +265,14 @@ def label_smoothed_cross_entropy(
         ignore_prefix_size: leading target positions that do not count.
         ignore_eos: the end of sentence does not count.
         drop_worst_ratio: share of tokens left out, those with the largest loss.
+        drop_best_ratio: share of the remaining tokens left out, those with the smallest loss.
         use_rdrop: rows b and B/2 + b are two passes of one sample; adds reg_alpha * `consistency_kl`.
+        log_end: adds `encouraging_bonus`.
 
     Raises:
         ValueError: an option out of bounds, a target outside the range, an odd B with R-Drop.
     """
-    check_loss_options(epsilon, drop_worst_ratio, ignore_prefix_size, constraint_range)
+    check_loss_options(epsilon, drop_worst_ratio, ignore_prefix_size, constraint_range, drop_best_ratio, log_end)
     if use_rdrop and target.size(0) % 2:
         raise ValueError(f"--use-rdrop needs every row twice, got an odd number of rows ({target.size(0)}).")
     rows = token_rows(
@@ -241,13 +287,15 @@ def label_smoothed_cross_entropy(
         ignore_eos=ignore_eos,
     )
     losses, nll = smoothed_loss(rows, epsilon)
-    if drop_worst_ratio > 0:
-        chosen = easiest_tokens(losses, drop_worst_ratio, paired=use_rdrop)
+    if drop_worst_ratio > 0 or drop_best_ratio > 0:
+        chosen = kept_tokens(losses, drop_worst_ratio, drop_best_ratio, paired=use_rdrop)
         losses, nll = losses[chosen], nll[chosen]
-        rows = take_rows(rows, chosen) if use_rdrop else rows
+        rows = take_rows(rows, chosen) if use_rdrop or log_end is not None else rows
     loss = losses.sum()
     if use_rdrop:
         loss = loss + reg_alpha * consistency_kl(rows)
+    if log_end is not None:
+        loss = loss + encouraging_bonus(rows, epsilon, log_end, logits.size(-1))
     return LossSums(loss, nll.detach().sum(), losses.numel())
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import create_transform
 from torch import Tensor
 
@@ -59,6 +59,9 @@ def imagenet_train_transform(size: int, imagenet_mean_std: bool = False) -> Imag
         re_mode="pixel",
         separate=True,
     )
+    for operation in augment.transforms[0].ops:
+        if operation.name == "PosterizeIncreasing":
+            operation.aug_fn = _posterize
 
     def transform(image: Image.Image) -> Tensor:
         if 0 in image.size:
@@ -66,3 +69,8 @@ def imagenet_train_transform(size: int, imagenet_mean_std: bool = False) -> Imag
         return finish(rand_augment(augment(crop(image.convert("RGB")))))
 
     return transform
+
+
+def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """The highest bits of each byte; the strongest level keeps none, which Pillow since 13 refuses."""
+    return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)

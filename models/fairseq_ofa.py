@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -39,10 +40,25 @@ class FairseqOFA(OFA, BaseFairseqModel):
         except ValueError as error:
             raise UserError(str(error)) from error
 
-    def forward(self, src_tokens: Tensor, prev_output_tokens: Tensor, **inputs: Any) -> tuple[Tensor, dict[str, Any]]:  # type: ignore[override]
-        """Logits (B, T, V) and an empty dictionary; fairseq's batches also carry src_lengths, which is not used."""
+    def forward(  # type: ignore[override]
+        self,
+        src_tokens: Tensor,
+        prev_output_tokens: Tensor,
+        head: Callable[[Tensor, Tensor], Any] | None = None,
+        **inputs: Any,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Logits (B, T, V) and an empty dictionary; fairseq's batches also carry src_lengths, which is not used.
+
+        head: takes the place of the output layer, for losses that never hold all logits. It is called with the
+            decoder's features (B, T, C) and the output weight (V, C) in here, where wrappers (DDP, sharding) have
+            gathered the weight, and its value is returned instead of logits.
+        """
         inputs.pop("src_lengths", None)
-        return super().forward(src_tokens, prev_output_tokens, **inputs), {}
+        if head is None:
+            return super().forward(src_tokens, prev_output_tokens, **inputs), {}
+        code_masks = inputs.pop("code_masks", None)
+        features = self.decoder(prev_output_tokens, self.encode(src_tokens, **inputs), code_masks)
+        return head(features, self.decoder.output_projection.weight), {}
 
     def max_positions(self) -> tuple[int, int]:
         """Longest source and target, in tokens."""

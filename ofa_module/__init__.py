@@ -19,6 +19,8 @@ PLUGIN_MODULES = (
     "models.fairseq_ofa",
     "ofa_module.lr_scheduler",
     "criterions.label_smoothed_cross_entropy",
+    "criterions.encouraging_loss",
+    "criterions.scst",
     "tasks.caption",
     "tasks.vqa_gen",
     "tasks.refcoco",

@@ -23,12 +23,7 @@ logger = logging.getLogger(__name__)
 PLUGIN = Path(__file__).resolve().parent
 
 
-def parse(parser_of: Callable[[], argparse.ArgumentParser], argv: Sequence[str]) -> DictConfig:
-    """Configuration of a command line; SystemExit with one sentence for a bad flag."""
-    return parse_with_flags(parser_of, argv)[0]
-
-
-def parse_with_flags(
+def parse(
     parser_of: Callable[[], argparse.ArgumentParser], argv: Sequence[str]
 ) -> tuple[DictConfig, argparse.Namespace]:
     """Configuration of a command line, and its plain flags.

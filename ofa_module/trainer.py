@@ -18,6 +18,7 @@ from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from ofa_module.nonfinite import NonFiniteGuard, NonFiniteUpdate
 from utils.checkpoint import SAFE_GLOBALS, DamagedCheckpointError, load_checkpoint, previous_checkpoint, save_checkpoint
 from utils.errors import UserError
 
@@ -25,11 +26,47 @@ logger = logging.getLogger(__name__)
 
 
 class OFATrainer(Trainer):
-    """Stock trainer, except for the warm-up ratio, safe and self-healing restores, and no dry run of validation."""
+    """Stock trainer, except for the warm-up ratio, safe and self-healing restores, and no dry run of validation.
+
+    Updates that are not finite are skipped (`ofa_module/nonfinite.py`).
+    """
 
     _epoch_began = False
     _schedule_ready = False
     skipped_rows = 0
+
+    def __init__(self, cfg: DictConfig, task: Any, model: nn.Module, criterion: nn.Module, *args: Any) -> None:
+        super().__init__(cfg, task, model, criterion, *args)
+        limit = cfg.training.max_nonfinite_updates
+        self._guard = NonFiniteGuard(self.get_criterion(), self.get_model(), cfg.checkpoint.save_dir, limit)
+
+    @metrics.aggregate("train")
+    def train_step(self, samples: list[Any], raise_oom: bool = False) -> Any:
+        """As stock; an update whose loss or gradient is not finite leaves everything as it was, and gives None."""
+        updates = self.get_num_updates()
+        self._guard.begin()
+        try:
+            logged = super().train_step(samples, raise_oom)
+        except NonFiniteUpdate as found:
+            self.zero_grad()
+            if hasattr(self.optimizer, "_multiply_factor") and self.optimizer.scaler is None:
+                self.optimizer._multiply_factor = 1.0  # bfloat16: only a step would reset it, and it may be NaN
+            self._guard.skip(found.args[0], samples, updates)
+            return None
+        if self.get_num_updates() > updates:
+            self._guard.done()
+        return logged
+
+    def clip_grad_norm(self, clip_norm: float) -> Tensor:
+        """As stock, between backward and step: raises NonFiniteUpdate, on all processes, if there must be no step.
+
+        With a loss scale, a gradient that is not finite is the stock overflow, for which the scale is lowered.
+        """
+        self._guard.check_losses()
+        norm = super().clip_grad_norm(clip_norm)
+        if getattr(self.optimizer, "scaler", None) is None and not torch.isfinite(norm).all():
+            raise NonFiniteUpdate("gradient")
+        return norm
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """As stock; a missing `--restore-file` is a warning, as training then starts from random weights."""

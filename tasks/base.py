@@ -10,6 +10,7 @@ import torch
 from fairseq.data import iterators
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
+from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.tasks import FairseqTask
 from torch import nn
 
@@ -155,9 +156,7 @@ class OFATask(FairseqTask):
         model.train()
         model.set_num_updates(update_num)
         with torch.autograd.profiler.record_function("forward"):
-            with torch.amp.autocast(
-                sample["target"].device.type, enabled=getattr(optimizer, "scaler", None) is not None
-            ):
+            with torch.amp.autocast(sample["target"].device.type, enabled=isinstance(optimizer, AMPOptimizer)):
                 loss, sample_size, logged = criterion(model, sample, update_num=update_num)
         if ignore_grad:
             loss = loss * 0

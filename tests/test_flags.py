@@ -121,6 +121,7 @@ def test_plugin_path_as_scripts_spell_it(cwd, monkeypatch):
         *(dc for dc in MODEL_DATACLASS_REGISTRY.values() if dc.__module__.startswith("models.fairseq")),
         *(dc for dc in CRITERION_DATACLASS_REGISTRY.values() if dc.__module__.startswith("criterions.")),
         evaluate.EvaluationFlags,
+        train.TrainingFlags,
         GenerationConfig,
     ],
     ids=lambda dc: dc.__name__,

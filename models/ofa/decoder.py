@@ -46,10 +46,14 @@ class Decoder(PositionTables):
         self.register_buffer("image_position_idx", code_position_ids(config.code_window, self.side))
 
     def forward(self, prev_output_tokens: Tensor, enc: EncoderOutput, code_masks: Tensor | None = None) -> Tensor:
-        """Whole sequences: previous tokens (B, T), code_masks (B,) True = image codes -> features (B, T, C).
+        """Whole sequences: previous tokens (B * G, T), code_masks (B * G,) True = codes -> features (B * G, T, C).
 
-        Padding must be on the right: the causal mask then keeps it from every real position.
+        G sequences of each sample of `enc`, in consecutive rows, share its keys and values. Padding must be on the
+        right: the causal mask then keeps it from every real position.
         """
+        rows, B = prev_output_tokens.size(0), enc.out.size(0)
+        if rows % B:
+            raise ValueError(f"{rows} sequences for {B} encoded samples: give every sample the same number.")
         code = _constant(code_masks)
         x, self_biases, cross_bias = self._inputs(prev_output_tokens, enc, bool(code))
         if code is None:  # text and codes in one batch: each sample takes its own

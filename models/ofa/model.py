@@ -62,9 +62,11 @@ class OFA(nn.Module):
         return self.encoder(src_tokens, patch_images, patch_masks, patch_images_2, sample_patch_num, token_embeddings)
 
     def decode(self, prev_output_tokens: Tensor, enc: EncoderOutput, code_masks: Tensor | None = None) -> Tensor:
-        """Logits (B, T, V) of whole sequences; previous tokens (B, T) begin with bos and are right-padded.
+        """Logits (B * G, T, V) of whole sequences; previous tokens (B * G, T) begin with bos and are right-padded.
 
-        code_masks (B,): True = the sequence holds image codes. Raises ValueError for too long sequences.
+        `enc` holds B samples: each is read by G consecutive sequences (1, or several samples or candidates).
+        code_masks (B * G,): True = the sequence holds image codes. Raises ValueError for too long sequences, and for
+        a number of sequences that B does not divide.
         """
         return self.project(self.decoder(prev_output_tokens, enc, code_masks))
 
@@ -90,7 +92,7 @@ class OFA(nn.Module):
         code_masks: Tensor | None = None,
         **encoder_inputs: Any,
     ) -> Tensor:
-        """Logits (B, T, V); arguments as in `encode` and `decode`."""
+        """Logits (B * G, T, V); arguments as in `encode` and `decode`."""
         enc = self.encode(src_tokens, patch_images, patch_masks, **encoder_inputs)
         return self.decode(prev_output_tokens, enc, code_masks)
 

@@ -11,12 +11,20 @@ from criterions.losses import (
     accuracy_counts,
     check_loss_options,
     consistency_kl,
+    encouraging_bonus,
+    kept_tokens,
     label_smoothed_cross_entropy,
+    smoothed_loss,
+    take_rows,
     token_rows,
 )
 
 RUNS = json.loads((Path(__file__).parents[1] / "golden" / "losses_tiny.json").read_text())["function_runs"]
 CROSS_ENTROPY_RUNS = [name for name, run in RUNS["runs"].items() if run["criterion"] == "cross_entropy"]
+# The original mixes the two passes of R-Drop in its encouraging loss: tested on its own.
+ENCOURAGING_RUNS = [
+    name for name, run in RUNS["runs"].items() if run["criterion"] == "encouraging" and name != "encouraging_rdrop"
+]
 PAD, EOS = 1, 2
 A, TARGET_A = [0.0, 1, 2, 3, 4, 5, 6, 7], 7
 B, TARGET_B = [1, 0, 0.5, -1, 2, 0.25, -0.5, 1.5], 4
@@ -29,6 +37,10 @@ def loss_sums(logits: Tensor, target: Tensor, epsilon: float = 0.1, **options: A
 def golden_inputs(run: dict[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Logits, target and keyword arguments of one stored run."""
     options = dict(run["options"])
+    if run["criterion"] == "encouraging":
+        options.setdefault("log_end", 0.75)
+        for ignored in ("drop_best_ratio", "drop_best_after"):  # the original takes them and does nothing
+            options.pop(ignored, None)
     options["epsilon"] = options.pop("label_smoothing")
     if run["update_num"] <= options.pop("drop_worst_after", 0):  # the criterion's part
         options["drop_worst_ratio"] = 0.0
@@ -48,7 +60,7 @@ def golden_inputs(run: dict[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
     return logits, target.repeat(copies, 1), options
 
 
-@pytest.mark.parametrize("name", CROSS_ENTROPY_RUNS)
+@pytest.mark.parametrize("name", CROSS_ENTROPY_RUNS + ENCOURAGING_RUNS)
 def test_golden_run(name: str) -> None:
     run = RUNS["runs"][name]
     logits, target, options = golden_inputs(run)
@@ -63,7 +75,18 @@ def test_golden_run(name: str) -> None:
 
 
 def test_golden_runs_are_all_there() -> None:
-    assert len(CROSS_ENTROPY_RUNS) == 19
+    assert len(CROSS_ENTROPY_RUNS) == 19 and len(ENCOURAGING_RUNS) == 12
+
+
+def test_golden_encouraging_run_with_rdrop_is_ours_with_the_passes_mixed() -> None:
+    """The original sorts the tokens of both passes by loss, then compares the first half with the second."""
+    run = RUNS["runs"]["encouraging_rdrop"]
+    logits, target, options = golden_inputs(run)
+    rows = token_rows(logits, target, pad=PAD, eos=EOS)
+    losses = smoothed_loss(rows, options["epsilon"])[0]
+    mixed = consistency_kl(take_rows(rows, losses.argsort(descending=True)))
+    difference = (mixed - consistency_kl(rows)).item()
+    assert loss_sums(logits, target, **options).loss.item() + difference == pytest.approx(run["loss"], rel=1e-5)
 
 
 def test_rewards_as_confidences_give_the_golden_self_critical_loss() -> None:
@@ -93,6 +116,47 @@ def test_reference_numbers(logits: list[float], target: int, options: dict[str, 
     assert sums.nll_loss.item() == pytest.approx(nll, abs=tolerance)
 
 
+@pytest.mark.parametrize(
+    "log_end, first, second",
+    [(0.75, -1.2364072987, 0.7020920561), (1.0, -1.7140912124, 0.7020920561), (0.5, -0.7370437619, 0.7020920561)],
+)
+def test_encouraging_reference_numbers(log_end: float, first: float, second: float) -> None:
+    for logits, target, loss in (([0.0, 1, 2, 3, 4, 5, 6, 9], 7, first), (B, TARGET_B, second)):
+        values = torch.tensor([[logits]], dtype=torch.float64)
+        sums = loss_sums(values, torch.tensor([[target]]), log_end=log_end)
+        assert sums.loss.item() == pytest.approx(loss, abs=1e-9)
+
+
+def test_bonus_is_smooth_where_the_tangent_begins_and_bounded_without_it() -> None:
+    probs = torch.tensor([0.75 - 1e-6, 0.75 + 1e-6, 1 - 1e-9], dtype=torch.float64)
+    logits = torch.stack([probs.log(), (1 - probs).log()], 1).unsqueeze(1).requires_grad_()
+    below, above, sure = token_rows(logits, torch.zeros(3, 1, dtype=torch.long), pad=PAD, eos=EOS).log_probs.split(1)
+    rows = [token_rows(x.unsqueeze(1), torch.zeros(1, 1, dtype=torch.long), pad=PAD, eos=EOS) for x in (below, above)]
+    values = [encouraging_bonus(r, 0.0, 0.75, 2) for r in rows]
+    slopes = [torch.autograd.grad(value, logits, retain_graph=True)[0].sum(0)[0, 0] for value in values]
+    assert values[0].item() == pytest.approx(values[1].item(), abs=2e-5)
+    assert slopes[0].item() == pytest.approx(slopes[1].item(), abs=2e-5)
+    certain = token_rows(sure.unsqueeze(1), torch.zeros(1, 1, dtype=torch.long), pad=PAD, eos=EOS)
+    assert encouraging_bonus(certain, 0.0, 1.0, 2).item() == pytest.approx(-11.512925465)  # ln(1e-5)
+
+
+def test_best_tokens_go_after_the_worst() -> None:
+    losses = torch.tensor([5.0, 1.0, 4.0, 2.0, 3.0, 0.0])
+    assert kept_tokens(losses, 0.3).tolist() == [5, 1, 3, 4]
+    assert kept_tokens(losses, 0.3, 0.3).tolist() == [3, 4]  # int(4 * 0.7) of the four left
+    assert kept_tokens(losses, 0.0, 0.5).tolist() == [4, 2, 0]
+    assert kept_tokens(losses, 0.0, 0.5, paired=True).tolist() == [0, 3]
+
+
+def test_dropping_the_best_leaves_the_hard_tokens_to_loss_and_bonus() -> None:
+    logits, target = torch.zeros(1, 3, 8), torch.tensor([[4, 5, 6]])
+    logits[0, [0, 1, 2], [4, 5, 6]] = torch.tensor([3.0, 1.0, 2.0])
+    sums = loss_sums(logits, target, log_end=0.75, drop_best_ratio=0.3)
+    hard = loss_sums(logits[:, 1:], target[:, 1:], log_end=0.75)
+    assert sums.ntokens == 2
+    torch.testing.assert_close((sums.loss, sums.nll_loss), (hard.loss, hard.nll_loss))
+
+
 def test_consistency_kl_reference_number() -> None:
     logits = torch.tensor([[A], [B]], dtype=torch.float64)
     rows = token_rows(logits, torch.tensor([[TARGET_A], [TARGET_A]]), pad=PAD, eos=EOS)
@@ -113,6 +177,10 @@ def test_consistency_kl_reference_number() -> None:
         {"use_rdrop": True, "drop_worst_ratio": 0.4},
         {"drop_worst_ratio": 0.4, "ignore_prefix_size": 1},
         {"ignore_eos": True},
+        {"log_end": 0.2},
+        {"log_end": 1.0, "constraint_range": "5,9"},
+        {"log_end": 0.2, "masks": True, "conf": torch.tensor([0.5, 2.0, 0.0, 0.3])},
+        {"log_end": 0.2, "use_rdrop": True, "drop_worst_ratio": 0.3, "drop_best_ratio": 0.4},
     ],
 )
 def test_gradient_matches_finite_differences(options: dict[str, Any]) -> None:
@@ -130,7 +198,8 @@ def test_gradient_matches_finite_differences(options: dict[str, Any]) -> None:
 
 def test_padding_alone_gives_zero_and_zero_gradients() -> None:
     target = torch.full((2, 3), PAD)
-    for options in ({}, {"use_rdrop": True, "drop_worst_ratio": 0.5}, {"constraint_range": "5,7"}):
+    rdrop = {"use_rdrop": True, "drop_worst_ratio": 0.5, "drop_best_ratio": 0.5}
+    for options in ({}, rdrop, {"constraint_range": "5,7"}, {"log_end": 0.75}):
         logits = torch.randn(2, 3, 8, requires_grad=True)
         sums = loss_sums(logits, target, **options)
         (gradient,) = torch.autograd.grad(sums.loss, logits)
@@ -240,6 +309,8 @@ def test_accuracy_counts_follow_the_constraints() -> None:
         ({"epsilon": -0.1}, "--label-smoothing"),
         ({"drop_worst_ratio": 1.0}, "--drop-worst-ratio"),
         ({"drop_worst_ratio": -0.2}, "--drop-worst-ratio"),
+        ({"drop_best_ratio": 1.0}, "--drop-best-ratio"),
+        ({"log_end": 1.5}, "--log-end"),
         ({"ignore_prefix_size": -1}, "--ignore-prefix-size"),
         ({"constraint_range": "5"}, "--constraint-range"),
         ({"constraint_range": "5,six"}, "--constraint-range"),

@@ -45,10 +45,11 @@ def test_validation_logs_what_evaluate_sums(make):
     task, model, criterion, batch = make("--eval-cider", '--eval-args={"beam":2,"max_len_b":6}')
     loss, size, logged = task.valid_step(batch, model, criterion)
     result = task.evaluate([model], batch, GenerationConfig(beam=2, max_len_b=6))
-    assert (logged["_cider_sum"], logged["_cider_cnt"]) == result.sums["cider"] and logged["_cider_cnt"] == 4
+    assert (logged["_cider_0"], logged["_cider_1"]) == result.sums["cider"] and logged["_cider_1"] == 4
     with metrics.aggregate(new_root=True) as shown:
         task.reduce_metrics([{**logged, "loss": loss}, {**logged, "loss": loss}], criterion)
-    assert shown["cider"].avg == pytest.approx(logged["_cider_sum"] / 4) and size == logged["sample_size"]
+    assert shown.get_smoothed_value("cider") == pytest.approx(logged["_cider_0"] / 4, abs=5e-4)
+    assert size == logged["sample_size"]
 
 
 def test_one_record_per_row_with_its_image_id(make, demo):
@@ -72,9 +73,19 @@ def test_given_document_frequencies_are_used(make):
     assert task.cider.score(*pair)[0] == golden.score(*pair)[0]
 
 
+def test_self_critical_training_keeps_all_captions_and_samples_as_told(make):
+    task, *_ = make("--scst", '--scst-args={"beam":3,"max_len_b":7}', "--constraint-range=4,20", "--max-tgt-length=2")
+    config = task.scst_config
+    assert (config.beam, config.max_len_b, config.constraint_range) == (3, 7, "4,20")
+    task.load_dataset("train")
+    captions = [task.dataset("train")[i]["references"] for i in range(9)]
+    assert list(task.training_references()) == captions and len(captions[0][0].split()) > 2
+    assert make()[0].scst_config is None
+
+
 def test_no_generation_without_eval_cider(make):
     task, model, criterion, batch = make()
-    assert "_cider_sum" not in task.valid_step(batch, model, criterion)[2]
+    assert "_cider_0" not in task.valid_step(batch, model, criterion)[2]
 
 
 def test_training_files_take_turns_and_rows_are_shuffled_anew(make, demo):

@@ -10,17 +10,13 @@ import numpy as np
 import pytest
 from pycocoevalcap.cider.cider import Cider
 
-from utils.cider import CiderD
+from utils.cider import CiderD, count_documents, reward_text
 from utils.errors import UserError
 from utils.punctuation import remove_punctuation
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 REWARDS = json.loads((GOLDEN / "losses_tiny.json").read_text())["rewards"]
 WORDS = "a the cat dog table red big runs sits on in grass near two".split()
-
-
-def reward_text(caption: str) -> str:
-    return remove_punctuation(caption.strip()).strip() + " <eos>"
 
 
 def random_captions(count: int, seed: int) -> tuple[list[str], list[list[str]]]:
@@ -38,7 +34,6 @@ def random_captions(count: int, seed: int) -> tuple[list[str], list[list[str]]]:
 
 def test_golden_rewards() -> None:
     scorer = CiderD.from_pickle(GOLDEN / "cider_df.p")
-    known = len(scorer.document_frequency)
     hypotheses, references = [], []
     for samples, captions in zip(REWARDS["hypotheses"], REWARDS["references"], strict=True):
         hypotheses += [reward_text(sample) for sample in samples]
@@ -46,7 +41,6 @@ def test_golden_rewards() -> None:
     mean, scores = scorer.score(hypotheses, references)
     np.testing.assert_allclose(scores, REWARDS["scores"], rtol=0, atol=1e-6)
     assert mean == pytest.approx(np.mean(REWARDS["scores"]), abs=1e-6)
-    assert len(scorer.document_frequency) == known  # unknown n-grams are not inserted
 
 
 def test_golden_validation_scores() -> None:
@@ -65,10 +59,9 @@ def test_golden_corpus_mode() -> None:
 
 
 def test_pickle_equals_counting_the_corpus() -> None:
-    corpus = [[reward_text(caption) for caption in captions] for captions in REWARDS["corpus"]]
-    counted, read = CiderD.from_references(corpus), CiderD.from_pickle(GOLDEN / "cider_df.p")
-    assert counted.document_frequency == read.document_frequency
-    assert counted.log_reference_count == read.log_reference_count
+    frequencies, images = count_documents([map(reward_text, captions) for captions in REWARDS["corpus"]])
+    released = pickle.loads((GOLDEN / "cider_df.p").read_bytes())
+    assert frequencies == released["document_frequency"] and images == released["ref_len"]
 
 
 def test_worked_example() -> None:
@@ -93,6 +86,51 @@ def test_corpus_mode_equals_pycocoevalcap(seed: int) -> None:
     assert mean == pytest.approx(theirs[0], abs=1e-6)
 
 
+def slow_cider_d(
+    hypothesis: str, captions: list[str], frequencies: dict[tuple[str, ...], float], log_n: float
+) -> float:
+    """The formula, n-gram by n-gram."""
+
+    def weigh(caption: str) -> tuple[list[dict[tuple[str, ...], float]], int]:
+        words = caption.split()
+        vectors = []
+        for n in range(1, 5):
+            ngrams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+            idf = {g: log_n - math.log(max(1.0, frequencies.get(g, 0.0))) for g in ngrams}
+            vectors.append({g: ngrams.count(g) * idf[g] for g in ngrams})
+        return vectors, max(len(words) - 1, 0)
+
+    total, (own, own_length) = 0.0, weigh(hypothesis)
+    for caption in captions:
+        other, length = weigh(caption)
+        for h, r in zip(own, other, strict=True):
+            norms = math.hypot(*h.values()) * math.hypot(*r.values())
+            dot = sum(min(w, r[g]) * r[g] for g, w in h.items() if g in r)
+            total += (dot / norms if norms else 0.0) * math.exp(-((own_length - length) ** 2) / 72)
+    return 10 * total / 4 / len(captions)
+
+
+def test_equals_the_formula_with_a_table_of_other_captions() -> None:
+    """Words, and longer n-grams of known words, that the table lacks; numbers of references that differ."""
+    hypotheses, references = random_captions(30, 7)
+    references = [captions[: 1 + i % 5] for i, captions in enumerate(references)]
+    frequencies, images = count_documents(random_captions(60, 8)[1])
+    table = {ngram: float(count) for ngram, count in frequencies.items()}
+    unknown = {tuple(caption.split()[-3:]) for captions in references for caption in captions} - set(table)
+    assert len(unknown) > 5
+    scores = CiderD(table, math.log(images)).score(hypotheses, references)[1]
+    expected = [slow_cider_d(h, r, table, math.log(images)) for h, r in zip(hypotheses, references, strict=True)]
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-9)
+
+
+def test_chunks_of_many_hypotheses(monkeypatch: pytest.MonkeyPatch) -> None:
+    hypotheses, references = random_captions(25, 4)
+    scorer = CiderD.from_references(references)
+    whole = scorer.score(hypotheses, references)[1]
+    monkeypatch.setattr("utils.cider._CHUNK", 4)
+    np.testing.assert_array_equal(scorer.score(hypotheses, references)[1], whole)
+
+
 def test_empty_and_short_hypotheses_score_without_nan() -> None:
     references = [["a cat on a table"], ["a dog"], [""]]
     scorer = CiderD.from_references(references)
@@ -112,21 +150,25 @@ def test_bad_calls_are_refused() -> None:
         CiderD.from_references([])
 
 
+CAFE = ["a dog in a caf\xe9", "a dog"], [["the caf\xe9 of a dog"], ["a dog in a caf\xe9"]]
+CAFE_COUNTS: dict[tuple[str, ...], float] = {("caf\xe9",): 3.0, ("a", "dog"): 2.0, ("a",): 9.0}
+
+
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_pickles_of_every_age_are_read(tmp_path: Path, protocol: int) -> None:
-    counts: dict[tuple[str, ...], float] = {("caf\xe9",): 3.0, ("a", "dog"): 2.0}
-    for frequencies in (counts, defaultdict(float, counts), defaultdict(int, counts)):
+    expected = CiderD(CAFE_COUNTS, math.log(9)).score(*CAFE)[1]
+    assert not np.allclose(expected, CiderD({}, math.log(9)).score(*CAFE)[1])
+    for frequencies in (CAFE_COUNTS, defaultdict(float, CAFE_COUNTS), defaultdict(int, CAFE_COUNTS)):
         path = tmp_path / "df.p"
         path.write_bytes(pickle.dumps({"document_frequency": frequencies, "ref_len": 9}, protocol))
-        scorer = CiderD.from_pickle(path)
-        assert dict(scorer.document_frequency) == counts
-        assert scorer.log_reference_count == math.log(9)
+        np.testing.assert_array_equal(CiderD.from_pickle(path).score(*CAFE)[1], expected)
 
 
 def test_python_2_byte_strings_are_latin_1(tmp_path: Path) -> None:
     path = tmp_path / "df.p"  # U = SHORT_BINSTRING, what Python 2 wrote for a str
     path.write_bytes(b"\x80\x02}(U\x12document_frequency}U\x04caf\xe9\x85K\x03sU\x07ref_lenK\x09u.")
-    assert CiderD.from_pickle(path).document_frequency == {("caf\xe9",): 3}
+    expected = CiderD({("caf\xe9",): 3.0}, math.log(9)).score(*CAFE)[1]
+    np.testing.assert_array_equal(CiderD.from_pickle(path).score(*CAFE)[1], expected)
 
 
 class Attack:

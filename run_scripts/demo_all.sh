@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Every task for real on two CPU cores: trains ofa_demo on digit scenes task by task, evaluates it, ends with one table.
+# OFA_DEMO_SCALE shortens it: 1 is the full length (under an hour), 0.01 only shows that everything runs.
+# TASKS names fewer tasks. Started again, it leaves out what is finished.
+set -e
+. "$(dirname "$0")/lib.sh"
+ofa_setup
+cd "$OFA_ROOT"
+out=${DEMO_DIR:-$OFA_ROOT/outputs/demo_all} scale=${OFA_DEMO_SCALE:-1}
+tasks=${TASKS:-caption vqa_gen refcoco snli_ve image_classify gigaword cola mnli mrpc qnli qqp rte sst2}
+export SIZE=demo DATA_DIR=$out/data RESULTS_DIR=$out/results CHECKPOINT_DIR=$out/start GPUS_PER_NODE=1
+export OFA_PYTHON=$(ofa_python) SUBSETS='refcoco_val refcoco_testA refcoco_testB'
+unset BPE_DIR
+mkdir -p "$out/start"
+
+# of_scale NUMBER LEAST: the number times the scale, but at least LEAST.
+of_scale() { awk -v n="$1" -v s="$scale" -v least="$2" 'BEGIN { n = int(n * s); print(n < least ? least : n) }'; }
+
+# once NAME COMMAND...: the command, unless it is finished; what it says goes to NAME.log.
+once() {
+    name=$1
+    shift
+    [ ! -f "$out/$name.done" ] || return 0
+    echo "== $(date +%H:%M:%S) $name"
+    "$@" > "$out/$name.log" 2>&1 || { echo "$name failed, see $out/$name.log:" >&2 && tail -n 5 "$out/$name.log" >&2 && exit 1; }
+    touch "$out/$name.done"
+}
+
+# data ROWS TASK...: training rows of tasks, and a few for validation and test.
+data() { "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 --tasks "$2" --train "$(of_scale "$1" 48)" --val "$few" --test "$few"; }
+
+# train TASK EPOCHS SCRIPT FLAGS...: what the demo changes in a recipe are larger steps and fewer validations.
+train() {
+    epochs=$(of_scale "$2" 1) script=$3 OUTPUT_DIR=$out/$1
+    shift 3
+    MAX_EPOCHS=$epochs OUTPUT_DIR=$OUTPUT_DIR sh "run_scripts/$script.sh" --batch-size=32 --update-freq=1 --lr=5e-4 --warmup-ratio=0.1 \
+        --max-epoch="$epochs" --label-smoothing=0.0 --weight-decay=0.0 --log-interval=100 --log-format=simple \
+        --save-interval=1 --validate-interval=1 --save-interval-updates=0 --validate-interval-updates=0 \
+        --no-epoch-checkpoints --keep-last-epochs=-1 "$@"
+}
+
+# test_of TASK SCRIPT ARGS...: evaluates the task's best checkpoint.
+test_of() {
+    CHECKPOINT=$(find "$out/$1" -name checkpoint_best.pt) sh "run_scripts/$2.sh" "${@:3}"
+}
+
+# task NAME EPOCHS TRAIN_SCRIPT EVALUATE_SCRIPT ARGS...
+task() {
+    case " $tasks " in *" $1 "*) ;; *) return 0 ;; esac
+    once "train_$1" train "$1" "$2" "$3"
+    once "test_$1" test_of "$1" "${@:4}" --with-scores
+}
+
+few=$(of_scale 400 10) captions=$DATA_DIR/caption_data
+once data_caption data 6000 caption
+once data_vqa_gen data 16000 vqa_gen
+once data_refcoco data 16000 refcoco
+once data_pictures data 10000 snli_ve,image_classify
+once data_texts data 6000 gigaword,cola,mnli,mrpc,qnli,qqp,rte,sst2
+once trunk "$OFA_PYTHON" run_scripts/quickstart_trunk.py "$captions/caption_stage1_train.tsv" "$out/trunk.pt" \
+    --updates="$(of_scale 400 20)"
+once train_caption train caption 5 caption/train_caption_stage1 --resnet-model-path="$out/trunk.pt" --lr=3e-4 \
+    --eval-cider-cached-tokens=
+ln -sf "$(find "$out/caption" -name checkpoint_best.pt)" "$CHECKPOINT_DIR/ofa_demo.pt" # all other tasks start from it
+
+# Two lanes of one thread each use two cores better than one run of two threads.
+export OMP_NUM_THREADS=1
+(
+    task caption 5 caption/train_caption_stage1 caption/evaluate_caption
+    task vqa_gen 5 vqa/train_vqa_distributed vqa/evaluate_vqa_allcand test
+    task gigaword 6 gigaword/train_gigaword gigaword/evaluate_gigaword
+    for name in cola mnli mrpc; do task $name 8 glue/train_$name glue/evaluate_glue $name; done
+) &
+first_lane=$!
+(
+    task refcoco 6 refcoco/train_refcoco refcoco/evaluate_refcoco
+    task snli_ve 6 snli_ve/train_snli_ve snli_ve/evaluate_snli_ve test
+    task image_classify 6 image_classify/train_imagenet_distributed image_classify/evaluate_imagenet
+    for name in qnli qqp rte sst2; do task $name 8 glue/train_$name glue/evaluate_glue $name; done
+) &
+wait $!
+wait $first_lane
+[ "$scale" = 1 ] && allow= || allow=--allow-chance
+"$OFA_PYTHON" -m data.demo.page "$out" $allow
