@@ -1,6 +1,7 @@
 """Choosing among 3,129 answers: one forward per candidate, through the trie, best first, and beam search.
 
     python -m benchmarks.candidates [--arch ofa_base] [--size 224] [--batch 4] [--repeats 2] [--threads 2]
+    python -m benchmarks.candidates --trained outputs/demo_all    # the VQA network of run_scripts/demo_all.sh instead
 
 Prints a table: seconds and decoder rows per question, peak memory and ratios, the encoder's forward left out. Weights
 are random; "peaked" has the output scaled by 20, since the logits of random weights are nearly flat, the worst case
@@ -26,10 +27,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.answers import read_answers
 from data.text import Vocabulary
+from data.tsv import TsvFile
+from data.vqa_gen import VqaGenData, VqaGenDataset
 from models.generation import CandidateTrie, GenerationConfig, generate, rank_candidates
 from models.ofa import OFA, OFAConfig
 from models.ofa.encoder import EncoderOutput
+from utils.checkpoint import load_model
 
 BPE = Path(__file__).parents[1] / "utils" / "BPE"
 PARTS = {1: 1700, 2: 1000, 3: 329, 4: 100}  # words -> answers
@@ -63,6 +68,28 @@ class Setting:
     """The network, the questions and the answers that all sides share."""
 
     def __init__(self, args: argparse.Namespace) -> None:
+        if args.trained:
+            self._trained(args.trained, args.batch)
+        else:
+            self._random(args)
+        self.trie = CandidateTrie(self.answers)
+        with torch.no_grad():
+            self.enc = self.model.encode(**self.inputs)
+
+    def _trained(self, folder: Path, batch: int) -> None:
+        """The averaged weights that the demo evaluates, its first test questions and its answers."""
+        data = folder / "data" / "vqa_data"
+        vocabulary = Vocabulary.load(folder / "data" / "BPE", code_dict_size=0, num_bins=0)
+        options = dict(patch_image_size=48, max_src_length=80, add_object=True, prompt_type="prev_output")
+        config = VqaGenData(ans2label_file=str(data / "trainval_ans2label.pkl"), **options)
+        rows = VqaGenDataset(TsvFile(str(data / "vqa_test.tsv"), "0,5,2,3,4"), vocabulary, config, "test")
+        samples: Any = rows.collater([rows[i] for i in range(batch)])
+        self.model = load_model(next((folder / "vqa_gen").rglob("checkpoint_best.pt")), ema=True)
+        self.inputs = {name: samples["net_input"][name] for name in ("src_tokens", "patch_images")}
+        self.prompts = samples["decoder_prompts"]
+        self.answers = [vocabulary.encode(" " + answer) for answer in read_answers(config)]
+
+    def _random(self, args: argparse.Namespace) -> None:
         vocabulary = Vocabulary.load(BPE)
         torch.manual_seed(0)
         self.model = OFA(OFAConfig.from_arch(args.arch)).eval()
@@ -73,13 +100,10 @@ class Setting:
         }
         self.prompts = questions
         self.answers = make_answers(vocabulary)
-        self.trie = CandidateTrie(self.answers)
         if args.side.startswith("peaked"):
             with torch.no_grad():
                 self.model.decoder.layer_norm.weight.mul_(PEAKED)
                 self.model.decoder.layer_norm.bias.mul_(PEAKED)
-        with torch.no_grad():
-            self.enc = self.model.encode(**self.inputs)
 
 
 def pad(rows: list[list[int]]) -> Tensor:
@@ -117,7 +141,7 @@ def plain_masks(setting: Setting, chunk: list[list[int]]) -> Tensor:
 def run_plain(setting: Setting, repeats: int) -> dict[str, Any]:
     """(a), extrapolated from a few chunks."""
     seconds, scores = [], []
-    for first in range(0, TIMED_CHUNKS * CHUNK, CHUNK):
+    for first in range(0, min(TIMED_CHUNKS, len(setting.answers) // CHUNK) * CHUNK, CHUNK):
         chunk = setting.answers[first : first + CHUNK]
         masks = plain_masks(setting, chunk)
         with torch.no_grad():
@@ -138,7 +162,8 @@ def run_ranking(setting: Setting, repeats: int, top_k: int | None) -> dict[str, 
     result = {"seconds": seconds, "rows": ranking.expanded.double().mean().item()}
     result["best"] = ranking.indices[:, 0].tolist()
     if top_k is None:
-        result["scores"] = ranking.scores[:, : TIMED_CHUNKS * CHUNK].tolist()
+        timed_answers = min(TIMED_CHUNKS, len(setting.answers) // CHUNK) * CHUNK
+        result["scores"] = ranking.scores[:, :timed_answers].tolist()
     return result
 
 
@@ -200,20 +225,25 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="questions in a batch")
     parser.add_argument("--repeats", type=int, default=2, help="runs of which the fastest counts")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--trained", type=Path, help="what run_scripts/demo_all.sh wrote")
     parser.add_argument("--side", choices=SIDES, help="measure one side only and print JSON")
     args = parser.parse_args()
     if args.side:
         measure(args)
         return
     results = {}
-    for side in SIDES:
+    sides = [side for side in SIDES if not (args.trained and side.startswith("peaked"))]
+    for side in sides:
         command = [sys.executable, "-m", "benchmarks.candidates", "--side", side]
         command += [f"--{name}={getattr(args, name)}" for name in ("arch", "size", "batch", "repeats", "threads")]
+        command += [f"--trained={args.trained}"] if args.trained else []
         results[side] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
     torch.testing.assert_close(*(torch.tensor(results[s]["scores"]) for s in ("plain", "scores")), atol=1e-4, rtol=0)
     assert results["best"]["best"] == results["scores"]["best"]
-    assert results["peaked best"]["best"] == results["peaked scores"]["best"]
-    print(f"{args.arch}, {args.batch} questions, {args.size} px, {args.threads} threads; {results['plain']['list']}\n")
+    assert args.trained or results["peaked best"]["best"] == results["peaked scores"]["best"]
+    print(
+        f"{args.trained or args.arch}, {args.batch} questions, {args.size} px, {args.threads} threads; {results['plain']['list']}\n"
+    )
     print("| per question | seconds | decoder rows | (a) / this | this / (d) | peak memory of the batch (MB) |")
     print("|---|---|---|---|---|---|")
     slowest, beam = results["plain"]["seconds"], results["beam"]["seconds"]

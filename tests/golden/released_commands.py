@@ -3,6 +3,8 @@
 `RECIPES`: script -> (port, command lines); of the grids of GLUE only the first, `GLUE_GRIDS` has the rest.
 """
 
+import re
+
 SWITCHES = (
     "--encoder-normalize-before --decoder-normalize-before --share-decoder-input-output-embed --share-all-embeddings "
     "--layernorm-embedding --patch-layernorm-embedding --code-layernorm-embedding --add-type-embedding --scale-attn "
@@ -56,6 +58,30 @@ def caption_training(port, size, epochs, drop_after):
         "--eval-cider-cached-tokens=../../dataset/caption_data/cider_cached_tokens/coco-valid-words.p "
         '--eval-args={"beam":5,"max_len_b":16,"no_repeat_ngram_size":3} --best-checkpoint-metric=cider',
     )  # fmt: skip
+
+
+def caption_rewards(port, size, end_lr):
+    """Stage 2; fairseq's --memory-efficient-fp16 implies --fp16, which our scripts name too."""
+    words = "../../dataset/caption_data/cider_cached_tokens/coco"
+    generation = '{"beam":5,"max_len_b":16,"no_repeat_ngram_size":3}'
+    restored = "caption_stage1_best.pt" if size == "large" else f"caption_stage1_{size}_best.pt"
+    return port, [
+        f"{tsv('caption_data', 'caption_stage2_train', 'caption_val')} --arch=ofa_{size} {SWITCHES} {OPTIMISATION} "
+        f"--restore-file=../../checkpoints/{restored} --save-dir=./stage2_checkpoints/1e-5_3 --dropout=0.0 "
+        "--criterion=scst_reward_criterion --encoder-drop-path-rate=0.0 --decoder-drop-path-rate=0.0 --task=caption "
+        f"--lr=1e-5 --end-learning-rate={end_lr} --max-epoch=3 --warmup-ratio=0.06 --batch-size=2 --update-freq=4 "
+        f"--max-src-length=80 --max-tgt-length=20 {FREEZE} --patch-image-size=480 --selected-cols=1,4,2 --scst "
+        f"--scst-cider-cached-tokens={words}-train-words.p --scst-args={generation} --eval-args={generation} "
+        f"--eval-cider --eval-cider-cached-tokens={words}-valid-words.p --best-checkpoint-metric=cider {EVERY_500} "
+        f"{BEST_ONLY} --memory-efficient-fp16 --fp16-scale-window=512"
+    ]
+
+
+def encouraging(recipe, own="", suffix="_el0.75"):
+    """A recipe with the encouraging loss; of two equal flags the second counts."""
+    port, (line,) = recipe
+    line = re.sub(r"(--save-dir=\S+)", rf"\1{suffix}", line)
+    return port, [f"{line} --criterion=adjust_label_smoothed_encouraging_loss --log-end=0.75 {own}".rstrip()]
 
 
 def caption_evaluation(port, path, beam, temperature, lenpen):
@@ -150,6 +176,14 @@ IMAGENET = "../../dataset/imagenet_1k_data/class2label_new.pkl"
 RECIPES = {
     "train_caption_stage1.sh": caption_training(1051, "large", 2, 2500),
     "train_caption_stage1_base.sh": caption_training(1061, "base", 5, 6000),
+    "train_caption_stage1_el.sh": encouraging(caption_training(1051, "large", 2, 2500), "--drop-worst-ratio=0.05"),
+    "train_caption_stage1_el_db.sh": encouraging(
+        caption_training(1051, "large", 2, 2500),
+        "--drop-worst-ratio=0.05 --drop-best-ratio=0.05 --drop-best-after=2500",
+        suffix="_dwdb_el0.75",
+    ),
+    "train_caption_stage2.sh": caption_rewards(1052, "large", "2e-7"),
+    "train_caption_stage2_base.sh": caption_rewards(1062, "base", "0"),
     "evaluate_caption.sh": caption_evaluation(1081, "caption_large_best_clean.pt", 5, 1.0, 1),
     "evaluate_caption_base.sh": caption_evaluation(1091, "caption_base_best.pt", 5, 1.0, 1),
     "evaluate_caption_huge.sh": caption_evaluation(1083, "caption_huge_best.pt", 10, 0.98, 0.98),
@@ -177,6 +211,9 @@ RECIPES = {
     "train_refcoco_base.sh": refcoco_training(6061, "refcoco", "base", "5e-5", 10, 0.1),
     "train_refcocoplus_base.sh": refcoco_training(6063, "refcocoplus", "base", "5e-5", 10, 0.1),
     "train_refcocog_base.sh": refcoco_training(6062, "refcocog", "base", "5e-5", 12, 0.1),
+    "train_refcoco_el.sh": encouraging(refcoco_training(6051, "refcoco", "large", "3e-5", 10, 0.2)),
+    "train_refcocoplus_el.sh": encouraging(refcoco_training(6053, "refcocoplus", "large", "3e-5", 10, 0.2)),
+    "train_refcocog_el.sh": encouraging(refcoco_training(6052, "refcocog", "large", "3e-5", 10, 0.2)),
     "evaluate_refcoco.sh": refcoco_evaluation(6081, "large"),
     "evaluate_refcoco_base.sh": refcoco_evaluation(6091, "base"),
     "evaluate_refcoco_zeroshot.sh": (6081, [
