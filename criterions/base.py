@@ -10,12 +10,20 @@ from fairseq.criterions import FairseqCriterion
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
+from criterions.losses import take_tokens
+
 # Per key of a logging output: the metric is its sum over processes and micro-batches.
 COUNTS = ("ntokens", "nsentences", "sample_size")
 
 
 class OFACriterion(FairseqCriterion):
-    """A loss over whole batches; subclasses say how a batch's sums are computed."""
+    """A loss over whole batches; subclasses say how a batch's sums are computed.
+
+    Attributes:
+        sample_patch_num: patches drawn of each picture in the first part of a two-part batch; 0 = all.
+    """
+
+    sample_patch_num = 0
 
     def __init__(self, task: Any, sentence_avg: bool) -> None:
         super().__init__(task)
@@ -31,12 +39,36 @@ class OFACriterion(FairseqCriterion):
     ) -> tuple[Tensor, int, dict[str, Any]]:
         """Loss, sample size (denominator of the gradient) and logging output of a batch.
 
-        update_num: updates done so far; 0 in validation.
+        Args:
+            sample: a batch, or in pretraining a list of two: picture-text examples, and the rest.
+            update_num: updates done so far; 0 in validation.
         """
+        if isinstance(sample, list):
+            return self._sum_of_means(model, sample, update_num)
         loss, logged = self.compute(model, sample, update_num)
         counted = logged.pop("counted")
         sample_size = logged["nsentences"] if self.sentence_avg else counted
         return loss, sample_size, {"loss": loss.detach(), **logged, "sample_size": sample_size}
+
+    def _sum_of_means(
+        self, model: nn.Module, parts: list[Mapping[str, Any]], update_num: int
+    ) -> tuple[Tensor, int, dict[str, Any]]:
+        """Each part's mean loss, added up: parts weigh the same whatever they hold; {} stands for an absent part."""
+        losses: list[Tensor] = []
+        logged: dict[str, Any] = dict.fromkeys(("nll_loss", "ntokens", "nsentences"), 0)
+        for number, part in enumerate(parts, start=1):
+            if "net_input" not in part:
+                continue
+            if number == 1 and self.sample_patch_num > 0:
+                part = {**part, "net_input": {**part["net_input"], "sample_patch_num": self.sample_patch_num}}
+            loss, own = self.compute(model, part, update_num)
+            counted = own.pop("counted")
+            losses.append(loss / max(counted, 1))
+            logged |= {f"loss_v{number}": loss.detach(), f"sample_size_v{number}": counted}
+            logged["nll_loss"] = logged["nll_loss"] + own["nll_loss"] / max(counted, 1)
+            logged |= {key: logged[key] + own[key] for key in ("ntokens", "nsentences")}
+        total = torch.stack(losses).sum()
+        return total, 1, {"loss": total.detach(), **logged, "sample_size": 1}
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
@@ -48,6 +80,9 @@ class OFACriterion(FairseqCriterion):
         metrics.log_derived("ppl", lambda meters: _perplexity(meters["nll_loss"].avg))
         for key in COUNTS:
             metrics.log_scalar(key, totals[key], 1, round=3)
+        for part in ("_v1", "_v2"):
+            if (tokens := _total(logging_outputs, f"sample_size{part}")) > 0:
+                metrics.log_scalar(f"loss{part}", _total(logging_outputs, f"loss{part}") / tokens, tokens, round=3)
         if (total := _total(logging_outputs, "total")) > 0:
             metrics.log_scalar("accuracy", 100 * _total(logging_outputs, "n_correct") / total, total, round=3)
 
@@ -70,18 +105,21 @@ def is_constrained(batch: Mapping[str, Any]) -> bool:
     return batch.get("constraint_masks") is not None or batch.get("constraint_rows") is not None
 
 
-def constraint_masks(batch: Mapping[str, Any], vocab_size: int) -> Tensor | None:
-    """Which ids each target position allows, (B, T, V) bool, or None if the batch constrains nothing.
+def constraint_masks(batch: Mapping[str, Any], positions: Tensor, vocab_size: int) -> Tensor | None:
+    """Which ids the target positions (N,) of the flattened (B, T) allow, (N, V) bool; None if nothing is constrained.
 
-    Reads `constraint_masks` as it is, or the pairs `constraint_rows`, `constraint_ids` (E,): position b * T + t of the
-    target allows the id. A position without pairs allows nothing, which only padding may.
+    Reads dense `constraint_masks` (B, T, V), or the pairs `constraint_rows`, `constraint_ids` (E,): position b * T + t
+    of the target allows the id. A position without pairs allows nothing, which only padding may.
     """
     if batch.get("constraint_rows") is None:
-        return batch.get("constraint_masks")
-    target = batch["target"]
-    masks = torch.zeros(target.numel(), vocab_size, dtype=torch.bool, device=target.device)
-    masks[batch["constraint_rows"], batch["constraint_ids"]] = True
-    return masks.view(*target.shape, vocab_size)
+        dense = batch.get("constraint_masks")
+        return None if dense is None else take_tokens(dense, positions)
+    row_of = positions.new_full((batch["target"].numel(),), -1)
+    row_of[positions] = torch.arange(len(positions), device=positions.device)
+    rows = row_of[batch["constraint_rows"]]
+    masks = torch.zeros(len(positions), vocab_size, dtype=torch.bool, device=positions.device)
+    masks[rows[rows >= 0], batch["constraint_ids"][rows >= 0]] = True
+    return masks
 
 
 def twice(batch: Mapping[str, Any]) -> dict[str, Any]:

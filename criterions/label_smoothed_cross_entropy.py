@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Optional
 
-import torch
 from fairseq.criterions import register_criterion
 from fairseq.dataclass import FairseqDataclass
 from omegaconf import II
@@ -14,11 +13,13 @@ from torch import Tensor, nn
 from criterions.base import OFACriterion, constraint_masks, is_constrained, twice
 from criterions.linear_cross_entropy import linear_cross_entropy
 from criterions.losses import (
-    LossSums,
     accuracy_counts,
     check_loss_options,
+    counted_tokens,
     label_smoothed_cross_entropy,
+    take_tokens,
     token_rows,
+    token_weights,
 )
 from utils.errors import UserError
 
@@ -41,6 +42,9 @@ class LabelSmoothedCrossEntropyConfig(FairseqDataclass):
     constraint_range: Optional[str] = field(
         default=None, metadata={"help": '"start,end": only ids start to end - 1 and the special ids are possible'}
     )
+    sample_patch_num: int = field(
+        default=0, metadata={"help": "pretraining: patches drawn of each picture with text (0: all)"}
+    )
 
 
 @register_criterion("adjust_label_smoothed_cross_entropy", dataclass=LabelSmoothedCrossEntropyConfig)
@@ -49,7 +53,7 @@ class AdjustLabelSmoothedCrossEntropy(OFACriterion):
 
     def __init__(self, cfg: Any, task: Any) -> None:
         super().__init__(task, cfg.sentence_avg)
-        self.cfg = cfg
+        self.cfg, self.sample_patch_num = cfg, cfg.sample_patch_num
         try:
             check_loss_options(**self.checked_options())
         except ValueError as error:
@@ -69,35 +73,47 @@ class AdjustLabelSmoothedCrossEntropy(OFACriterion):
         return {}
 
     def compute(self, model: nn.Module, sample: Mapping[str, Any], update_num: int) -> tuple[Tensor, dict[str, Any]]:
-        """Forward pass and loss of one batch; all its logits exist at a time only where the options need them."""
+        """Forward pass and loss of one batch.
+
+        Only target tokens that count are projected to the vocabulary, and no more than a chunk of them at a time
+        unless an option needs all.
+        """
         batch = twice(sample) if self.cfg.use_rdrop else sample
         target = batch["target"]
-        which = dict(
+        which: dict[str, Any] = dict(
             pad=self.padding_idx,
             eos=self.eos_idx,
-            constraint_range=self.cfg.constraint_range,
             ignore_prefix_size=self.cfg.ignore_prefix_size,
             ignore_eos=self.cfg.ignore_eos,
         )
-        smoothing = dict(
+        options: dict[str, Any] = dict(
             epsilon=self.cfg.label_smoothing,
-            conf=batch.get("conf"),
             drop_worst_ratio=self.cfg.drop_worst_ratio if update_num > self.cfg.drop_worst_after else 0.0,
+            constraint_range=self.cfg.constraint_range,
         )
-        bonus = self.bonus_options(update_num)
+        bonus, conf = self.bonus_options(update_num), batch.get("conf")
         logged = {"ntokens": batch["ntokens"], "nsentences": target.size(0)}
         if bonus or self.cfg.use_rdrop or self.cfg.report_accuracy or is_constrained(sample):
-            logits = model(**batch["net_input"])[0]
-            masks = constraint_masks(sample, logits.size(-1))
-            if masks is not None and self.cfg.use_rdrop:
-                masks = torch.cat([masks, masks])
+            positions = counted_tokens(target, **which)
+            logits = model(**batch["net_input"], head=partial(_project, positions=positions))[0]
+            masks = constraint_masks(sample, positions[: len(positions) // (1 + self.cfg.use_rdrop)], logits.size(1))
+            if masks is not None:
+                masks = masks.repeat(1 + self.cfg.use_rdrop, 1).unsqueeze(1)
+            # One row per token: the loss's own selection then keeps all.
+            logits, columns = logits.unsqueeze(1), take_tokens(target, positions).unsqueeze(1)
+            given = dict(pad=self.padding_idx, eos=self.eos_idx, constraint_masks=masks)
             rdrop = dict(use_rdrop=self.cfg.use_rdrop, reg_alpha=self.cfg.reg_alpha)
-            options = {**which, **smoothing, **rdrop, **bonus}
-            sums: LossSums = label_smoothed_cross_entropy(logits, target, constraint_masks=masks, **options)
+            conf = None if conf is None else token_weights(conf, target, positions)
+            sums = label_smoothed_cross_entropy(logits, columns, conf=conf, **given, **options, **rdrop, **bonus)
             if self.cfg.report_accuracy:
-                rows = token_rows(logits.detach(), target, constraint_masks=masks, **which)
+                rows = token_rows(logits.detach(), columns, constraint_range=self.cfg.constraint_range, **given)
                 logged["n_correct"], logged["total"] = accuracy_counts(rows)
         else:
-            head = partial(linear_cross_entropy, target=target, **which, **smoothing)
+            head = partial(linear_cross_entropy, target=target, conf=conf, **which, **options)
             sums = model(**batch["net_input"], head=head)[0]
         return sums.loss, {**logged, "nll_loss": sums.nll_loss, "counted": sums.ntokens}
+
+
+def _project(features: Tensor, weight: Tensor, positions: Tensor) -> Tensor:
+    """Logits (N, V) of features (B, T, C) at flat positions (N,)."""
+    return take_tokens(features, positions) @ weight.t()

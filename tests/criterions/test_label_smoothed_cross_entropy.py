@@ -1,5 +1,6 @@
 """The registered loss through the whole network, against figures of the original."""
 
+import random
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -84,12 +85,28 @@ def _sample(golden_losses, name):
     return sample
 
 
-@pytest.mark.parametrize("name", RUNS)
+def _pretraining(golden_losses):
+    """Both parts of the golden pretraining batch."""
+    parts = []
+    stored_parts = golden_losses["batches"]["pretraining"].values()
+    for stored, seed, conf in zip(stored_parts, (504, 505), ([1.0, 0.6, 1.0], [2.0, 2.0, 2.0]), strict=True):
+        target = torch.tensor(stored["target"])
+        net_input = {name: torch.tensor(stored[name]) for name in ("src_tokens", "prev_output_tokens", "patch_masks")}
+        net_input["patch_images"] = torch.from_numpy(_pictures(stored, seed, 128))
+        if "code_masks" in stored:
+            net_input["code_masks"] = torch.tensor(stored["code_masks"])
+        counts = {"nsentences": target.size(0), "ntokens": int((target != 1).sum())}
+        parts.append({**counts, "target": target, "conf": torch.tensor(conf), "net_input": net_input})
+    return parts
+
+
+@pytest.mark.parametrize("name", [*RUNS, "pretraining_sampled20", "pretraining_all_patches"])
 def test_loss_and_gradients(name, golden, model):
     losses = golden("losses_tiny.json")
     run = losses["model_runs"][name]
     criterion = make_criterion(run["criterion"], **run["options"])
-    sample = _sample(losses, run["batch"])
+    sample = _pretraining(losses) if run["batch"] == "pretraining" else _sample(losses, run["batch"])
+    random.seed(run.get("python_seed"))
     model.zero_grad()
     loss, sample_size, logged = criterion(model, sample, update_num=run["update_num"])
     loss.backward()
@@ -142,12 +159,12 @@ class Network(nn.Module):
         torch.manual_seed(0)
         self.table = nn.Embedding(VOCABULARY, WIDTH)
         self.mix = nn.Linear(WIDTH, WIDTH)
-        self.heads = 0
+        self.heads = []
 
-    def forward(self, prev_output_tokens, head=None):
+    def forward(self, prev_output_tokens, head):
         features = self.mix(self.table(prev_output_tokens)).cumsum(1)
-        self.heads += head is not None
-        return (head(features, self.table.weight) if head else features @ self.table.weight.t()), {}
+        self.heads.append(head.func.__name__)
+        return head(features, self.table.weight), {}
 
 
 def small_batch(target=TARGET, **more):
@@ -195,7 +212,7 @@ def test_chunked_loss_equals_the_loss_of_all_logits(options):
     sample = small_batch(conf=torch.tensor([0.5, 2.0]))
     chunked = result(make_criterion(label_smoothing=0.1, **options), sample)
     whole = result(make_criterion(label_smoothing=0.1, report_accuracy=True, **options), sample)
-    assert chunked[4] == 1 and whole[4] == 0
+    assert chunked[4] == ["linear_cross_entropy"] and whole[4] == ["_project"]
     torch.testing.assert_close(chunked[0], whole[0])
     torch.testing.assert_close(chunked[3], whole[3])
     assert chunked[1] == whole[1] and float(chunked[2]["nll_loss"]) == pytest.approx(float(whole[2]["nll_loss"]))
@@ -271,3 +288,13 @@ def test_half_precision_network_gets_half_precision_gradients():
     loss.backward()
     table = network.encoder.embed_tokens.weight
     assert loss.dtype == torch.float32 and table.grad.dtype == torch.bfloat16 and table.grad.isfinite().all()
+
+
+def test_an_absent_part_counts_nothing_and_the_parts_are_logged():
+    criterion = make_criterion()
+    one = result(criterion, [small_batch(), {}])
+    plain = result(criterion, small_batch())
+    assert one[1] == 1 and one[0].item() == pytest.approx(plain[0].item() / plain[1])
+    with metrics.aggregate(new_root=True) as shown:
+        criterion.reduce_metrics([result(criterion, [small_batch(), small_batch()])[2]])
+    assert shown["loss_v1"].avg == pytest.approx(shown["loss_v2"].avg) == pytest.approx(shown["loss"].avg / 2)
