@@ -77,9 +77,7 @@ def draw_span_lengths(total: int, mean: float, generator: torch.Generator) -> Te
     return lengths
 
 
-def infill(
-    ids: Tensor, starts: Tensor, mask: int, options: MaskingOptions, generator: torch.Generator
-) -> Tensor:
+def infill(ids: Tensor, starts: Tensor, mask: int, options: MaskingOptions, generator: torch.Generator) -> Tensor:
     """Corrupt a text: some words give way to masks, and a mask comes in for each span of length 0.
 
     Args:
@@ -119,7 +117,8 @@ def _mask_spans(
     stops = bounds[(order + spans).clamp(max=len(words))]
     is_random = torch.rand(len(spans), generator=generator) < options.random_ratio
     ids = ids.clone()
-    ids[heads] = torch.where(is_random, _random_ids(len(spans), mask, generator), mask)
+    ids[heads] = mask
+    ids[heads[is_random]] = _random_ids(int(is_random.sum()), mask, generator)
     swallowed = torch.zeros_like(ids, dtype=torch.bool)
     for head, stop in zip(heads.tolist(), stops.tolist(), strict=True):
         swallowed[head + 1 : stop] = True

@@ -23,6 +23,13 @@ PROMPTS: dict[str, dict[str, str]] = {
     "qqp": {"gpt2": ' is question " {first} " and question " {second} " equivalent?'},
     "rte": {"gpt2": ' can text1 " {first} " imply text2 " {second} "?'},
     "sst2": {"gpt2": ' is the sentiment of text " {sentence} " positive or negative?'},
+    # Two blanks in front, and location tokens behind, as released.
+    "pretrain region": {"gpt2": "  what does the region describe? region:"},
+    "pretrain match caption": {"gpt2": ' does the image describe " {caption} "?'},
+    "pretrain match answer": {"gpt2": ' what is the answer to question " {question} ". is " {answer} "?'},
+    "pretrain text": {"gpt2": ' what is the complete text of " "?'},  # the text comes before the last two tokens
+    "pretrain image": {"gpt2": " what is the image in the middle part?"},
+    "pretrain detection": {"gpt2": " what are the objects in the image?"},
 }
 
 

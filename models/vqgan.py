@@ -61,14 +61,18 @@ class VQGANConfig:
         try:
             return cls(**{f.name: _like(f.default, found[f.name]) for f in fields(cls) if f.name in found})
         except (TypeError, ValueError) as error:
-            raise UserError(f"{path} has a value of the wrong type ({error}): compare it with the released one.") from error
+            raise UserError(
+                f"{path} has a value of the wrong type ({error}): compare it with the released one."
+            ) from error
 
     def to_yaml(self) -> str:
         """The released layout, from which `from_yaml` reads these sizes."""
         outside = ("embed_dim", "n_embed", "kl_weight")
         sizes = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         params = {name: sizes.pop(name) for name in outside}
-        return yaml.safe_dump({"model": {"params": {**params, "ddconfig": {"double_z": False, **sizes}}}}, sort_keys=False)
+        return yaml.safe_dump(
+            {"model": {"params": {**params, "ddconfig": {"double_z": False, **sizes}}}}, sort_keys=False
+        )
 
     @property
     def factor(self) -> int:

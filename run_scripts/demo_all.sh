@@ -8,10 +8,10 @@ ofa_setup
 cd "$OFA_ROOT"
 out=${DEMO_DIR:-$OFA_ROOT/outputs/demo_all} scale=${OFA_DEMO_SCALE:-1}
 tasks=${TASKS:-caption vqa_gen refcoco snli_ve image_classify gigaword cola mnli mrpc qnli qqp rte sst2}
-export SIZE=demo DATA_DIR=$out/data RESULTS_DIR=$out/results CHECKPOINT_DIR=$out/start GPUS_PER_NODE=1
+export SIZE=demo DATA_DIR=$out/data RESULTS_DIR=$out/results CHECKPOINT_DIR=$out GPUS_PER_NODE=1
 export OFA_PYTHON=$(ofa_python) SUBSETS='refcoco_val refcoco_testA refcoco_testB'
 unset BPE_DIR
-mkdir -p "$out/start"
+mkdir -p "$out"
 
 # of_scale NUMBER LEAST: the number times the scale, but at least LEAST.
 of_scale() { awk -v n="$1" -v s="$scale" -v least="$2" 'BEGIN { n = int(n * s); print(n < least ? least : n) }'; }
@@ -52,31 +52,37 @@ task() {
 }
 
 few=$(of_scale 400 10) captions=$DATA_DIR/caption_data
-once data_caption data 6000 caption
+once data_captions data 6000 caption
+once data_scenes data 16000 scenes
 once data_vqa_gen data 16000 vqa_gen
 once data_refcoco data 16000 refcoco
 once data_pictures data 10000 snli_ve,image_classify
 once data_texts data 6000 gigaword,cola,mnli,mrpc,qnli,qqp,rte,sst2
+
+# All tasks start from captions of one to three digits, whose image trunk starts from labels of one digit.
+train_start() {
+    DATA_DIR=$DATA_DIR/scenes train start 5 caption/train_caption_stage1 --bpe-dir="$DATA_DIR/BPE" --max-tgt-length=30 \
+        --resnet-model-path="$out/trunk.pt"
+}
 once trunk "$OFA_PYTHON" run_scripts/quickstart_trunk.py "$captions/caption_stage1_train.tsv" "$out/trunk.pt" \
     --updates="$(of_scale 400 20)"
-once train_caption train caption 5 caption/train_caption_stage1 --resnet-model-path="$out/trunk.pt" --lr=3e-4 \
-    --eval-cider-cached-tokens=
-ln -sf "$(find "$out/caption" -name checkpoint_best.pt)" "$CHECKPOINT_DIR/ofa_demo.pt" # all other tasks start from it
+once train_start train_start
+ln -sf "$(find "$out/start" -name checkpoint_best.pt)" "$CHECKPOINT_DIR/ofa_demo.pt"
 
 # Two lanes of one thread each use two cores better than one run of two threads.
 export OMP_NUM_THREADS=1
 (
-    task caption 5 caption/train_caption_stage1 caption/evaluate_caption
-    task vqa_gen 5 vqa/train_vqa_distributed vqa/evaluate_vqa_allcand test
-    task gigaword 6 gigaword/train_gigaword gigaword/evaluate_gigaword
-    for name in cola mnli mrpc; do task $name 8 glue/train_$name glue/evaluate_glue $name; done
+    task vqa_gen 4 vqa/train_vqa_distributed vqa/evaluate_vqa_allcand test
+    task gigaword 4 gigaword/train_gigaword gigaword/evaluate_gigaword
+    task caption 1 caption/train_caption_stage1 caption/evaluate_caption
+    for name in cola mnli mrpc; do task $name 6 glue/train_$name glue/evaluate_glue $name; done
 ) &
 first_lane=$!
 (
-    task refcoco 6 refcoco/train_refcoco refcoco/evaluate_refcoco
-    task snli_ve 6 snli_ve/train_snli_ve snli_ve/evaluate_snli_ve test
-    task image_classify 6 image_classify/train_imagenet_distributed image_classify/evaluate_imagenet
-    for name in qnli qqp rte sst2; do task $name 8 glue/train_$name glue/evaluate_glue $name; done
+    task refcoco 4 refcoco/train_refcoco refcoco/evaluate_refcoco
+    task snli_ve 5 snli_ve/train_snli_ve snli_ve/evaluate_snli_ve test
+    task image_classify 5 image_classify/train_imagenet_distributed image_classify/evaluate_imagenet
+    for name in qnli qqp rte sst2; do task $name 6 glue/train_$name glue/evaluate_glue $name; done
 ) &
 wait $!
 wait $first_lane

@@ -12,7 +12,7 @@ echo "== 1/4 digit scenes -> $DATA_DIR"
 [ -f "$DATA_DIR/caption_data/test_caption_coco_format.json" ] || "$OFA_PYTHON" -m data.demo "$DATA_DIR" --tasks caption --size 48
 echo "== 2/4 training ofa_demo, its image trunk first (log: $out/stage1_logs)"
 [ -f "$out/trunk.pt" ] || "$OFA_PYTHON" run_scripts/quickstart_trunk.py "$DATA_DIR/caption_data/caption_stage1_train.tsv" "$out/trunk.pt"
-sh run_scripts/caption/train_caption_stage1.sh --resnet-model-path="$out/trunk.pt" --eval-cider-cached-tokens= --batch-size=32 --update-freq=1 --lr=3e-4 --warmup-ratio=0.1 \
+sh run_scripts/caption/train_caption_stage1.sh --resnet-model-path="$out/trunk.pt" --batch-size=32 --update-freq=1 --lr=3e-4 --warmup-ratio=0.1 \
     --label-smoothing=0.0 --weight-decay=0.0 --save-interval-updates=0 --validate-interval-updates=0 --validate-interval=2 \
     --save-interval=2 --log-interval=100 --log-format=simple "$@"
 echo "== 3/4 captions of the test pictures"

@@ -48,7 +48,7 @@ class DamagedCheckpointError(UserError):
     """A file that is empty, cut short or altered; see `previous_checkpoint`."""
 
 
-def _damaged(path: Path, reason: str) -> DamagedCheckpointError:
+def damaged(path: Path, reason: str) -> DamagedCheckpointError:
     return DamagedCheckpointError(
         f"{path} is damaged or no checkpoint ({reason}): copy it again or use an earlier one."
     )
@@ -81,7 +81,7 @@ def load_checkpoint(path: PathLike, mmap: bool = False) -> dict[str, Any]:
     if source.suffix == ".safetensors":
         content = _read_safetensors(source)
     else:
-        _check_whole(source)
+        check_whole(source)
         content = _unpickle(source, mmap)
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint: name a checkpoint file.")
@@ -105,7 +105,7 @@ def _without_history(state: Mapping[str, Tensor], options: Mapping[str, Any] | N
     }
 
 
-def _check_whole(path: Path) -> None:
+def check_whole(path: Path) -> None:
     """Raises DamagedCheckpointError unless size, directory and checksums (which torch ignores) agree."""
     if not zipfile.is_zipfile(path):
         with open(path, "rb") as file:
@@ -114,14 +114,14 @@ def _check_whole(path: Path) -> None:
         if start.startswith(pickle.PROTO):
             return
         reason = "its end is missing" if start.startswith(b"PK") else f"it begins with {start!r}"
-        raise _damaged(path, reason if start else "0 bytes")
+        raise damaged(path, reason if start else "0 bytes")
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, zlib.error, OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
     if damaged is not None:
-        raise _damaged(path, f"wrong checksum of {damaged}")
+        raise damaged(path, f"wrong checksum of {damaged}")
 
 
 def _unpickle(path: Path, mmap: bool) -> Any:
@@ -138,7 +138,7 @@ def _unpickle(path: Path, mmap: bool) -> Any:
                 f"{path} asks for {name} to be run when it is read, which no checkpoint needs, and was refused: "
                 "use a file that holds only tensors and options."
             ) from error
-        raise _damaged(path, "its list of contents is cut short or of an unknown form") from error
+        raise damaged(path, "its list of contents is cut short or of an unknown form") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -150,7 +150,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, str(error)) from error
+        raise damaged(path, str(error)) from error
 
 
 def load_model(
@@ -294,6 +294,6 @@ def previous_checkpoint(path: PathLike) -> Path | None:
                 found.append((updates, other.stat().st_mtime, other))
     for _, _, other in sorted(found, reverse=True):
         with suppress(DamagedCheckpointError):
-            _check_whole(other)
+            check_whole(other)
             return other
     return None

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.checkpoint import _check_whole, _damaged
+from utils.checkpoint import check_whole, damaged
 from utils.errors import UserError
 
 
@@ -22,8 +22,6 @@ class _StandIn(list[Any]):
     def __setstate__(self, state: Any) -> None:
         pass
 
-    __hash__ = object.__hash__  # classes of callbacks are keys of dicts
-
 
 def load_lightning_weights(path: Path) -> dict[str, Tensor]:
     """The entry `state_dict` of a Lightning checkpoint, or a bare state dict; tensors on the CPU.
@@ -37,13 +35,13 @@ def load_lightning_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path}: check the path.")
-    _check_whole(path)
+    check_whole(path)
     try:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         with torch.serialization.safe_globals([(_StandIn, name) for name in named]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or foreign pickle can raise anything
-        raise _damaged(path, "its list of contents is cut short or of an unknown form") from error
+        raise damaged(path, "its list of contents is cut short or of an unknown form") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise UserError(f"{path} holds no state_dict: name a checkpoint file.")

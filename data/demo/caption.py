@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.demo.rows import DemoTask, Lot, Row, write_rows
 from data.demo.scene import Scene
-from data.demo.words import VALUES, Thing
+from data.demo.words import POSITIONS, VALUES, Thing
 
 COCO_FILE = "test_caption_coco_format.json"
 BLANK_FILE = "caption_blank.tsv"  # the test rows with nothing on the canvas: what guessing is worth
@@ -29,6 +29,14 @@ def caption_row(lot: Lot) -> Row:
     scene = lot.scene(1)
     names = "&&".join(thing.name for thing in scene.things)
     return str(lot.number), str(lot.id), scene_caption(scene), names, scene
+
+
+def scenes_row(lot: Lot) -> Row:
+    """As `caption_row`, for one to three digits in reading order; validation has one."""
+    scene = lot.scene(1 + lot.number % 3 if lot.split == "train" else 1)
+    places = list(POSITIONS)
+    scene = replace(scene, objects=tuple(sorted(scene.objects, key=lambda item: places.index(item.thing.position))))
+    return str(lot.number), str(lot.id), scene_caption(scene), "", scene
 
 
 class CaptionTask(DemoTask):
@@ -76,4 +84,12 @@ CAPTION = CaptionTask(
     make_row=caption_row,
     text_columns=(2, 3),
     chance=1 / len(all_captions()),  # exact captions
+)
+# What the demo of all tasks starts from: a network that tells several digits apart.
+SCENES = DemoTask(
+    folder="scenes/caption_data",
+    files=(("train", "caption_stage1_train.tsv"), ("val", "caption_val.tsv")),
+    make_row=scenes_row,
+    text_columns=(2,),
+    chance=CAPTION.chance,
 )

@@ -1,0 +1,144 @@
+"""Pictures with a caption, a question or a region: up to two examples a row, the first part of a pretraining batch."""
+
+import random
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+
+from data.augment import seeded
+from data.boxes import centre_crop, crop_around, draw_short_side, resize_short_side, scale_boxes
+from data.images import decode_base64, decode_image
+from data.negatives import Negatives
+from data.pretrain_rows import SEPARATOR, PretrainData, PretrainExample, PretrainRows
+from data.prompts import prompt
+from data.randaugment import rand_augment
+from data.refcoco import parse_box
+from data.text import Vocabulary, normalize_caption, normalize_question
+from data.tsv import TsvFile
+from data.vqa_gen import parse_answers
+from utils.errors import UserError
+
+YES, NO = " yes", " no"
+HALF_LEARNT = "cc12m"  # web captions: the first two tokens are not learnt
+UNLEARNT = 2
+
+
+class ImageTextDataset(PretrainRows):
+    """Rows of id, image, caption, question, references, objects, name of the data set and type.
+
+    A row of type "caption" or "qa" gives captioning or question answering, and in training image-text matching too;
+    one of type "visual_grounding" gives grounding and grounded captioning.
+    """
+
+    columns = ("id", "image", "caption", "question", "refs", "gt_objects", "dataset_name", "type")
+
+    def __init__(
+        self, rows: TsvFile, vocab: Vocabulary, config: PretrainData, split: str, seed: int = 1, epoch: int = 1
+    ) -> None:
+        super().__init__(rows, vocab, config, split, seed, epoch)
+        self.negatives: Negatives | None = None
+        if split == "train":
+            if not config.neg_sample_dir:
+                raise UserError("--neg-sample-dir is missing: name the folder with all_captions.txt.")
+            self.negatives = Negatives.load(config.neg_sample_dir)
+        self.types: dict[str, Callable[[tuple[str, ...], Image.Image, random.Random], PretrainExample]] = {
+            "caption": self._caption,
+            "qa": self._question,
+            "visual_grounding": self._grounding,
+        }
+
+    def example(self, row: tuple[str, ...], rng: random.Random) -> PretrainExample:
+        """The main example of a row, which holds the second one."""
+        if row[7] not in self.types:
+            raise ValueError(f"the type is {row[7]!r}, not one of {', '.join(self.types)}")
+        return self.types[row[7]](row, decode_image(decode_base64(row[1])), rng)
+
+    def _caption(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
+        uniq_id, _, caption, _, _, objects, source, _ = row
+        side = draw_short_side(self.config.patch_image_size, rng)
+        target = _words(normalize_caption(caption, self.config.max_tgt_length), "caption")
+        ids = self.vocab.encode(" " + target)
+        hidden = min(UNLEARNT, len(ids)) if source == HALF_LEARNT else 0
+        example = PretrainExample(
+            uniq_id,
+            prompt("caption", self.vocab.bpe),
+            [int(self.vocab.pad)] * hidden + ids[hidden:],
+            decoder_input=ids,
+            extras={"conf": torch.tensor(1.0)},
+        )
+        if self.negatives is not None:
+            length = self.config.max_src_length
+            wrong = self.negatives.caption(caption, objects.split(SEPARATOR), length, rng)
+            template = prompt("pretrain match caption", self.vocab.bpe)
+            right = normalize_caption(caption, length)
+            example.second = _match(example, template.format(caption=right), template.format(caption=wrong), rng)
+        return self._with_picture(example, image, side, rng)
+
+    def _question(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
+        uniq_id, question, answers = row[0], row[3], parse_answers(row[4])
+        side = draw_short_side(self.config.patch_image_size, rng)
+        question = _words(normalize_question(question, self.config.max_src_length), "question")
+        answer = max(answers, key=lambda key: answers[key])
+        confidence = answers[_words(answer, "answer")]
+        example = PretrainExample(
+            uniq_id,
+            prompt("vqa_gen", self.vocab.bpe).format(question=question),
+            " " + answer,
+            extras={"conf": torch.tensor(confidence)},
+        )
+        if self.negatives is not None:
+            wrong = self.negatives.answer(answer, confidence, rng)
+            template = prompt("pretrain match answer", self.vocab.bpe)
+            true, false = (template.format(question=question, answer=text) for text in (answer, wrong))
+            example.second = _match(example, true, false, rng)
+        return self._with_picture(example, image, side, rng)
+
+    def _grounding(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
+        uniq_id, caption = row[0], row[2]
+        box = torch.tensor(parse_box(row[4], *image.size))
+        size = self.config.patch_image_size
+        resized = resize_short_side(image, draw_short_side(size, rng))
+        crop, box = crop_around(resized, scale_boxes(box, image, resized), size)
+        text = _words(normalize_caption(caption, self.config.max_src_length), "caption")
+        place, extras = self.location_ids(box), {"conf": torch.tensor(1.0)}
+        pixels = self.transform(crop)
+        region = PretrainExample(
+            uniq_id,
+            prompt("pretrain region", self.vocab.bpe),
+            " " + normalize_caption(caption, self.config.max_tgt_length),
+            pixels,
+            extras=extras,
+            source_ids=place,
+        )
+        source = prompt("refcoco", self.vocab.bpe).format(text=text)
+        return PretrainExample(uniq_id, source, place, pixels, extras=extras, second=region)
+
+    def _with_picture(
+        self, example: PretrainExample, image: Image.Image, side: int, rng: random.Random
+    ) -> PretrainExample:
+        """The example and its second one with the middle of the resized picture, augmented."""
+        crop = centre_crop(resize_short_side(image, side), self.config.patch_image_size)
+        with seeded(random.Random(f"{self.config.pretrain_seed} {rng.getrandbits(64)}")):
+            pixels = self.transform(rand_augment(crop))
+        for one in (example, example.second):
+            if one is not None:
+                one.image = pixels
+        return example
+
+
+def draw_match(right: str, wrong: str, rng: random.Random) -> tuple[str, str]:
+    """A text and whether it fits the picture, with even odds of the right and the wrong one."""
+    return (right, YES) if rng.random() >= 0.5 else (wrong, NO)
+
+
+def _match(example: PretrainExample, right: str, wrong: str, rng: random.Random) -> PretrainExample:
+    """Image-text matching with the weight of the row's main example."""
+    return PretrainExample(example.id, *draw_match(right, wrong, rng), extras=example.extras)
+
+
+def _words(text: str, what: str) -> str:
+    """The text; ValueError if it has no words."""
+    if not text.strip():
+        raise ValueError(f"the {what} has no words")
+    return text

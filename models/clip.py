@@ -1,0 +1,137 @@
+"""CLIP (Radford et al., 2021, arXiv:2103.00020): how well pictures and texts go together.
+
+The network is open_clip's, the weights OpenAI's `ViT-B-16.pt`; both are needed only when `CLIP.load` is called.
+Shapes: N pictures, M texts, C joint dimension (512 for ViT-B/16).
+"""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import v2 as transforms
+
+from utils.errors import UserError
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+logger = logging.getLogger(__name__)
+
+
+class Tokenizer(Protocol):
+    """What is used of open_clip's tokenizer: rows start, ids, end, zeros; and the ids alone."""
+
+    def __call__(self, texts: list[str], context_length: int) -> Tensor: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+
+class Ranking(NamedTuple):
+    """Pictures by descending similarity."""
+
+    indices: Tensor  # (N,), int64: numbers of the pictures, best first
+    scores: Tensor  # (N,), float32: their cosines
+
+
+class CLIP:
+    """Cosine similarity of pictures and texts.
+
+    Args:
+        model: open_clip's `CLIP`, in eval mode; its options come from the shapes of the weights.
+        tokenizer: of the network's vocabulary.
+        batch_size: pictures or texts at once.
+    """
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, batch_size: int = 64) -> None:
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.dtype, self.device = model.visual.conv1.weight.dtype, model.visual.conv1.weight.device
+        self.context_length = int(model.context_length)
+        size = int(model.visual.image_size[0])
+        self._resize = transforms.Compose(
+            [transforms.Resize(size, InterpolationMode.BICUBIC), transforms.CenterCrop(size)]
+        )
+        self._warned = False
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu", batch_size: int = 64) -> "CLIP":
+        """Reads OpenAI's file, a TorchScript archive, or its plain state dict; float32 on the CPU, else float16.
+
+        Raises:
+            UserError: open_clip or the file is missing, or the file is no CLIP network.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(
+                f"There is no CLIP file {path}: put OpenAI's ViT-B-16.pt there, or name it with --clip-model-path."
+            )
+        try:
+            import open_clip
+        except ImportError as error:
+            raise UserError("CLIP scores need the package open_clip: pip install open_clip_torch.") from error
+        precision = "fp32" if torch.device(device).type == "cpu" else "fp16"
+        try:
+            with warnings.catch_warnings():  # torch calls TorchScript deprecated; OpenAI's file is made of it
+                warnings.simplefilter("ignore", FutureWarning)
+                model = open_clip.load_openai_model(str(path.absolute()), precision=precision, device=device)
+        except Exception as error:  # it raises many types on a file of another kind
+            raise UserError(f"{path} is no CLIP network: put OpenAI's ViT-B-16.pt there.") from error
+        return cls(model.requires_grad_(False).eval(), open_clip.SimpleTokenizer(), batch_size)
+
+    @torch.no_grad()
+    def image_features(self, images: Sequence[Image.Image]) -> Tensor:
+        """Features (N, C) of pictures of any size and mode, float32, of length 1."""
+        parts = []
+        for first in range(0, len(images), self.batch_size):
+            batch = torch.stack([self.preprocess(image) for image in images[first : first + self.batch_size]])
+            parts.append(self._unit(self.model.encode_image(batch.to(self.device, self.dtype))))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Features (M, C) of texts, float32, of length 1; what is beyond 77 tokens is cut off, with one warning."""
+        ids = self.tokenize(texts)
+        parts = [self._unit(self.model.encode_text(part.to(self.device))) for part in ids.split(self.batch_size)]
+        return torch.cat(parts)
+
+    def similarity(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        """Cosines (N, M), float32, on the CPU."""
+        return (self.image_features(images) @ self.text_features(texts).T).cpu()
+
+    def image_similarity(self, images: Sequence[Image.Image], references: Sequence[Image.Image]) -> Tensor:
+        """Cosines (N, M) of pictures with M other pictures, float32, on the CPU."""
+        return (self.image_features(images) @ self.image_features(references).T).cpu()
+
+    def rerank(self, images: Sequence[Image.Image], target: str | Image.Image) -> Ranking:
+        """The pictures by their similarity to one text or one reference picture; equal ones keep their order."""
+        scores = (
+            self.similarity(images, [target]) if isinstance(target, str) else self.image_similarity(images, [target])
+        )
+        ordered = scores[:, 0].sort(descending=True, stable=True)
+        return Ranking(ordered.indices, ordered.values)
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """(3, R, R) normalised pixels, R = 224: short side resized (bicubic), the centre, RGB."""
+        pixels = transforms.functional.pil_to_tensor(self._resize(image).convert("RGB")).float() / 255
+        return transforms.functional.normalize(pixels, list(MEAN), list(STD))
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Ids (M, 77): start, text, end, zeros; the end of a cut text is the end id."""
+        ids = self.tokenizer(list(texts), self.context_length)
+        if not self._warned:
+            for text, full in zip(texts, ids[:, -1] != 0, strict=True):
+                if full and len(self.tokenizer.encode(text)) > self.context_length - 2:
+                    logger.warning("CLIP reads %d tokens; the rest is cut off, as of: %s", self.context_length, text)
+                    self._warned = True
+                    break
+        return ids
+
+    @staticmethod
+    def _unit(features: Tensor) -> Tensor:
+        return F.normalize(features.float(), dim=-1)
