@@ -117,11 +117,11 @@ def check_whole(path: Path) -> None:
         raise damaged(path, reason if start else "0 bytes")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            part = archive.testzip()
     except (zipfile.BadZipFile, EOFError, zlib.error, OSError, ValueError) as error:
         raise damaged(path, str(error)) from error
-    if damaged is not None:
-        raise damaged(path, f"wrong checksum of {damaged}")
+    if part is not None:
+        raise damaged(path, f"wrong checksum of {part}")
 
 
 def _unpickle(path: Path, mmap: bool) -> Any:
