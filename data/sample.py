@@ -75,6 +75,7 @@ class NetInput(TypedDict):
     prev_output_tokens: Tensor  # (B, T) int64
     patch_images: NotRequired[Tensor]  # (B, 3, R, R) float32
     patch_masks: NotRequired[Tensor]  # (B,) bool
+    code_masks: NotRequired[Tensor]  # (B,) bool, True: the target is image codes
 
 
 class Batch(TypedDict, total=False):

@@ -28,6 +28,7 @@ PLUGIN_MODULES = (
     "tasks.image_classify",
     "tasks.gigaword",
     "tasks.glue",
+    "tasks.unify_task",
 )
 for _name in PLUGIN_MODULES:
     importlib.import_module(_name)

@@ -6,7 +6,7 @@ too large (float16) is not such an update: loss and weights are fine then, and f
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,6 @@ class NonFiniteGuard:
 def _ids(batches: Iterable[Any]) -> Iterable[Any]:
     """Plain ids, or row numbers, of all samples of batches."""
     for batch in batches:
-        if isinstance(batch, Mapping):
-            ids = batch.get("id", batch.get("rows", ()))
+        for part in batch if isinstance(batch, list) else [batch or {}]:
+            ids = part.get("id", part.get("rows", ()))
             yield from ids.tolist() if hasattr(ids, "tolist") else ids

@@ -138,21 +138,31 @@ class OFATrainer(Trainer):
 
     def reset_dummy_batch(self, batch: dict[str, Any]) -> None:
         """The batch that processes without data run; it must hold a good row."""
-        if "net_input" not in batch:
-            raise UserError(f"No row of a whole batch can be read: {batch['skipped'][0]}")
-        super().reset_dummy_batch({key: value for key, value in batch.items() if key != "skipped"})
+        good, messages = _without_skipped(batch)
+        if not good:
+            raise UserError(f"No row of a whole batch can be read: {messages[0]}")
+        super().reset_dummy_batch(good)
 
     def _prepare_sample(self, sample: Any, is_dummy: bool = False) -> Any:
         """As stock; rows skipped as bad are reported, and a batch without good rows counts as empty."""
-        if sample and "skipped" in sample:
-            sample = dict(sample)
-            for message in sample.pop("skipped"):
+        if sample:
+            sample, messages = _without_skipped(sample)
+            for message in messages:
                 logger.warning("skipped %s", message)
-                self.skipped_rows += 1
-            metrics.log_scalar("skipped_rows", self.skipped_rows, weight=0)
-            if "net_input" not in sample:
-                sample = {}
+            if messages:
+                self.skipped_rows += len(messages)
+                metrics.log_scalar("skipped_rows", self.skipped_rows, weight=0)
         return super()._prepare_sample(sample, is_dummy)
+
+
+def _without_skipped(batch: Any) -> tuple[Any, list[str]]:
+    """A batch, or both parts of one, without the messages of skipped rows; {} if no row is left."""
+    parts = batch if isinstance(batch, list) else [batch]
+    messages = [message for part in parts for message in part.get("skipped", ())]
+    good = [{key: value for key, value in part.items() if key != "skipped"} for part in parts]
+    if not any("net_input" in part for part in good):
+        return {}, messages
+    return good if isinstance(batch, list) else good[0], messages
 
 
 class _Average(EMA):

@@ -59,22 +59,25 @@ once data_refcoco data 16000 refcoco
 once data_pictures data 10000 snli_ve,image_classify
 once data_texts data 6000 gigaword,cola,mnli,mrpc,qnli,qqp,rte,sst2
 
-# All tasks start from captions of one to three digits, whose image trunk starts from labels of one digit.
-train_start() {
-    DATA_DIR=$DATA_DIR/scenes train start 5 caption/train_caption_stage1 --bpe-dir="$DATA_DIR/BPE" --max-tgt-length=30 \
-        --resnet-model-path="$out/trunk.pt"
+# All tasks start from captions: of one digit, with an image trunk that knows labels, and then of one to three digits.
+restart_from() { ln -sf "$(find "$out/$1" -name checkpoint_best.pt)" "$CHECKPOINT_DIR/ofa_demo.pt"; }
+train_scenes() {
+    DATA_DIR=$DATA_DIR/scenes train scenes 3 caption/train_caption_stage1 --lr=3e-4 --bpe-dir="$DATA_DIR/BPE" \
+        --max-tgt-length=30
 }
 once trunk "$OFA_PYTHON" run_scripts/quickstart_trunk.py "$captions/caption_stage1_train.tsv" "$out/trunk.pt" \
     --updates="$(of_scale 400 20)"
-once train_start train_start
-ln -sf "$(find "$out/start" -name checkpoint_best.pt)" "$CHECKPOINT_DIR/ofa_demo.pt"
+once train_caption train caption 8 caption/train_caption_stage1 --lr=3e-4 --resnet-model-path="$out/trunk.pt"
+once start restart_from caption
+once train_scenes train_scenes
+once restart restart_from scenes
 
 # Two lanes of one thread each use two cores better than one run of two threads.
 export OMP_NUM_THREADS=1
 (
     task vqa_gen 4 vqa/train_vqa_distributed vqa/evaluate_vqa_allcand test
     task gigaword 4 gigaword/train_gigaword gigaword/evaluate_gigaword
-    task caption 1 caption/train_caption_stage1 caption/evaluate_caption
+    task caption 8 caption/train_caption_stage1 caption/evaluate_caption
     for name in cola mnli mrpc; do task $name 6 glue/train_$name glue/evaluate_glue $name; done
 ) &
 first_lane=$!

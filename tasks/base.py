@@ -156,7 +156,7 @@ class OFATask(FairseqTask):
         model.train()
         model.set_num_updates(update_num)
         with torch.autograd.profiler.record_function("forward"):
-            with torch.amp.autocast(sample["target"].device.type, enabled=isinstance(optimizer, AMPOptimizer)):
+            with torch.amp.autocast(next(model.parameters()).device.type, enabled=isinstance(optimizer, AMPOptimizer)):
                 loss, sample_size, logged = criterion(model, sample, update_num=update_num)
         if ignore_grad:
             loss = loss * 0
