@@ -47,7 +47,7 @@ def decode_image(data: bytes) -> Image.Image:
         with Image.open(io.BytesIO(data)) as image:
             return image.convert("RGB")
     except UnidentifiedImageError as error:
-        raise ValueError("the image is of no format that Pillow reads") from error
+        raise ValueError("the image cannot be decoded: it is of no format that Pillow reads") from error
     except Exception as error:  # Pillow's decoders raise many types on damaged data
         raise ValueError(f"the image cannot be decoded ({type(error).__name__}: {error})") from error
 

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import random
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -88,6 +89,11 @@ class OFATrainer(Trainer):
             state = self._model.state_dict()
             tables = {name for name, value in state.items() if not value.is_floating_point()}
             self._ema = _Average(self._model, self.cfg.ema, self.device, skip_keys=tables)
+
+    def _set_seed(self) -> None:
+        """As stock, and Python's generator, which draws the patches of --sample-patch-num: resumed runs repeat them."""
+        super()._set_seed()
+        random.seed(f"{self.cfg.common.seed} {self.get_num_updates()} {self.data_parallel_rank}")
 
     def begin_epoch(self, epoch: int) -> None:
         """As stock; from now on validation reads its data."""

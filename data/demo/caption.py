@@ -27,8 +27,11 @@ def all_captions() -> list[str]:
 def caption_row(lot: Lot) -> Row:
     """Number, image id, caption, object names, picture."""
     scene = lot.scene(1)
-    names = "&&".join(thing.name for thing in scene.things)
-    return str(lot.number), str(lot.id), scene_caption(scene), names, scene
+    return str(lot.number), str(lot.id), scene_caption(scene), _names(scene), scene
+
+
+def _names(scene: Scene) -> str:
+    return "&&".join(thing.name for thing in scene.things)
 
 
 def scenes_row(lot: Lot) -> Row:
@@ -36,7 +39,7 @@ def scenes_row(lot: Lot) -> Row:
     scene = lot.scene(1 + lot.number % 3 if lot.split == "train" else 1)
     places = list(POSITIONS)
     scene = replace(scene, objects=tuple(sorted(scene.objects, key=lambda item: places.index(item.thing.position))))
-    return str(lot.number), str(lot.id), scene_caption(scene), "", scene
+    return str(lot.number), str(lot.id), scene_caption(scene), _names(scene), scene
 
 
 class CaptionTask(DemoTask):

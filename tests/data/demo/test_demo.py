@@ -25,7 +25,8 @@ NAMES = {"train": "caption_stage1_train.tsv", "val": "caption_val.tsv", "test": 
 
 
 FOLDERS = {
-    "caption_data", "vqa_data", "refcoco_data", "snli_ve_data", "imagenet_1k_data", "gigaword_data", "glue_data", "BPE"
+    "scenes", "caption_data", "vqa_data",
+    "refcoco_data", "snli_ve_data", "imagenet_1k_data", "gigaword_data", "glue_data", "BPE"
 }  # fmt: skip
 
 
