@@ -241,7 +241,8 @@ def main() -> None:
     torch.testing.assert_close(*(torch.tensor(results[s]["scores"]) for s in ("plain", "scores")), atol=1e-4, rtol=0)
     assert results["best"]["best"] == results["scores"]["best"]
     assert args.trained or results["peaked best"]["best"] == results["peaked scores"]["best"]
-    print(f"{args.trained or args.arch}, {args.batch} questions, {args.size} px, {args.threads} threads")
+    network = str(args.trained) if args.trained else f"{args.arch}, {args.size} px"
+    print(f"{network}, {args.batch} questions, {args.threads} threads")
     print(f"{results['plain']['list']}\n")
     print("| per question | seconds | decoder rows | (a) / this | this / (d) | peak memory of the batch (MB) |")
     print("|---|---|---|---|---|---|")

@@ -191,7 +191,7 @@ def test_bad_code_rows_are_named(tmp_path, released, capsys, monkeypatch, rows, 
 
 @pytest.mark.parametrize(
     ("row", "message"),
-    [("0\t!!\n", "line 1: the image is not valid base64"), ("0\taGVsbG8=\n", "line 1: the image is of no format")],
+    [("0\t!!\n", "line 1: the image is not valid base64"), ("0\taGVsbG8=\n", "line 1: the image cannot be decoded")],
 )
 def test_bad_pictures_are_named(run, tmp_path, released, capsys, row, message):
     (tmp_path / "bad.tsv").write_text(row)
