@@ -138,7 +138,7 @@ class OFATask(FairseqTask):
             batch_sampler=plan_batches(len(dataset), max_sentences, shard_id, num_shards, seed, epoch, shuffle),
             num_workers=num_workers,
             epoch=epoch,
-            buffer_size=data_buffer_size,
+            buffer_size=data_buffer_size if num_workers else 0,  # a thread would share random state
             disable_shuffling=True,  # the plan holds the order; batches of file order must stay in it
         )
 

@@ -63,7 +63,7 @@ class UnifyTask(OFATask):
             batch_sampler=dataset.plan(max_sentences, shard_id, num_shards, epoch, self.shuffle_rows),
             num_workers=num_workers,
             epoch=epoch,
-            buffer_size=data_buffer_size,
+            buffer_size=data_buffer_size if num_workers else 0,  # a thread would share random state
             disable_shuffling=True,
         )
 
