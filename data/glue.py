@@ -17,7 +17,7 @@ class GlueTask(NamedTuple):
 
     Attributes:
         fields: the columns before the label, under the names its prompt uses.
-        words: label in the file -> answer. positive: the answer that counts as found in F1 and MCC.
+        words: label in the file -> answer.
         metrics: what validation reports.
     """
 

@@ -1,11 +1,12 @@
 """What every task shares: vocabulary, datasets, batches, the training and validation step, metrics."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from fairseq.data import iterators
 from fairseq.dataclass import FairseqDataclass
@@ -131,16 +132,26 @@ class OFATask(FairseqTask):
         if max_sentences is None:
             raise UserError("--batch-size is missing: batches are counted in rows.")
         dataset.seed = seed
-        shuffle = dataset.split == "train" and self.shuffle_rows
         return iterators.EpochBatchIterator(
             dataset=dataset,
-            collate_fn=dataset.collater,
-            batch_sampler=plan_batches(len(dataset), max_sentences, shard_id, num_shards, seed, epoch, shuffle),
+            collate_fn=self.collate_of(dataset),
+            batch_sampler=self.plan_of(dataset, max_sentences, shard_id, num_shards, epoch),
             num_workers=num_workers,
             epoch=epoch,
             buffer_size=data_buffer_size if num_workers else 0,  # a thread would share random state
             disable_shuffling=True,  # the plan holds the order; batches of file order must stay in it
         )
+
+    def plan_of(
+        self, dataset: OFADataset, batch_size: int, shard_id: int, num_shards: int, epoch: int
+    ) -> list[np.ndarray]:
+        """Numbers of the rows in each batch of this process."""
+        shuffle = dataset.split == "train" and self.shuffle_rows
+        return plan_batches(len(dataset), batch_size, shard_id, num_shards, dataset.seed, epoch, shuffle)
+
+    def collate_of(self, dataset: OFADataset) -> Callable[[Sequence[Any]], Any]:
+        """What makes a batch of a dataset's items."""
+        return dataset.collater
 
     def train_step(
         self,

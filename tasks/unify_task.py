@@ -1,14 +1,15 @@
 """Multitask pretraining: eight objectives from four files (`data/pretrain.py`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fairseq.data import iterators
+import numpy as np
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 from torch import nn
 
+from data.base import OFADataset
 from data.pretrain import PretrainDataset
 from data.pretrain_rows import PretrainData
 from data.tsv import TsvFile
@@ -37,35 +38,19 @@ class UnifyTask(OFATask):
         path = self.paths[(epoch - 1) % len(self.paths)] if split == "train" else self.paths[0]
         self.datasets[split] = self.build_dataset(TsvFile(path, self.cfg.selected_cols), split, epoch)
 
-    def get_batch_iterator(
-        self,
-        dataset: PretrainDataset,  # type: ignore[override]
-        max_sentences: int | None = None,
-        seed: int = 1,
-        num_shards: int = 1,
-        shard_id: int = 0,
-        num_workers: int = 0,
-        epoch: int = 1,
-        data_buffer_size: int = 0,
-        **more: Any,
-    ) -> iterators.EpochBatchIterator:
+    def plan_of(
+        self, dataset: OFADataset, batch_size: int, shard_id: int, num_shards: int, epoch: int
+    ) -> list[np.ndarray]:
         """As the base; in training each batch also holds its share of the further files' rows."""
-        if dataset.split != "train":
-            return super().get_batch_iterator(
-                dataset, max_sentences, seed, num_shards, shard_id, num_workers, epoch, data_buffer_size, **more
-            )
-        if max_sentences is None:
-            raise UserError("--batch-size is missing: batches are counted in rows.")
-        dataset.seed = seed
-        return iterators.EpochBatchIterator(
-            dataset=dataset,
-            collate_fn=dataset.collate_parts,
-            batch_sampler=dataset.plan(max_sentences, shard_id, num_shards, epoch, self.shuffle_rows),
-            num_workers=num_workers,
-            epoch=epoch,
-            buffer_size=data_buffer_size if num_workers else 0,  # a thread would share random state
-            disable_shuffling=True,
-        )
+        if isinstance(dataset, PretrainDataset) and dataset.split == "train":
+            return dataset.plan(batch_size, shard_id, num_shards, epoch, self.shuffle_rows)
+        return super().plan_of(dataset, batch_size, shard_id, num_shards, epoch)
+
+    def collate_of(self, dataset: OFADataset) -> Callable[[Sequence[Any]], Any]:
+        """As the base; training batches have two parts."""
+        if isinstance(dataset, PretrainDataset) and dataset.split == "train":
+            return dataset.collate_parts
+        return super().collate_of(dataset)
 
     def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """Pretraining has no answers of its own."""
