@@ -81,12 +81,13 @@ def evaluate(cfg: DictConfig) -> None:
         return
     if not cfg.common_eval.path:
         raise UserError("--path is missing: name the checkpoint, or several separated by colons.")
-    if not cfg.common_eval.results_path:
-        raise UserError("--results-path is missing: name the folder for the predictions.")
     torch.manual_seed(cfg.common.seed)
     overrides = cli.literal_dict(cfg.common_eval.model_overrides or "{}", "--model-overrides")
     paths = fairseq_utils.split_paths(cfg.common_eval.path)
     task: OFATask = fairseq_tasks.setup_task(_task_config(cfg, paths[0], overrides))
+    cfg.common_eval.results_path = cfg.common_eval.results_path or task.results_path
+    if not cfg.common_eval.results_path:
+        raise UserError("--results-path is missing: name the folder for the predictions.")
     generation = _generation_config(cfg, task)
     of_model = {f.name for f in fields(OFAConfig)}
     models = [_load(path, {key: overrides[key] for key in overrides if key in of_model}, cfg) for path in paths]
@@ -136,7 +137,7 @@ def _generation_config(cfg: DictConfig, task: OFATask) -> GenerationConfig:
         if given.get(flag):
             raise UserError(f"--{flag.replace('_', '-')} is not supported by evaluate.py: leave it out.")
     values = {f.name: given[f.name] for f in fields(GenerationConfig) if f.name in given}
-    values["constraint_range"] = task.cfg.constraint_range
+    values.update(task.generation_options)
     values["zero_shot"] = cfg.evaluation.zero_shot
     try:
         return GenerationConfig(**values)

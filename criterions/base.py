@@ -10,10 +10,13 @@ from fairseq.criterions import FairseqCriterion
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
-from criterions.losses import take_tokens
+from criterions.losses import LossSums, take_tokens, token_weights
+from data.pretrain_rows import OBJECTIVES
 
 # Per key of a logging output: the metric is its sum over processes and micro-batches.
 COUNTS = ("ntokens", "nsentences", "sample_size")
+# Of each objective of pretraining: its negative log-likelihood, and the weight that it is divided by.
+OBJECTIVE_KEYS = tuple(f"{kind}_{name}" for kind in ("nll", "weight") for name in OBJECTIVES)
 
 
 class OFACriterion(FairseqCriterion):
@@ -67,8 +70,26 @@ class OFACriterion(FairseqCriterion):
             logged |= {f"loss_v{number}": loss.detach(), f"sample_size_v{number}": counted}
             logged["nll_loss"] = logged["nll_loss"] + own["nll_loss"] / max(counted, 1)
             logged |= {key: logged[key] + own[key] for key in ("ntokens", "nsentences")}
+            logged |= {key: logged.get(key, 0) + own[key] for key in OBJECTIVE_KEYS if key in own}
         total = torch.stack(losses).sum()
         return total, 1, {"loss": total.detach(), **logged, "sample_size": 1}
+
+    @staticmethod
+    def loss_by_objective(batch: Mapping[str, Any], positions: Tensor, sums: LossSums) -> dict[str, Tensor]:
+        """Sums of `conf`-weighted negative log-likelihoods and of weights for each of `OBJECTIVES`.
+
+        Args:
+            batch: the result is {} unless it has `objective` (B,), the number of each row's objective.
+            positions: (N,) target tokens that count.
+        """
+        if batch.get("objective") is None:
+            return {}
+        kept = slice(None) if sums.kept is None else sums.kept
+        conf = batch["conf"]
+        objective, weights = (token_weights(x, batch["target"], positions)[kept] for x in (batch["objective"], conf))
+        values = torch.stack([sums.token_nll, weights.to(sums.token_nll)])  # (2, n)
+        totals = values.new_zeros(2, len(OBJECTIVES)).index_add_(1, objective, values)
+        return dict(zip(OBJECTIVE_KEYS, totals.flatten(), strict=True))
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
@@ -83,6 +104,10 @@ class OFACriterion(FairseqCriterion):
         for part in ("_v1", "_v2"):
             if (tokens := _total(logging_outputs, f"sample_size{part}")) > 0:
                 metrics.log_scalar(f"loss{part}", _total(logging_outputs, f"loss{part}") / tokens, tokens, round=3)
+        for objective in OBJECTIVES:
+            if (weight := _total(logging_outputs, f"weight_{objective}")) > 0:
+                mean = _total(logging_outputs, f"nll_{objective}") / weight
+                metrics.log_scalar(f"nll_{objective}", mean, weight, round=3)
         if (total := _total(logging_outputs, "total")) > 0:
             metrics.log_scalar("accuracy", 100 * _total(logging_outputs, "n_correct") / total, total, round=3)
 

@@ -79,7 +79,7 @@ class AdjustLabelSmoothedCrossEntropy(OFACriterion):
         unless an option needs all.
         """
         batch = twice(sample) if self.cfg.use_rdrop else sample
-        target = batch["target"]
+        target, conf = batch["target"], batch.get("conf")
         which: dict[str, Any] = dict(
             pad=self.padding_idx,
             eos=self.eos_idx,
@@ -91,10 +91,10 @@ class AdjustLabelSmoothedCrossEntropy(OFACriterion):
             drop_worst_ratio=self.cfg.drop_worst_ratio if update_num > self.cfg.drop_worst_after else 0.0,
             constraint_range=self.cfg.constraint_range,
         )
-        bonus, conf = self.bonus_options(update_num), batch.get("conf")
-        logged = {"ntokens": batch["ntokens"], "nsentences": target.size(0)}
+        bonus = self.bonus_options(update_num)
+        positions = counted_tokens(target, **which)
+        logged: dict[str, Any] = {"ntokens": batch["ntokens"], "nsentences": target.size(0)}
         if bonus or self.cfg.use_rdrop or self.cfg.report_accuracy or is_constrained(sample):
-            positions = counted_tokens(target, **which)
             logits = model(**batch["net_input"], head=partial(_project, positions=positions))[0]
             masks = constraint_masks(sample, positions[: len(positions) // (1 + self.cfg.use_rdrop)], logits.size(1))
             if masks is not None:
@@ -103,14 +103,15 @@ class AdjustLabelSmoothedCrossEntropy(OFACriterion):
             logits, columns = logits.unsqueeze(1), take_tokens(target, positions).unsqueeze(1)
             given = dict(pad=self.padding_idx, eos=self.eos_idx, constraint_masks=masks)
             rdrop = dict(use_rdrop=self.cfg.use_rdrop, reg_alpha=self.cfg.reg_alpha)
-            conf = None if conf is None else token_weights(conf, target, positions)
-            sums = label_smoothed_cross_entropy(logits, columns, conf=conf, **given, **options, **rdrop, **bonus)
+            weights = None if conf is None else token_weights(conf, target, positions)
+            sums = label_smoothed_cross_entropy(logits, columns, conf=weights, **given, **options, **rdrop, **bonus)
             if self.cfg.report_accuracy:
                 rows = token_rows(logits.detach(), columns, constraint_range=self.cfg.constraint_range, **given)
                 logged["n_correct"], logged["total"] = accuracy_counts(rows)
         else:
             head = partial(linear_cross_entropy, target=target, conf=conf, **which, **options)
             sums = model(**batch["net_input"], head=head)[0]
+        logged |= self.loss_by_objective(batch, positions, sums)
         return sums.loss, {**logged, "nll_loss": sums.nll_loss, "counted": sums.ntokens}
 
 

@@ -73,12 +73,13 @@ def linear_cross_entropy(
         features, weight = features.detach(), weight.detach()  # a Function is not told of no_grad
     weights = features.new_ones(()) if conf is None else token_weights(conf, target, positions)
     weights = weights.to(_loss_dtype(features)).expand(len(columns))
+    easy = None
     with torch.autocast(device, enabled=False):
         if drop_worst_ratio > 0:
             easy = kept_tokens(_losses(features, weight, columns, weights, epsilon, ranged), drop_worst_ratio)
             features, columns, weights = features[easy], columns[easy], weights[easy]
-        loss, nll = _Sums.apply(features, weight, columns, weights, epsilon, ranged)
-    return LossSums(loss, nll, len(columns))
+        loss, nll = _Sum.apply(features, weight, columns, weights, epsilon, ranged)
+    return LossSums(loss, nll.sum(), len(columns), nll, easy)
 
 
 def _loss_dtype(values: Tensor) -> torch.dtype:
@@ -107,26 +108,26 @@ def _losses(features: Tensor, weight: Tensor, target: Tensor, weights: Tensor, e
     return weights * torch.cat(losses) if losses else weights
 
 
-class _Sums(torch.autograd.Function):
-    """Sums of weighted losses and negative log-likelihoods over tokens."""
+class _Sum(torch.autograd.Function):
+    """Sum of the weighted losses of tokens, and their weighted negative log-likelihoods."""
 
     @staticmethod
     def forward(
         ctx: Any, features: Tensor, weight: Tensor, target: Tensor, weights: Tensor, epsilon: float, ranged: bool
     ) -> tuple[Tensor, Tensor]:
-        """Both scalars; features (N, C), weight (W, C), target (N,) columns of W, weights (N,)."""
+        """Scalar and (N,); features (N, C), weight (W, C), target (N,) columns of W, weights (N,)."""
         grads = [
             torch.zeros(x.shape, dtype=_loss_dtype(x), device=x.device) if needed else None
             for x, needed in zip((features, weight), ctx.needs_input_grad[:2], strict=True)
         ]
-        sums = weights.new_zeros(2)
+        loss, nll = weights.new_zeros(()), torch.empty_like(weights, memory_format=torch.contiguous_format)
         for part in _chunks(len(target), len(weight)):
             inputs = features[part], weight, target[part], weights[part]
             features_grad = None if grads[0] is None else grads[0][part]
-            sums += _one_chunk(*inputs, epsilon, ranged, features_grad, grads[1])
+            losses, nll[part] = _one_chunk(*inputs, epsilon, ranged, features_grad, grads[1])
+            loss += losses.sum()
         ctx.save_for_backward(*grads)
         ctx.dtype = features.dtype
-        loss, nll = (total.clone() for total in sums)
         ctx.mark_non_differentiable(nll)
         return loss, nll
 
@@ -155,17 +156,17 @@ def _one_chunk(
     ranged: bool,
     features_grad: Tensor | None,
     weight_grad: Tensor | None,
-) -> Tensor:
-    """Sums (2,) of weighted loss and negative log-likelihood of n tokens.
+) -> tuple[Tensor, Tensor]:
+    """Weighted losses and negative log-likelihoods of n tokens, both (n,).
 
     Args:
         features_grad: (n, C), filled with the loss's gradient times `_scale`.
         weight_grad: (W, C), to which it is added.
     """
     rows = _rows(features, weight, target, ranged)
-    sums = torch.stack([(weights * losses).sum() for losses in smoothed_loss(rows, epsilon)])
+    losses, nll = (weights * values for values in smoothed_loss(rows, epsilon))
     if features_grad is None and weight_grad is None:
-        return sums
+        return losses, nll
     logits_grad = _logits_grad(rows, epsilon, _scale(features.dtype)).to(features.dtype)
     if features_grad is not None:
         features_grad.copy_(logits_grad @ weight).mul_(weights.unsqueeze(1))
@@ -175,7 +176,7 @@ def _one_chunk(
             weight_grad.addmm_(logits_grad.t(), weighted)
         else:  # sums over chunks need more digits than half precision has
             weight_grad += logits_grad.t() @ weighted
-    return sums
+    return losses, nll
 
 
 def _logits_grad(rows: TokenRows, epsilon: float, scale: float) -> Tensor:

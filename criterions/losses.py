@@ -23,11 +23,15 @@ class LossSums(NamedTuple):
     loss: scalar to back-propagate, in nats.
     nll_loss: scalar without smoothing, R-Drop term and bonus, detached.
     ntokens: number of tokens summed, both passes under R-Drop.
+    token_nll: (n,) the summands of nll_loss.
+    kept: (n,) which of the tokens that count they are; None = all.
     """
 
     loss: Tensor
     nll_loss: Tensor
     ntokens: int
+    token_nll: Tensor
+    kept: Tensor | None
 
 
 class TokenRows(NamedTuple):
@@ -287,6 +291,7 @@ def label_smoothed_cross_entropy(
         ignore_eos=ignore_eos,
     )
     losses, nll = smoothed_loss(rows, epsilon)
+    chosen = None
     if drop_worst_ratio > 0 or drop_best_ratio > 0:
         chosen = kept_tokens(losses, drop_worst_ratio, drop_best_ratio, paired=use_rdrop)
         losses, nll = losses[chosen], nll[chosen]
@@ -296,7 +301,8 @@ def label_smoothed_cross_entropy(
         loss = loss + reg_alpha * consistency_kl(rows)
     if log_end is not None:
         loss = loss + encouraging_bonus(rows, epsilon, log_end, logits.size(-1))
-    return LossSums(loss, nll.detach().sum(), losses.numel())
+    nll = nll.detach()
+    return LossSums(loss, nll.sum(), losses.numel(), nll, chosen)
 
 
 def accuracy_counts(rows: TokenRows) -> tuple[int, int]:

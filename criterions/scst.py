@@ -41,7 +41,12 @@ class SelfCriticalCriterion(OFACriterion):
     The loss of a sample is its negative log-likelihood times its reward, the score minus the mean score of the
     others. Subclasses give the score. An input is encoded once to sample and once to learn; all its samples are
     decoded against that one encoder output.
+
+    Attributes:
+        score_name: what the log calls the mean score.
     """
+
+    score_name = "score"
 
     def __init__(self, cfg: Any, task: Any) -> None:
         super().__init__(task, cfg.sentence_avg)
@@ -112,7 +117,7 @@ class SelfCriticalCriterion(OFACriterion):
         total = {key: sum(float(output.get(key, 0)) for output in logging_outputs) for key in keys}
         size, samples = total["sample_size"], max(total["nsentences"], 1)
         metrics.log_scalar("loss", total["loss"] / max(size, 1), size, round=3)
-        metrics.log_scalar("score", total["score"] / samples, samples, round=3)
+        metrics.log_scalar(cls.score_name, total["score"] / samples, samples, round=3)
         metrics.log_scalar("reward_std", math.sqrt(total["squared_reward"] / samples), samples, round=3)
         metrics.log_scalar("length", total["ntokens"] / samples, samples, round=2)
         for key in COUNTS:

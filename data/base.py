@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.collate import collate
-from data.images import decode_image, standard_transform
+from data.images import ImageTransform, decode_image, standard_transform
 from data.sample import Batch, Example, Sample, SkippedRow
 from data.text import Vocabulary
 from data.tsv import TsvFile
@@ -132,38 +132,59 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
             raise BadRowError(self.rows.path, index + 1, str(error)) from error
 
     def _encode(self, index: int, example: Example) -> Sample:
-        bos, eos, pad = int(self.vocab.bos), int(self.vocab.eos), int(self.vocab.pad)
-        source = [bos, *self.vocab.encode(example.source)[: example.max_source_tokens], eos]
-        text = example.target
-        answer = (self.vocab.encode(text) if isinstance(text, str) else text)[: example.max_target_tokens]
-        answer = [*answer, eos] if example.ends else answer
-        read = answer[:-1] if example.decoder_input is None else example.decoder_input
-        prompts: dict[str | None, list[int]] = {"src": source, "prev_output": source[:-1]}
-        prompt = prompts.get(example.prompt_type, [bos])
-        target = [pad] * (len(prompt) - 1) + (answer if example.learn else [pad] * len(answer))
-        sample = Sample(
-            row=index,
-            id=str(index) if example.id is None else example.id,
-            source=torch.tensor(source),
-            target=torch.tensor(target),
-            prev_output_tokens=torch.tensor([*prompt, *read]),
-            extras=example.extras,
-        )
-        if example.image is not None:
-            sample["patch_image"] = self._pixels(example.image)
-            sample["patch_mask"] = torch.tensor([True])
-        if self.allowed_after is not None:
-            allowed = [self.allowed_after(answer[:t]) if example.learn else [] for t in range(len(answer))]
-            rows = torch.arange(len(prompt) - 1, len(target))
-            sample["constraint_rows"] = rows.repeat_interleave(torch.tensor([len(ids) for ids in allowed]))
-            sample["constraint_ids"] = torch.tensor([token for ids in allowed for token in ids], dtype=torch.long)
-        if example.prompt_type is not None:
-            sample["decoder_prompt"] = prompt
-        if example.references is not None:
-            sample["references"] = example.references
-        return sample
+        return encode_example(index, example, self.vocab, self.transform, self.allowed_after)
 
-    def _pixels(self, image: bytes | Image.Image | Tensor) -> Tensor:
-        if isinstance(image, Tensor):
-            return image
-        return self.transform(decode_image(image) if isinstance(image, bytes) else image)
+
+def encode_example(
+    index: int,
+    example: Example,
+    vocab: Vocabulary,
+    transform: ImageTransform,
+    allowed_after: Callable[[Sequence[int]], Sequence[int]] | None = None,
+) -> Sample:
+    """The sample of an example: for training, for evaluation and for `models.predictor` alike.
+
+    Args:
+        index: number of the row. transform: what makes a tensor of a decoded picture.
+        allowed_after: as in `OFADataset`.
+
+    Raises:
+        ValueError: an image that cannot be decoded.
+    """
+    bos, eos, pad = int(vocab.bos), int(vocab.eos), int(vocab.pad)
+    source_ids = vocab.encode(example.source) if isinstance(example.source, str) else example.source
+    source = [bos, *source_ids[: example.max_source_tokens], eos]
+    text = example.target
+    answer = (vocab.encode(text) if isinstance(text, str) else text)[: example.max_target_tokens]
+    answer = [*answer, eos] if example.ends else answer
+    read = answer[:-1] if example.decoder_input is None else example.decoder_input
+    prompts: dict[str | None, list[int]] = {"src": source, "prev_output": source[:-1]}
+    prompt = prompts.get(example.prompt_type, [bos])
+    target = [pad] * (len(prompt) - 1) + (answer if example.learn else [pad] * len(answer))
+    sample = Sample(
+        row=index,
+        id=str(index) if example.id is None else example.id,
+        source=torch.tensor(source),
+        target=torch.tensor(target),
+        prev_output_tokens=torch.tensor([*prompt, *read]),
+        extras=example.extras,
+    )
+    if example.image is not None:
+        sample["patch_image"] = _pixels(example.image, transform)
+        sample["patch_mask"] = torch.tensor([True])
+    if allowed_after is not None:
+        allowed = [allowed_after(answer[:t]) if example.learn else [] for t in range(len(answer))]
+        rows = torch.arange(len(prompt) - 1, len(target))
+        sample["constraint_rows"] = rows.repeat_interleave(torch.tensor([len(ids) for ids in allowed]))
+        sample["constraint_ids"] = torch.tensor([token for ids in allowed for token in ids], dtype=torch.long)
+    if example.prompt_type is not None:
+        sample["decoder_prompt"] = prompt
+    if example.references is not None:
+        sample["references"] = example.references
+    return sample
+
+
+def _pixels(image: bytes | Image.Image | Tensor, transform: ImageTransform) -> Tensor:
+    if isinstance(image, Tensor):
+        return image
+    return transform(decode_image(image) if isinstance(image, bytes) else image)

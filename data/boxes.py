@@ -10,13 +10,12 @@ from PIL import Image
 from torch import Tensor
 
 LONGEST_SIDE = 672  # pixels
-LARGEST_SHORT_SIDE = 480  # pixels
 JITTER = 0.5  # a detection picture is scaled to 1 .. 1.5 times the crop
 
 
-def draw_short_side(size: int, rng: random.Random) -> int:
-    """Uniform from `size` to 480; `size` itself if that is larger."""
-    return rng.randint(size, max(size, LARGEST_SHORT_SIDE))
+def draw_short_side(size: int, largest: int, rng: random.Random) -> int:
+    """Uniform from `size` to `largest`; `size` itself if that is larger."""
+    return rng.randint(size, max(size, largest))
 
 
 def resize_short_side(image: Image.Image, side: int) -> Image.Image:

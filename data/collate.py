@@ -30,6 +30,11 @@ def collate(samples: Sequence[Sample | SkippedRow], pad: int) -> Batch:
     return batch
 
 
+def prefix_tokens(decoder_prompts: Sequence[Sequence[int]], pad: int) -> Tensor:
+    """Decoder prompts without their bos, padded on the right: (B, P)."""
+    return _pad_right([torch.tensor(prompt[1:], dtype=torch.long) for prompt in decoder_prompts], pad)
+
+
 def _stack(samples: list[Sample], pad: int) -> Batch:
     net_input = NetInput(
         src_tokens=_pad_right([sample["source"] for sample in samples], pad),

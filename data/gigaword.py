@@ -8,8 +8,7 @@ import torch
 from data.base import DataConfig, OFADataset
 from data.prompts import prompt
 from data.sample import Example
-from data.text import Vocabulary, normalize_caption
-from data.tsv import TsvFile
+from data.text import normalize_caption
 
 UNKNOWN = "<unk>"  # how the data set writes rare words
 FIRST_TEXT_ID = 4  # the ids below are special
@@ -24,22 +23,21 @@ class GigawordData(DataConfig):
     )
 
 
+def source_text(article: str, config: GigawordData, bpe: str) -> str:
+    """What the encoder reads, to be cut to `max_src_length` tokens."""
+    article = normalize_caption(article, config.max_src_length).replace(UNKNOWN, "unk")
+    return prompt("gigaword", bpe).format(source=article)
+
+
 class GigawordDataset(OFADataset):
     """Rows of article and summary; a part of what the decoder reads is noise, in every split."""
 
     columns = ("article", "summary")
     config: GigawordData
 
-    def __init__(
-        self, rows: TsvFile, vocab: Vocabulary, config: GigawordData, split: str, seed: int = 1, epoch: int = 1
-    ) -> None:
-        super().__init__(rows, vocab, config, split, seed, epoch)
-        self.prompt = prompt("gigaword", vocab.bpe)
-
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
         """An article and its summary, which unlike other targets has no blank in front."""
         article, summary = row
-        source = normalize_caption(article, self.config.max_src_length).replace(UNKNOWN, "unk")
         text = normalize_caption(summary, self.config.max_tgt_length).replace(UNKNOWN, "unk")
         target = self.vocab.encode(text)
         read = None
@@ -48,7 +46,7 @@ class GigawordDataset(OFADataset):
             read = add_noise(target, self.config.noise_ratio, self.vocab.code_start, generator)
         return Example(
             None,
-            self.prompt.format(source=source),
+            source_text(article, self.config, self.vocab.bpe),
             target,
             decoder_input=read,
             max_source_tokens=self.config.max_src_length,

@@ -56,7 +56,7 @@ class ImageTextDataset(PretrainRows):
 
     def _caption(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
         uniq_id, _, caption, _, _, objects, source, _ = row
-        side = draw_short_side(self.config.patch_image_size, rng)
+        side = self._draw_side(rng)
         target = _words(normalize_caption(caption, self.config.max_tgt_length), "caption")
         ids = self.vocab.encode(" " + target)
         hidden = min(UNLEARNT, len(ids)) if source == HALF_LEARNT else 0
@@ -66,6 +66,7 @@ class ImageTextDataset(PretrainRows):
             [int(self.vocab.pad)] * hidden + ids[hidden:],
             decoder_input=ids,
             extras={"conf": torch.tensor(1.0)},
+            objective="caption",
         )
         if self.negatives is not None:
             length = self.config.max_src_length
@@ -77,7 +78,7 @@ class ImageTextDataset(PretrainRows):
 
     def _question(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
         uniq_id, question, answers = row[0], row[3], parse_answers(row[4])
-        side = draw_short_side(self.config.patch_image_size, rng)
+        side = self._draw_side(rng)
         question = _words(normalize_question(question, self.config.max_src_length), "question")
         answer = max(answers, key=lambda key: answers[key])
         confidence = answers[_words(answer, "answer")]
@@ -86,6 +87,7 @@ class ImageTextDataset(PretrainRows):
             prompt("vqa_gen", self.vocab.bpe).format(question=question),
             " " + answer,
             extras={"conf": torch.tensor(confidence)},
+            objective="vqa",
         )
         if self.negatives is not None:
             wrong = self.negatives.answer(answer, confidence, rng)
@@ -98,7 +100,7 @@ class ImageTextDataset(PretrainRows):
         uniq_id, caption = row[0], row[2]
         box = torch.tensor(parse_box(row[4], *image.size))
         size = self.config.patch_image_size
-        resized = resize_short_side(image, draw_short_side(size, rng))
+        resized = resize_short_side(image, self._draw_side(rng))
         crop, box = crop_around(resized, scale_boxes(box, image, resized), size)
         text = _words(normalize_caption(caption, self.config.max_src_length), "caption")
         place, extras = self.location_ids(box), {"conf": torch.tensor(1.0)}
@@ -109,10 +111,14 @@ class ImageTextDataset(PretrainRows):
             " " + normalize_caption(caption, self.config.max_tgt_length),
             pixels,
             extras=extras,
+            objective="region_caption",
             source_ids=place,
         )
         source = prompt("refcoco", self.vocab.bpe).format(text=text)
-        return PretrainExample(uniq_id, source, place, pixels, extras=extras, second=region)
+        return PretrainExample(uniq_id, source, place, pixels, extras=extras, objective="grounding", second=region)
+
+    def _draw_side(self, rng: random.Random) -> int:
+        return draw_short_side(self.config.patch_image_size, self.config.largest_short_side, rng)
 
     def _with_picture(
         self, example: PretrainExample, image: Image.Image, side: int, rng: random.Random
@@ -120,7 +126,7 @@ class ImageTextDataset(PretrainRows):
         """The example and its second one with the middle of the resized picture, augmented."""
         crop = centre_crop(resize_short_side(image, side), self.config.patch_image_size)
         with seeded(random.Random(f"{self.config.pretrain_seed} {rng.getrandbits(64)}")):
-            pixels = self.transform(rand_augment(crop))
+            pixels = self.transform(crop if self.config.no_rand_augment else rand_augment(crop))
         for one in (example, example.second):
             if one is not None:
                 one.image = pixels
@@ -134,7 +140,7 @@ def draw_match(right: str, wrong: str, rng: random.Random) -> tuple[str, str]:
 
 def _match(example: PretrainExample, right: str, wrong: str, rng: random.Random) -> PretrainExample:
     """Image-text matching with the weight of the row's main example."""
-    return PretrainExample(example.id, *draw_match(right, wrong, rng), extras=example.extras)
+    return PretrainExample(example.id, *draw_match(right, wrong, rng), extras=example.extras, objective="matching")
 
 
 def _words(text: str, what: str) -> str:

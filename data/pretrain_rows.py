@@ -20,6 +20,8 @@ from data.sample import Example, Sample
 from data.text import Vocabulary
 from data.tsv import TsvFile
 
+# What the log calls the losses of the objectives.
+OBJECTIVES = ("caption", "vqa", "grounding", "region_caption", "matching", "text", "image", "detection")
 SEPARATOR = "&&"  # between objects
 CONFIDENCE = 2.0  # weight of the second part in the loss
 LONGEST_TEXT, KEPT_TEXT = 512, 256  # ids read, and how many of the last of them are used
@@ -55,6 +57,12 @@ class PretrainData(MaskingOptions, RefcocoData):
     code_image_size: int = field(
         default=128, metadata={"help": "side of the pictures that image codes describe (pixels)"}
     )
+    largest_short_side: int = field(
+        default=480, metadata={"help": "pictures with a text are resized to a short side of up to so many pixels"}
+    )
+    no_rand_augment: bool = field(
+        default=False, metadata={"help": "leave out RandAugment, whose steps are meant for pictures of 384 pixels"}
+    )
     pretrain_seed: int = field(default=7, metadata={"help": "seed of the augmentation of pictures with captions"})
 
 
@@ -63,11 +71,13 @@ class PretrainExample(Example):
     """An example of one of the eight objectives.
 
     Attributes:
+        objective: one of `OBJECTIVES`; `objective` in the batch is its number.
         source_ids: follow the source text.
         sees_image: False = the picture is there for the batch's shape only.
         second: another example about the same picture.
     """
 
+    objective: str = ""
     source_ids: list[int] = field(default_factory=list)
     sees_image: bool = True
     second: "PretrainExample | None" = None
@@ -90,6 +100,7 @@ class PretrainRows(OFADataset):
         if example.source_ids:
             source = sample["source"]
             sample["source"] = torch.cat([source[:-1], torch.tensor(example.source_ids), source[-1:]])
+        sample["extras"] = {**example.extras, "objective": torch.tensor(OBJECTIVES.index(example.objective))}
         if not example.sees_image:
             sample["patch_mask"] = torch.tensor([False])
         if example.second is not None:
@@ -148,6 +159,7 @@ class TextInfillingDataset(ExtraRows):
             ids,
             torch.zeros(3, self.side, self.side),
             extras=self.extras,
+            objective="text",
             source_ids=[*self.prompt[:-2], *masked, *self.prompt[-2:]],
             sees_image=False,
         )
@@ -169,7 +181,12 @@ class ImageInfillingDataset(ExtraRows):
         quarter = self.side // 4
         pixels[:, quarter:-quarter, quarter:-quarter] = 0
         return PretrainExample(
-            uniq_id, prompt("pretrain image", self.vocab.bpe), self.code_ids(column), pixels, extras=self.extras
+            uniq_id,
+            prompt("pretrain image", self.vocab.bpe),
+            self.code_ids(column),
+            pixels,
+            extras=self.extras,
+            objective="image",
         )
 
     def code_ids(self, column: str) -> list[int]:
@@ -203,7 +220,8 @@ class DetectionDataset(ExtraRows):
         for box, name in zip(boxes, names, strict=True):
             if (box[2:] > box[:2]).all():
                 target += [*self.location_ids(box), *self.vocab.encode(" " + name)]
-        return PretrainExample(uniq_id, prompt("pretrain detection", self.vocab.bpe), target, image, extras=self.extras)
+        source = prompt("pretrain detection", self.vocab.bpe)
+        return PretrainExample(uniq_id, source, target, image, extras=self.extras, objective="detection")
 
 
 def parse_objects(column: str, width: int, height: int) -> tuple[Tensor, list[str]]:

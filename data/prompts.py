@@ -12,6 +12,7 @@ PROMPTS: dict[str, dict[str, str]] = {
     "snli_ve": {"gpt2": ' does the image describe " {hypothesis} "?'},
     "snli_ve caption": {"gpt2": ' can image and text1 " {caption} " imply text2 " {hypothesis} "?'},
     "image_classify": {"gpt2": " what does the image describe?"},
+    "image_gen": {"gpt2": " what is the complete image? caption: {caption}"},
     "gigaword": {
         "gpt2": ' what is the summary of article " {source} "?',
         "bert": "{source} 请用一个句子简单总结上文：",

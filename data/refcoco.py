@@ -1,6 +1,7 @@
 """Referring expressions: a phrase and the box it describes, as four location tokens."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +12,7 @@ from data.images import decode_base64, decode_image
 from data.prompts import prompt
 from data.sample import Example
 from data.text import Vocabulary, normalize_caption
-from data.tsv import TsvFile
+from utils.metrics import clamp_boxes
 
 SLACK = 1.0  # pixels a box may leave the image by: annotation tools round
 
@@ -48,28 +49,50 @@ def dequantize(bins: Tensor, ratios: Tensor, max_image_size: int, num_bins: int)
     return bins / (num_bins - 1) * max_image_size / torch.cat([ratios, ratios], dim=-1)
 
 
+def source_text(text: str, config: DataConfig, bpe: str) -> str:
+    """What the encoder reads of a phrase."""
+    return prompt("refcoco", bpe).format(text=normalize_caption(text, config.max_src_length))
+
+
+def resize_ratios(width: int, height: int, config: DataConfig) -> Tensor:
+    """Factors (2,) by which width and height of a picture change when it is resized."""
+    return torch.tensor([config.patch_image_size / side for side in (width, height)])
+
+
+def location_range(vocab: Vocabulary) -> str:
+    """The ids of the location tokens, as `GenerationConfig.constraint_range` takes them."""
+    return f"{vocab.bin_start},{vocab.bin_start + vocab.num_bins}"
+
+
+def predicted_boxes(tokens: Sequence[Tensor], ratios: Tensor, vocab: Vocabulary, config: RefcocoData) -> Tensor:
+    """Boxes (K, 4) in pixels of the original picture, cut at its borders.
+
+    Args:
+        tokens: K outputs; the first four of each are location tokens. ratios: (2,), see `resize_ratios`.
+    """
+    bins = torch.stack([output[:4] for output in tokens]).cpu() - vocab.bin_start
+    ratios = ratios.float()
+    boxes = dequantize(bins.clamp(min=0), ratios.expand(len(bins), 2), config.max_image_size, config.num_bins)
+    width, height = (config.patch_image_size / ratios).tolist()
+    return clamp_boxes(boxes, width, height)
+
+
 class RefcocoDataset(OFADataset):
     """Rows of id, image, text and box `x0,y0,x1,y1` in pixels."""
 
     columns = ("id", "image", "text", "box")
     config: RefcocoData
 
-    def __init__(
-        self, rows: TsvFile, vocab: Vocabulary, config: RefcocoData, split: str, seed: int = 1, epoch: int = 1
-    ) -> None:
-        super().__init__(rows, vocab, config, split, seed, epoch)
-        self.prompt = prompt("refcoco", vocab.bpe)
-
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
         """A phrase, and its box in the resized image."""
         uniq_id, data, text, region = row
         image = decode_image(decode_base64(data))
         box = torch.tensor(parse_box(region, *image.size))
-        ratios = torch.tensor([self.config.patch_image_size / side for side in image.size])
+        ratios = resize_ratios(*image.size, self.config)
         bins = quantize(box * ratios.repeat(2), self.config.max_image_size, self.config.num_bins)
         return Example(
             uniq_id,
-            self.prompt.format(text=normalize_caption(text, self.config.max_src_length)),
+            source_text(text, self.config, self.vocab.bpe),
             [self.vocab.bin_id(number) for number in bins],
             image,
             extras={"region_coords": box, "w_resize_ratios": ratios[0], "h_resize_ratios": ratios[1]},

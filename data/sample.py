@@ -31,7 +31,7 @@ class Example:
     """
 
     id: str | None
-    source: str
+    source: str | list[int]
     target: str | list[int]
     image: bytes | Image.Image | Tensor | None = None
     references: list[str] | None = None

@@ -25,6 +25,15 @@ class SnliVeData(AnswerConfig):
     add_caption: bool = field(default=False, metadata={"help": "the caption is a premise besides the picture"})
 
 
+def source_text(hypothesis: str, caption: str | None, config: SnliVeData, bpe: str) -> str:
+    """What the encoder reads: the sentence to judge and, unless None, the caption it is judged by."""
+    hypothesis = normalize_caption(hypothesis, config.max_src_length)
+    if caption is None:
+        return prompt("snli_ve", bpe).format(hypothesis=hypothesis)
+    caption = normalize_caption(caption, config.max_src_length)
+    return prompt("snli_ve caption", bpe).format(caption=caption, hypothesis=hypothesis)
+
+
 class SnliVeDataset(OFADataset):
     """Rows of id, image, hypothesis, caption and label."""
 
@@ -36,18 +45,15 @@ class SnliVeDataset(OFADataset):
     ) -> None:
         super().__init__(rows, vocab, config, split, seed, epoch)
         self.prompt_type = check_prompt_type(config.prompt_type)
-        self.prompt = prompt("snli_ve caption" if config.add_caption else "snli_ve", vocab.bpe)
 
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
         """A sentence to judge, and yes, no or maybe."""
         uniq_id, image, hypothesis, caption, label = row
         if label not in WORDS:
             raise ValueError(f"the label {label!r} is none of {', '.join(WORDS)}")
-        limit = self.config.max_src_length
-        texts = {"hypothesis": normalize_caption(hypothesis, limit), "caption": normalize_caption(caption, limit)}
         return Example(
             uniq_id,
-            self.prompt.format(**texts),
+            source_text(hypothesis, caption if self.config.add_caption else None, self.config, self.vocab.bpe),
             " " + WORDS[label],
             decode_base64(image),
             prompt_type=self.prompt_type,

@@ -16,6 +16,7 @@ from torch import Tensor
 from utils.build_bpe import FILLERS, token_bytes
 from utils.errors import UserError
 
+GPT2_DIR = Path(__file__).parents[1] / "utils" / "BPE"  # the released vocabulary
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 BPE_FILES = {"gpt2": ("dict.txt", "encoder.json", "vocab.bpe"), "bert": ("dict.txt", "vocab.txt")}
 DICT_SIZES = {"gpt2": 50260, "bert": 21128}
@@ -70,7 +71,7 @@ class Vocabulary:
         Args:
             bpe_dir: holds `dict.txt` ("symbol count" per line) and `encoder.json` + `vocab.bpe` (gpt2) or
                 `vocab.txt` (bert). A file `dict_size` there declares a dictionary of another length; tokens
-                outside it are unk.
+                outside it are unk. Without GPT-2's two files, those of utils/BPE are read.
             bpe: "gpt2" or "bert".
             code_dict_size: number of image codes.
             num_bins: number of location bins.
@@ -82,11 +83,13 @@ class Vocabulary:
             raise UserError(f"Unknown --bpe {bpe!r}; choose gpt2 or bert.")
         if not folder.is_dir():
             raise UserError(f"There is no folder {folder}; pass the folder of dict.txt as --bpe-dir.")
-        for name in BPE_FILES[bpe]:
+        needed, encoder = BPE_FILES[bpe], folder
+        if bpe == "gpt2" and not any((folder / name).exists() for name in needed[1:]):
+            needed, encoder = needed[:1], GPT2_DIR
+        for name in needed:
             if not (folder / name).is_file():
-                needed = ", ".join(BPE_FILES[bpe])
-                raise UserError(f"{folder / name} is missing; --bpe-dir with --bpe={bpe} needs {needed}.")
-        encoding = _gpt2_bpe(folder) if bpe == "gpt2" else _bert_bpe(folder)
+                raise UserError(f"{folder / name} is missing; --bpe-dir with --bpe={bpe} needs {', '.join(needed)}.")
+        encoding = _gpt2_bpe(encoder) if bpe == "gpt2" else _bert_bpe(folder)
         return cls(_read_dictionary(folder, bpe), encoding, code_dict_size, num_bins)
 
     def __len__(self) -> int:

@@ -18,6 +18,9 @@ from data.caption import CaptionDataset
 from data.gigaword import GigawordData, GigawordDataset
 from data.glue import GLUE, GlueData, GlueDataset
 from data.image_classify import ImageClassifyData, ImageClassifyDataset
+from data.image_gen import ImageGenData, ImageGenDataset
+from data.image_text import ImageTextDataset
+from data.pretrain_rows import DetectionDataset, ImageInfillingDataset, PretrainData, TextInfillingDataset
 from data.refcoco import RefcocoData, RefcocoDataset
 from data.sample import Sample, SkippedRow
 from data.snli_ve import SnliVeData, SnliVeDataset
@@ -45,16 +48,24 @@ ROW_KINDS = {
     "refcoco": RowKind(RefcocoData, RefcocoDataset, "0,4,2,3"),
     "snli_ve": RowKind(SnliVeData, SnliVeDataset, "0,2,3,4,5"),
     "image_classify": RowKind(ImageClassifyData, ImageClassifyDataset, "0,2"),
+    "image_gen": RowKind(ImageGenData, ImageGenDataset, "0,2,1"),
     "gigaword": RowKind(GigawordData, GigawordDataset, "0,1"),
     **{name: RowKind(GlueData, partial(GlueDataset, name), GLUE_COLUMNS.get(name, "0,1")) for name in GLUE},
+    "pretrain": RowKind(PretrainData, ImageTextDataset, "0,1,2,3,4,5,6,7"),
+    "pretrain_text": RowKind(PretrainData, TextInfillingDataset, "0,1"),
+    "pretrain_image": RowKind(PretrainData, ImageInfillingDataset, "0,1,2"),
+    "pretrain_detection": RowKind(PretrainData, DetectionDataset, "0,1,2"),
 }
 
 
-def open_rows(task: str, path: Path, columns: str | None, answers: str | None, vocab: Vocabulary) -> OFADataset:
+def open_rows(
+    task: str, path: Path, columns: str | None, answers: str | None, vocab: Vocabulary, negatives: str | None = None
+) -> OFADataset:
     """A file as the task's training rows, read as strictly as a row can be.
 
     Args:
         columns: --selected-cols; None = those of the released scripts. answers: file of the answer set.
+        negatives: folder of wrong texts, without which rows of `pretrain` are read as in evaluation.
 
     Raises:
         UserError: a file that cannot be opened, or a wrong number of columns.
@@ -66,7 +77,10 @@ def open_rows(task: str, path: Path, columns: str | None, answers: str | None, v
         config.ans2label_file = answers
         if kind.dataset in (VqaGenDataset, ImageClassifyDataset):
             given["answers"] = read_answers(config)
-    return kind.dataset(TsvFile(str(path), columns or kind.selected_cols), vocab, config, "check", **given)
+    split = "check"
+    if isinstance(config, PretrainData) and negatives:
+        config.neg_sample_dir, split = negatives, "train"
+    return kind.dataset(TsvFile(str(path), columns or kind.selected_cols), vocab, config, split, **given)
 
 
 def bad_rows(dataset: OFADataset, workers: int) -> Iterator[str | None]:
@@ -90,12 +104,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="the TSV file")
     parser.add_argument("--selected-cols", help="columns in the order the task reads them (default: as released)")
     parser.add_argument("--candidates", help="the answer set: a file as --ans2label-file takes it")
+    parser.add_argument("--neg-sample-dir", help="wrong texts for matching, checked together with pretrain rows")
     parser.add_argument("--bpe-dir", default=BPE_DIR, help="vocabulary folder (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="reading processes (default %(default)s)")
     args = parser.parse_args(argv)
     try:
         vocab = Vocabulary.load(args.bpe_dir)
-        dataset = open_rows(args.task, args.file, args.selected_cols, args.candidates, vocab)
+        dataset = open_rows(args.task, args.file, args.selected_cols, args.candidates, vocab, args.neg_sample_dir)
         return report(dataset, args.workers)
     except UserError as error:
         print(f"python -m data.validate: error: {error}", file=sys.stderr)

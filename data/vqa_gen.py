@@ -42,6 +42,16 @@ def parse_answers(text: str) -> dict[str, float]:
     return answers
 
 
+def source_text(question: str, objects: str | None, config: VqaGenData, bpe: str) -> str:
+    """What the encoder reads: the question and, unless None, the names of objects joined by `&&`."""
+    question = normalize_question(question, config.max_src_length)
+    question += "" if question.endswith("?") else "?"
+    if objects is None:
+        return prompt("vqa_gen", bpe).format(question=question)
+    names = " ".join(objects.split(SEPARATOR)[: config.max_object_length])
+    return prompt("vqa_gen objects", bpe).format(question=question, objects=names)
+
+
 class VqaGenDataset(OFADataset):
     """Rows of id, image, question, answers with confidences and object names; a sixth column is not used.
 
@@ -66,14 +76,10 @@ class VqaGenDataset(OFADataset):
         super().__init__(rows, vocab, config, split, seed, epoch)
         self.prompt_type = check_prompt_type(config.prompt_type)
         self.answers = frozenset(answers)
-        self.prompt = prompt("vqa_gen objects" if config.add_object else "vqa_gen", vocab.bpe)
 
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
         """A question with its objects, and the best answer."""
         uniq_id, image, question, column, objects = row[:5]
-        question = normalize_question(question, self.config.max_src_length)
-        question += "" if question.endswith("?") else "?"
-        names = " ".join(objects.split(SEPARATOR)[: self.config.max_object_length])
         answers = parse_answers(column)
         answer = max(answers, key=lambda key: answers[key])
         known = not self.answers or answer in self.answers
@@ -81,7 +87,7 @@ class VqaGenDataset(OFADataset):
             raise ValueError(f"the answer {answer!r} is not in the answer set (--ans2label-file)")
         return Example(
             uniq_id,
-            self.prompt.format(question=question, objects=names),
+            source_text(question, objects if self.config.add_object else None, self.config, self.vocab.bpe),
             " " + answer,
             decode_base64(image),
             prompt_type=self.prompt_type,

@@ -15,6 +15,7 @@ from models.ofa import OFA, OFAConfig
 from models.ofa.config import ARCHITECTURES
 from utils.checkpoint import upgrade_state_dict
 from utils.errors import UserError
+from utils.upgrade import TRUNK, LoadReport, summarise
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +72,19 @@ class FairseqOFA(OFA, BaseFairseqModel):
         """
         state = dict(state_dict)
         report = upgrade_state_dict(state, self)
-        if str(report):
-            logger.info(str(report))
+        logger.info(str(report))
+        self._tell_origin(report)
         return OFA.load_state_dict(self, state, strict)
+
+    def _tell_origin(self, report: LoadReport) -> None:
+        """Logs which parameters a file without all of them has given, and warns of an image trunk that stays random."""
+        names = [name for name, _ in self.named_parameters()]
+        taken = [name for name in names if name not in set(report.missing)]
+        if len(taken) < len(names):
+            groups = ", ".join(summarise(taken))
+            logger.info("%d of %d parameters are the checkpoint's: %s", len(taken), len(names), groups)
+        if TRUNK in report.missing and self.config.resnet_model_path is None:
+            logger.warning("The image trunk starts from random weights: --resnet-model-path names a ResNet's.")
 
 
 def _register(arch: str) -> None:

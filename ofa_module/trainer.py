@@ -70,9 +70,11 @@ class OFATrainer(Trainer):
         return norm
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """As stock; a missing `--restore-file` is a warning, as training then starts from random weights."""
-        if not os.path.isfile(filename) and self.cfg.checkpoint.restore_file != "checkpoint_last.pt":
-            logger.warning("%s does not exist: training starts from random weights.", filename)
+        """As stock; without the file it warns, as training then starts from random weights."""
+        if not os.path.isfile(filename):
+            given = self.cfg.checkpoint.restore_file != "checkpoint_last.pt"
+            reason = f"{filename} does not exist" if given else "There is no --restore-file"
+            logger.warning("%s: training starts from random weights.", reason)
         try:
             return super().load_checkpoint(filename, *args, **kwargs)
         except Exception as error:

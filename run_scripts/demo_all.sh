@@ -6,32 +6,19 @@ set -e
 . "$(dirname "$0")/lib.sh"
 ofa_setup
 cd "$OFA_ROOT"
-out=${DEMO_DIR:-$OFA_ROOT/outputs/demo_all} scale=${OFA_DEMO_SCALE:-1}
+out=${DEMO_DIR:-$OFA_ROOT/outputs/demo_all}
 tasks=${TASKS:-caption vqa_gen refcoco snli_ve image_classify gigaword cola mnli mrpc qnli qqp rte sst2}
-export SIZE=demo DATA_DIR=$out/data RESULTS_DIR=$out/results CHECKPOINT_DIR=$out GPUS_PER_NODE=1
+export SIZE=demo DATA_DIR=$out/data RESULTS_DIR=$out/results CHECKPOINT_DIR=$out STEPS_DIR=$out GPUS_PER_NODE=1
 export OFA_PYTHON=$(ofa_python) SUBSETS='refcoco_val refcoco_testA refcoco_testB'
 unset BPE_DIR
 mkdir -p "$out"
 
-# of_scale NUMBER LEAST: the number times the scale, but at least LEAST.
-of_scale() { awk -v n="$1" -v s="$scale" -v least="$2" 'BEGIN { n = int(n * s); print(n < least ? least : n) }'; }
-
-# once NAME COMMAND...: the command, unless it is finished; what it says goes to NAME.log.
-once() {
-    name=$1
-    shift
-    [ ! -f "$out/$name.done" ] || return 0
-    echo "== $(date +%H:%M:%S) $name"
-    "$@" > "$out/$name.log" 2>&1 || { echo "$name failed, see $out/$name.log:" >&2 && tail -n 5 "$out/$name.log" >&2 && exit 1; }
-    touch "$out/$name.done"
-}
-
 # data ROWS TASK...: training rows of tasks, and a few for validation and test.
-data() { "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 --tasks "$2" --train "$(of_scale "$1" 48)" --val "$few" --test "$few"; }
+data() { "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 --tasks "$2" --train "$(ofa_scaled "$1" 48)" --val "$few" --test "$few"; }
 
 # train TASK EPOCHS SCRIPT FLAGS...: what the demo changes in a recipe are larger steps and fewer validations.
 train() {
-    epochs=$(of_scale "$2" 1) script=$3 OUTPUT_DIR=$out/$1
+    epochs=$(ofa_scaled "$2" 1) script=$3 OUTPUT_DIR=$out/$1
     shift 3
     MAX_EPOCHS=$epochs OUTPUT_DIR=$OUTPUT_DIR sh "run_scripts/$script.sh" --batch-size=32 --update-freq=1 --lr=5e-4 --warmup-ratio=0.1 \
         --max-epoch="$epochs" --label-smoothing=0.0 --weight-decay=0.0 --log-interval=100 --log-format=simple \
@@ -47,17 +34,17 @@ test_of() {
 # task NAME EPOCHS TRAIN_SCRIPT EVALUATE_SCRIPT ARGS...
 task() {
     case " $tasks " in *" $1 "*) ;; *) return 0 ;; esac
-    once "train_$1" train "$1" "$2" "$3"
-    once "test_$1" test_of "$1" "${@:4}" --with-scores
+    ofa_once "train_$1" train "$1" "$2" "$3"
+    ofa_once "test_$1" test_of "$1" "${@:4}" --with-scores
 }
 
-few=$(of_scale 400 10) captions=$DATA_DIR/caption_data
-once data_captions data 6000 caption
-once data_scenes data 16000 scenes
-once data_vqa_gen data 16000 vqa_gen
-once data_refcoco data 16000 refcoco
-once data_pictures data 10000 snli_ve,image_classify
-once data_texts data 6000 gigaword,cola,mnli,mrpc,qnli,qqp,rte,sst2
+few=$(ofa_scaled 400 10) captions=$DATA_DIR/caption_data
+ofa_once data_captions data 6000 caption
+ofa_once data_scenes data 16000 scenes
+ofa_once data_vqa_gen data 16000 vqa_gen
+ofa_once data_refcoco data 16000 refcoco
+ofa_once data_pictures data 10000 snli_ve,image_classify
+ofa_once data_texts data 6000 gigaword,cola,mnli,mrpc,qnli,qqp,rte,sst2
 
 # All tasks start from captions: of one digit, with an image trunk that knows labels, and then of one to three digits.
 restart_from() { ln -sf "$(find "$out/$1" -name checkpoint_best.pt)" "$CHECKPOINT_DIR/ofa_demo.pt"; }
@@ -65,12 +52,12 @@ train_scenes() {
     DATA_DIR=$DATA_DIR/scenes train scenes 3 caption/train_caption_stage1 --lr=3e-4 --bpe-dir="$DATA_DIR/BPE" \
         --max-tgt-length=30
 }
-once trunk "$OFA_PYTHON" run_scripts/quickstart_trunk.py "$captions/caption_stage1_train.tsv" "$out/trunk.pt" \
-    --updates="$(of_scale 400 20)"
-once train_caption train caption 8 caption/train_caption_stage1 --lr=3e-4 --resnet-model-path="$out/trunk.pt"
-once start restart_from caption
-once train_scenes train_scenes
-once restart restart_from scenes
+ofa_once trunk "$OFA_PYTHON" run_scripts/quickstart_trunk.py "$captions/caption_stage1_train.tsv" "$out/trunk.pt" \
+    --updates="$(ofa_scaled 400 20)"
+ofa_once train_caption train caption 8 caption/train_caption_stage1 --lr=3e-4 --resnet-model-path="$out/trunk.pt"
+ofa_once start restart_from caption
+ofa_once train_scenes train_scenes
+ofa_once restart restart_from scenes
 
 # Two lanes of one thread each use two cores better than one run of two threads.
 export OMP_NUM_THREADS=1
@@ -89,5 +76,5 @@ first_lane=$!
 ) &
 wait $!
 wait $first_lane
-[ "$scale" = 1 ] && allow= || allow=--allow-chance
+[ "${OFA_DEMO_SCALE:-1}" = 1 ] && allow= || allow=--allow-chance
 "$OFA_PYTHON" -m data.demo.page "$out" $allow

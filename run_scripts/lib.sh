@@ -55,6 +55,23 @@ ofa_size() {
     . "$OFA_ROOT/run_scripts/sizes/$SIZE.sh"
 }
 
+# ofa_scaled NUMBER LEAST: the number times OFA_DEMO_SCALE (1), but at least LEAST.
+ofa_scaled() { awk -v n="$1" -v s="${OFA_DEMO_SCALE:-1}" -v least="$2" 'BEGIN { n = int(n * s); print(n < least ? least : n) }'; }
+
+# ofa_once NAME COMMAND...: the command, unless it was done before; what it says goes to STEPS_DIR/NAME.log.
+ofa_once() {
+    _name=$1 _log=$STEPS_DIR/$1.log
+    shift
+    [ ! -f "$STEPS_DIR/$_name.done" ] || return 0
+    echo "== $(date +%H:%M:%S) $_name"
+    if ! "$@" > "$_log" 2>&1; then
+        echo "$_name failed, see $_log:" >&2
+        tail -n 5 "$_log" >&2
+        exit 1
+    fi
+    touch "$STEPS_DIR/$_name.done"
+}
+
 # ofa_run PORT PROGRAM ARGS...: the program on this machine's processes, or only its command line.
 ofa_run() {
     _port=${MASTER_PORT:-$1} _program=$2

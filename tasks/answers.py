@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from torch import nn
 
 from data.answers import check_prompt_type, read_answers
 from data.base import OFADataset
+from data.collate import prefix_tokens
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from models.generation import CandidateTrie, GenerationConfig, generate, rank_candidates
@@ -96,8 +95,3 @@ class AnswerTask(OFATask):
             best, given = hypotheses[0], 0 if prefix is None else int(prefix[row].ne(self.vocab.pad).sum())
             choices.append(Choice(self.vocab.decode(best.tokens[given:]).strip(), generation_confidence(best, given)))
         return choices
-
-
-def prefix_tokens(decoder_prompts: Sequence[Sequence[int]], pad: int) -> Tensor:
-    """Decoder prompts without their bos, padded on the right: (B, P)."""
-    return pad_sequence([torch.tensor(prompt[1:]) for prompt in decoder_prompts], batch_first=True, padding_value=pad)

@@ -55,11 +55,13 @@ class OFATask(FairseqTask):
         shuffle_rows: whether training rows come in a new order each epoch; the trainer sets it (`--curriculum`).
         metrics: what validation logs and evaluation prints.
         record_fields: fields of a record and their types, the id first.
+        results_path: folder of evaluation's files without --results-path.
     """
 
     dataset_class: type[OFADataset]
     record_fields: Mapping[str, type]
     metrics: Mapping[str, Metric] = {}
+    results_path: str | None = None
 
     def __init__(self, cfg: Any, vocab: Vocabulary) -> None:
         super().__init__(cfg)
@@ -198,6 +200,11 @@ class OFATask(FairseqTask):
                 metrics.log_scalar_sum(key, sum(float(output.get(key, 0)) for output in logging_outputs))
             if keys:
                 metrics.log_derived(name, partial(_figure, metric, keys))
+
+    @property
+    def generation_options(self) -> dict[str, Any]:
+        """Options of generation that are the task's, whatever evaluation's command line says."""
+        return {"constraint_range": self.cfg.constraint_range}
 
     @property
     def validation_config(self) -> GenerationConfig | None:

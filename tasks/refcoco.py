@@ -9,12 +9,12 @@ from typing import Any, Optional
 import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
-from torch import Tensor, nn
+from torch import nn
 
-from data.refcoco import RefcocoData, RefcocoDataset, dequantize
-from models.generation import GenerationConfig, Hypothesis, generate
+from data.refcoco import RefcocoData, RefcocoDataset, location_range, predicted_boxes
+from models.generation import GenerationConfig, generate
 from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
-from utils.metrics import Metric, box_hits, clamp_boxes
+from utils.metrics import Metric, box_hits
 from utils.predictions import Record
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,10 @@ class RefcocoTask(OFATask):
         """One box per phrase, in pixels of the original image; all beams' boxes are among the confidences."""
         found = generate(list(models), encoder_inputs(batch), self._four_tokens(config))
         ratios = torch.stack([batch["w_resize_ratios"], batch["h_resize_ratios"]], dim=1).cpu()  # (B, 2)
-        boxes = [self._boxes(hypotheses, ratio) for hypotheses, ratio in zip(found, ratios, strict=True)]
+        boxes = [
+            predicted_boxes([hypothesis.tokens for hypothesis in hypotheses], ratio, self.vocab, self.cfg)
+            for hypotheses, ratio in zip(found, ratios, strict=True)
+        ]
         best = torch.stack([of_phrase[0] for of_phrase in boxes])
         references = batch["region_coords"].float().cpu()
         hits = box_hits(best, references)
@@ -71,14 +74,5 @@ class RefcocoTask(OFATask):
 
     def _four_tokens(self, config: GenerationConfig) -> GenerationConfig:
         """The options, with outputs of exactly four location tokens."""
-        first = self.vocab.bin_id(0)
-        bins = config.constraint_range or f"{first},{first + self.cfg.num_bins}"
+        bins = config.constraint_range or location_range(self.vocab)
         return replace(config, min_len=4, max_len_a=0.0, max_len_b=4, constraint_range=bins)
-
-    def _boxes(self, hypotheses: Sequence[Hypothesis], ratios: Tensor) -> Tensor:
-        """Boxes (K, 4) of hypotheses in pixels, inside the original image; ratios (2,) of its width and height."""
-        bins = torch.stack([hypothesis.tokens[:4] for hypothesis in hypotheses]).cpu() - self.vocab.bin_id(0)
-        ratios = ratios.float()
-        boxes = dequantize(bins.clamp(min=0), ratios.expand(len(bins), 2), self.cfg.max_image_size, self.cfg.num_bins)
-        width, height = (self.cfg.patch_image_size / ratios).tolist()
-        return clamp_boxes(boxes, width, height)

@@ -59,7 +59,7 @@ def load_checkpoint(path: PathLike, mmap: bool = False) -> dict[str, Any]:
 
     Args:
         path: a fairseq file, a bare state dict, a `.safetensors` file, or a folder in Hugging Face layout. The last
-            three come with an empty training history, so that a trainer can start from them.
+            three, and a file without a training history, come with an empty one: a trainer can start from them.
         mmap: map tensors instead of reading them: quick when few are needed, but never for a file that may be
             overwritten in place meanwhile, which kills the process.
 
@@ -78,27 +78,30 @@ def load_checkpoint(path: PathLike, mmap: bool = False) -> dict[str, Any]:
         source, options = hf_layout.find_weights(path), hf_layout.read_options(path)
     elif not path.is_file():
         raise UserError(f"There is no checkpoint {path}: check the path.")
+    entries: dict[str, Any] = {}
     if source.suffix == ".safetensors":
-        content = _read_safetensors(source)
+        content, entries = _read_safetensors(source)
     else:
         check_whole(source)
         content = _unpickle(source, mmap)
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint: name a checkpoint file.")
     if isinstance(content.get("model"), dict):
-        return content
+        return content if "extra_state" in content else {**_without_history(content["model"]), **content}
     if not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{path} is not a checkpoint (no entry 'model'): name a fairseq checkpoint or a state dict.")
-    return _without_history(hf_layout.to_fairseq_names(content), options or None)
+    if options and not {"cfg", "args"} & set(entries):
+        entries["cfg"] = {"model": {**options, "_name": "ofa"}}
+    return {**_without_history(hf_layout.to_fairseq_names(content)), **entries}
 
 
-def _without_history(state: Mapping[str, Tensor], options: Mapping[str, Any] | None) -> dict[str, Any]:
+def _without_history(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Weights in the layout of a fairseq checkpoint whose training has not begun."""
     past = {"criterion_name": None, "optimizer_name": None, "lr_scheduler_state": {"best": None}, "num_updates": 0}
     iterator = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
     return {
         "args": None,
-        "cfg": None if options is None else {"model": {**options, "_name": "ofa"}},
+        "cfg": None,
         "model": dict(state),
         "optimizer_history": [past],
         "extra_state": {"train_iterator": iterator},
@@ -141,14 +144,16 @@ def _unpickle(path: Path, mmap: bool) -> Any:
         raise damaged(path, "its list of contents is cut short or of an unknown form") from error
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and what `utils.convert` stored beside them."""
     try:
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+
+        from utils.tensor_file import read_tensors
     except ImportError as error:
         raise UserError(f"{path} needs the package safetensors: pip install safetensors.") from error
     try:
-        return load_file(path)
+        return read_tensors(path)
     except (SafetensorError, OSError) as error:
         raise damaged(path, str(error)) from error
 

@@ -1,4 +1,4 @@
-"""The Hugging Face folder layout of the published networks: file names, parameter names, config.json (read only)."""
+"""The Hugging Face folder layout of the published networks: file names, parameter names, config.json, tokenizer files."""
 
 import json
 import re
@@ -11,30 +11,120 @@ from utils.errors import UserError
 T = TypeVar("T")
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+TOKENIZER_FILES = ("vocab.json", "merges.txt")
 # Inside layers.N.: their name -> ours. No name stands on both sides, so renaming twice changes nothing.
-_ENCODER_NAMES = {"self_attn_mid_layer_norm": "attn_ln", "ffn_layer_norm": "ffn_layernorm"}
-_DECODER_NAMES = {
-    "self_attn_mid_layer_norm": "self_attn_ln",
-    "cross_attn_mid_layer_norm": "cross_attn_ln",
-    "cross_attn": "encoder_attn",
-    "cross_attn_layer_norm": "encoder_attn_layer_norm",
-    "ffn_layer_norm": "ffn_layernorm",
+LAYER_NAMES = {
+    "encoder": {"self_attn_mid_layer_norm": "attn_ln", "ffn_layer_norm": "ffn_layernorm"},
+    "decoder": {
+        "self_attn_mid_layer_norm": "self_attn_ln",
+        "cross_attn_mid_layer_norm": "cross_attn_ln",
+        "cross_attn": "encoder_attn",
+        "cross_attn_layer_norm": "encoder_attn_layer_norm",
+        "ffn_layer_norm": "ffn_layernorm",
+    },
 }
-_LAYER_NAMES = {"encoder": _ENCODER_NAMES, "decoder": _DECODER_NAMES}
+_OUR_NAMES = {side: {ours: theirs for theirs, ours in names.items()} for side, names in LAYER_NAMES.items()}
 _LAYER_ENTRY = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.([^.]+)\.(.+)")
+# fairseq's mark of the format; the layout does not have it.
+VERSION_ENTRIES = ("encoder.version", "decoder.version")
+
+# config.json: every field with its default. Some belong to the layout only and change nothing here.
+DEFAULTS: dict[str, Any] = {
+    "model_type": "ofa",
+    "vocab_size": 59457,
+    "max_position_embeddings": 1024,
+    "d_model": 512,
+    "encoder_layers": 4,
+    "encoder_ffn_dim": 2048,
+    "encoder_attention_heads": 8,
+    "decoder_layers": 4,
+    "decoder_ffn_dim": 2048,
+    "decoder_attention_heads": 8,
+    "encoder_layerdrop": 0.0,
+    "decoder_layerdrop": 0.0,
+    "use_cache": True,
+    "is_encoder_decoder": True,
+    "activation_function": "gelu",
+    "dropout": 0.1,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "init_std": 0.02,
+    "classifier_dropout": 0.0,
+    "scale_embedding": False,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 2,
+    "forced_eos_token_id": 2,
+    "encoder_normalize_before": True,
+    "decoder_normalize_before": True,
+    "normformer": True,
+    "encoder_drop_path_rate": 0.0,
+    "decoder_drop_path_rate": 0.0,
+    "layernorm_embedding": True,
+    "patch_layernorm_embedding": True,
+    "resnet_type": "resnet101",
+    "resnet_model_path": None,
+    "resnet_drop_path_rate": 0.0,
+    "token_bucket_size": 256,
+    "image_bucket_size": 42,
+    "add_type_embedding": True,
+    "share_decoder_input_output_embed": True,
+    "attn_scale_factor": 2.0,
+    "code_layernorm_embedding": True,
+    "code_image_size": 128,
+    "entangle_position_embedding": False,
+}
+# Their option -> the options of `OFAConfig` it stands for; all others have one name.
+_OPTIONS = {
+    "d_model": ("encoder_embed_dim", "decoder_embed_dim"),
+    "encoder_ffn_dim": ("encoder_ffn_embed_dim",),
+    "decoder_ffn_dim": ("decoder_ffn_embed_dim",),
+    "max_position_embeddings": ("max_source_positions", "max_target_positions"),
+    "normformer": ("scale_attn", "scale_fc"),
+}
+# Options the layout has no word for: so it is in all its networks.
+_IMPLIED = {"scale_heads": True, "disable_entangle": True, "share_all_embeddings": True}
 
 
 def to_fairseq_names(state: Mapping[str, T]) -> dict[str, T]:
     """The same entries under fairseq's names; those already so named stay."""
-    return {_fairseq_name(name): value for name, value in state.items()}
+    return {_renamed(name, LAYER_NAMES): value for name, value in state.items()}
 
 
-def _fairseq_name(name: str) -> str:
+def to_layout_names(state: Mapping[str, T]) -> dict[str, T]:
+    """The same entries under the layout's names, without the two it does not have (`VERSION_ENTRIES`)."""
+    return {_renamed(name, _OUR_NAMES): value for name, value in state.items() if name not in VERSION_ENTRIES}
+
+
+def _renamed(name: str, names: Mapping[str, Mapping[str, str]]) -> str:
     match = _LAYER_ENTRY.fullmatch(name)
     if match is None:
         return name
     side, layer, module, rest = match.groups()
-    return f"{side}.layers.{layer}.{_LAYER_NAMES[side].get(module, module)}.{rest}"
+    return f"{side}.layers.{layer}.{names[side].get(module, module)}.{rest}"
+
+
+def to_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Content of config.json -> options called as in `OFAConfig`, beside entries that are none.
+
+    An option of `OFAConfig` that stands in config.json under its own name wins over the layout's.
+    """
+    options = {**_IMPLIED, **DEFAULTS, **config, "resnet_model_path": None}
+    return {ours: options[theirs] for theirs, names in _OPTIONS.items() for ours in names} | options
+
+
+def to_config(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `OFAConfig` -> content of config.json.
+
+    What the layout has no word for is added under our name, where it differs from what `to_options` and then
+    `defaults` (those of `OFAConfig`) make of its absence.
+    """
+    config = {name: options.get(name, default) for name, default in DEFAULTS.items()}
+    config |= {theirs: options[names[0]] for theirs, names in _OPTIONS.items()}
+    config["resnet_model_path"] = None  # the trunk's weights are in the weight file
+    understood = {**defaults, **to_options(config)}
+    return config | {k: v for k, v in options.items() if k not in config and understood[k] != v}
 
 
 def find_weights(folder: Path) -> Path:
@@ -49,11 +139,7 @@ def find_weights(folder: Path) -> Path:
 
 
 def read_options(folder: Path) -> dict[str, Any]:
-    """Options of config.json, for those that are called as in `OFAConfig`; the tensors tell the others.
-
-    The layout cannot say whether the decoder's input holds positions: in all its networks it does not.
-    Raises UserError when config.json is unreadable or another model's.
-    """
+    """`to_options` of a folder's config.json; raises UserError when it is unreadable or another model's."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -62,4 +148,9 @@ def read_options(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a JSON object ({error}): copy or download the folder again.") from error
     if kind != "ofa":
         raise UserError(f"{path} describes a network of type {kind!r}, not 'ofa': name an OFA folder.")
-    return {**config, "disable_entangle": True}
+    return to_options(config)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file of the layout."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils import bart
 from utils.errors import UserError
 
 # One tensor in the model: the name that is loaded last wins.
 TOKEN_TABLES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
 COUNTER = "num_batches_tracked"
+TRUNK = "encoder.embed_images.conv1.weight"
 HEADS = "classification_heads."
 # image_position_idx holds one begin of sentence, window^2 cells, and these.
 BEYOND_GRID = 769
@@ -161,6 +163,14 @@ def _append_image_types(up: _Upgrade) -> None:
     up.append(name, lambda old, count: up.target[name][-count:])
 
 
+def _drop_fillers(up: _Upgrade) -> None:
+    table, model = up.state[TOKEN_TABLES[0]], up.target[TOKEN_TABLES[0]]
+    unlike = model.size(0) != bart.PADDED_ROWS and model.size(0) > bart.TEXT_ROWS
+    if table.size(0) == bart.PADDED_ROWS and unlike and TRUNK not in up.state:
+        up.set_rows(TOKEN_TABLES[0], bart.without_fillers(table))
+        up.state.update(dict.fromkeys(TOKEN_TABLES, up.state[TOKEN_TABLES[0]]))
+
+
 def _fit_vocabulary(up: _Upgrade) -> None:
     first = TOKEN_TABLES[0]
     before = up.state[first]
@@ -202,6 +212,7 @@ RULES: tuple[tuple[Callable[[_Upgrade], None], str], ...] = (
     (_keep_code_positions, "follows from code_image_size, which may change between pretraining and fine-tuning"),
     (_append_image_positions, "fine-tuning may use a larger position table than pretraining"),
     (_append_image_types, "files know one image a sample; a second image's type starts at the model's own row"),
+    (_drop_fillers, "a small BART has unused tokens between those of the text and <mask>"),
     (_fit_vocabulary, "language models lack image codes, locations and answers; old ones may have one row too many"),
     (_fill_missing, "what a file lacks (image trunk, relative tables, mid norms, counters) starts as initialised"),
 )
@@ -219,10 +230,11 @@ def fit(
 
     See `utils.checkpoint.upgrade_state_dict`, which hands over what the model floor knows.
     """
+    renamed = bart.rename_entries(state)
     if not any(name in state for name in TOKEN_TABLES):
         raise UserError(f"{source} is not an OFA network (no {TOKEN_TABLES[0]}): name an OFA checkpoint.")
     found, wanted = describe(state, trunks), describe(target, trunks)
-    upgrade = _Upgrade(state, target, answer_token_pieces)
+    upgrade = _Upgrade(state, target, answer_token_pieces, LoadReport(renamed=renamed))
     for rule, _ in RULES:
         rule(upgrade)
     strange = [name for name in state if name not in target]
@@ -261,7 +273,7 @@ def describe(state: Mapping[str, Tensor], trunks: Trunks) -> dict[str, Any]:
     read("image_bucket_size", "encoder.embed_image_positions.weight", 0, lambda rows: math.isqrt(rows - 1))
     read("code_image_size", "decoder.image_position_idx", 0, lambda ids: 8 * math.isqrt(ids - 1 - BEYOND_GRID))
     read("num_images", "encoder.type_embedding.weight", 0, lambda rows: rows - 1)
-    if "encoder.embed_images.conv1.weight" in state:
+    if TRUNK in state:
         options["resnet_type"] = _trunk(state, trunks)
     return options
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from data.demo.digits import SPLITS
 from data.demo.tasks import TASKS
-from data.demo.vocabulary import write_vocabulary
 from utils.errors import UserError
 
 SMALLEST_PICTURE = 24  # cells of 8 pixels, the resolution of the handwriting
@@ -22,7 +21,7 @@ def task_names(text: str) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the folders of the tasks and `BPE` under the output folder; 2 on a user's mistake."""
+    """Write the folders of the tasks under the output folder; 2 on a user's mistake."""
     parser = argparse.ArgumentParser("python -m data.demo", description="Write the digit-scene demo data.")
     parser.add_argument("out_dir", type=Path, help="folder to write to; made if missing")
     parser.add_argument("--tasks", type=task_names, default=list(TASKS), help=f"default: {','.join(TASKS)}")
@@ -38,7 +37,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for task in (TASKS[name] for name in args.tasks):
             task.write(args.out_dir / task.folder, counts, args.seed, args.size)
-        write_vocabulary(args.out_dir / "BPE")
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -58,6 +58,13 @@ class Lot:
         """A scene of `count` digits."""
         return random_scene(load_digit_samples(self.split), self.rng, self.size, count)
 
+    def scene_of_names(self, count: int) -> Scene:
+        """A scene of `count` digits of which no two have the same colour and digit."""
+        while True:
+            scene = self.scene(count)
+            if len({thing.name for thing in scene.things}) == count:
+                return scene
+
     def close_up(self, digit: int) -> Scene:
         """A scene that a given digit nearly fills."""
         return close_up(load_digit_samples(self.split), self.rng, self.size, digit)

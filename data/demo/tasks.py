@@ -4,6 +4,7 @@ from data.demo.caption import CAPTION, SCENES
 from data.demo.gigaword import GIGAWORD
 from data.demo.glue import GLUE_TASKS
 from data.demo.image_classify import IMAGE_CLASSIFY
+from data.demo.pretrain import PRETRAIN
 from data.demo.refcoco import REFCOCO
 from data.demo.rows import DemoTask
 from data.demo.snli_ve import SNLI_VE
@@ -18,6 +19,7 @@ TASKS: dict[str, DemoTask] = {
     "image_classify": IMAGE_CLASSIFY,
     "gigaword": GIGAWORD,
     **GLUE_TASKS,
+    "pretrain": PRETRAIN,
 }
 
 

@@ -1,15 +1,19 @@
-"""A small vocabulary for the demo: GPT-2's byte pair encoding with a dictionary of what the texts need."""
+"""A small vocabulary for the demo: GPT-2's byte pair encoding with a dictionary of what the texts need.
 
-import shutil
+    python -m data.demo.vocabulary      # writes data/demo/BPE/dict.txt again
+
+The dictionary is committed because the demo's checkpoint is made for it: change both or none.
+"""
+
 from collections.abc import Iterable
 from pathlib import Path
 from string import Formatter
 
 from data.demo.tasks import TASKS
 from data.prompts import PROMPTS
-from data.text import Vocabulary
+from data.text import GPT2_DIR, Vocabulary
 
-BPE_DIR = Path(__file__).parents[2] / "utils" / "BPE"
+BPE_DIR = Path(__file__).parent / "BPE"
 DICTIONARY_LINES = 1995  # with the specials and <mask>: 2,000 ids before image codes and location bins
 
 
@@ -40,11 +44,13 @@ def dictionary_symbols(texts: Iterable[str], vocab: Vocabulary) -> list[str]:
 
 
 def write_vocabulary(folder: Path) -> None:
-    """Write `encoder.json`, `vocab.bpe`, the small `dict.txt` and its `dict_size` to a folder, made if missing."""
+    """Write `dict.txt` and its `dict_size` to a folder, made if missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    symbols = dictionary_symbols(demo_texts(), Vocabulary.load(BPE_DIR))
-    for name in ("encoder.json", "vocab.bpe"):
-        shutil.copyfile(BPE_DIR / name, folder / name)
+    symbols = dictionary_symbols(demo_texts(), Vocabulary.load(GPT2_DIR))
     lines = "".join(f"{symbol} 1\n" for symbol in symbols)
     (folder / "dict.txt").write_text(lines, encoding="utf-8", newline="\n")
     (folder / "dict_size").write_text(f"{len(symbols)}\n", encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    write_vocabulary(BPE_DIR)

@@ -1,8 +1,8 @@
-"""Question answering data: five kinds of questions in turn, each with exactly one right answer."""
+"""Question answering data: six kinds of questions in turn, each with exactly one right answer."""
 
 from data.demo.rows import DemoTask, Lot, Row
 from data.demo.scene import Scene
-from data.demo.words import DIGITS, VALUES
+from data.demo.words import DIGITS, OPPOSITES, VALUES, relation
 from data.vqa_gen import CONFIDENCE_MARK, SEPARATOR
 
 COUNTS = (1, 2, 3)  # digits of a scene
@@ -12,7 +12,7 @@ QUESTIONS = {
     "digit": "which digit is {colour}?",
     "position": "where is the {colour} {digit}?",
 }
-KINDS = (*QUESTIONS, "count", "exists")
+KINDS = (*QUESTIONS, "count", "exists", "relation")
 ANSWERS = ("yes", "no", *DIGITS, *VALUES["colour"], *VALUES["position"])
 # A detector's view. Names or colours of the digits would answer questions without the picture.
 OBJECTS = ("digit", "canvas")
@@ -25,6 +25,11 @@ def vqa_row(lot: Lot) -> Row:
     if kind in QUESTIONS:
         scene, item = lot.scene_with_referent(count, QUESTIONS[kind])
         question, answer = item.thing.fill(QUESTIONS[kind]), getattr(item.thing, kind)
+    elif kind == "relation":
+        scene, answer = lot.scene_of_names(lot.choose(COUNTS[1:])), ("yes", "no")[turn % 2]
+        first, second = (scene.things[number] for number in lot.rng.permutation(len(scene.things))[:2])
+        said = relation(first, second) if answer == "yes" else OPPOSITES[relation(first, second)]
+        question = f"is the {first.name} {said} the {second.name}?"
     else:
         scene = lot.scene(count)
         question, answer = "how many digits are there?", DIGITS[count]
@@ -44,7 +49,7 @@ def _name(lot: Lot, scene: Scene, present: bool) -> str:
 
 
 # the best guess without looking, kind by kind
-_GUESSES = (*(1 / len(VALUES[kind]) for kind in QUESTIONS), 1 / len(COUNTS), 1 / 2)
+_GUESSES = (*(1 / len(VALUES[kind]) for kind in QUESTIONS), 1 / len(COUNTS), 1 / 2, 1 / 2)
 
 VQA_GEN = DemoTask(
     folder="vqa_data",

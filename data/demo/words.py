@@ -60,6 +60,15 @@ class Thing(NamedTuple):
         return f"a {self.name} at the {self.position}"
 
 
+def relation(first: Thing, second: Thing) -> str:
+    """Where the first of two things in different cells is, seen from the second: rows count before columns."""
+    (column, row), (other_column, other_row) = POSITIONS[first.position], POSITIONS[second.position]
+    if row != other_row:
+        return "above" if row < other_row else "below"
+    return "left of" if column < other_column else "right of"
+
+
+OPPOSITES = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
 VALUES: dict[str, tuple[str, ...]] = {"colour": tuple(COLOURS), "digit": DIGITS, "position": tuple(POSITIONS)}
 
 

@@ -53,6 +53,7 @@ def generate(
     trie: CandidateTrie | None = None,
     prefix_tokens: Tensor | None = None,
     lm: LanguageModel | None = None,
+    generators: Sequence[torch.Generator] | None = None,
 ) -> list[list[Hypothesis]]:
     """Decodes a batch.
 
@@ -63,6 +64,8 @@ def generate(
         trie: outputs are answers of this set only.
         prefix_tokens: (B, P) tokens each output begins with, right-padded with 1.
         lm: language model whose log-probabilities are added with `config.lm_weight`.
+        generators: with sampling, a source of random numbers for each sample, on the inputs' device: what is drawn
+            for a sample then does not depend on the rest of the batch. None: PyTorch's own for all.
 
     Returns:
         For each sample up to K hypotheses, best first; fewer where fewer outputs are possible.
@@ -79,22 +82,31 @@ def generate(
         raise UserError(f"--min-len {config.min_len} is above the longest output of {max_len} tokens (--max-len-b).")
     if config.lm_weight and lm is None:
         raise UserError(f"--lm-weight {config.lm_weight} needs a language model: give one with --lm-path.")
+    if generators is not None and not config.sampling:
+        raise UserError("Random numbers have no effect on a search: add --sampling.")
     if prefix_tokens is None:
         prefix_tokens = source[:, :0]
     prefix_tokens = prefix_tokens.to(source.device)
     rules = TokenRules(config, models[0].config.vocab_size, max_len, prefix_tokens, trie, lengths)
     with retained_dropout(models, config.retain_dropout):
         ensemble = Ensemble(models, inputs, max_len + 1, config.gen_code, config.temperature)
-        return _Search(ensemble, rules, config, max_len, lm).run(prefix_tokens)
+        return _Search(ensemble, rules, config, max_len, lm, generators).run(prefix_tokens)
 
 
 class _Search:
     """One search over a batch: what has been generated so far, and what is finished."""
 
     def __init__(
-        self, ensemble: Ensemble, rules: TokenRules, config: GenerationConfig, max_len: int, lm: LanguageModel | None
+        self,
+        ensemble: Ensemble,
+        rules: TokenRules,
+        config: GenerationConfig,
+        max_len: int,
+        lm: LanguageModel | None,
+        generators: Sequence[torch.Generator] | None,
     ) -> None:
         self.ensemble, self.rules, self.config, self.max_len, self.lm = ensemble, rules, config, max_len, lm
+        self.generators = generators
         self.select = make_step(config)
         self.beam = min(config.beam, ensemble.models[0].config.vocab_size - 1)
 
@@ -107,7 +119,8 @@ class _Search:
         for step in range(self.tokens.size(1) - 1, self.max_len + 1):
             log_probs = self._log_probs(self.features, self.tokens, step)
             B, n = self.scores.shape
-            candidates = self.select(log_probs.unflatten(0, (B, n)), self.scores, self.beam)
+            own = {"generators": [self.generators[sample] for sample in self.samples]} if self.generators else {}
+            candidates = self.select(log_probs.unflatten(0, (B, n)), self.scores, self.beam, **own)
             if (ids := self.rules.ids(step)) is not None:
                 candidates.tokens = ids[candidates.tokens]
             ended = candidates.tokens.eq(EOS) & candidates.scores.isfinite()

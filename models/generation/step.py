@@ -4,7 +4,7 @@ Shapes: B samples, n beams of each (1 at the first step, K later), U tokens to c
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,8 +28,8 @@ class Candidates:
     beams: Tensor
 
 
-# log_probs (B, n, U), scores of the beams (B, n), K -> candidates
-SelectionStep = Callable[[Tensor, Tensor, int], Candidates]
+# log_probs (B, n, U), scores of the beams (B, n), K -> candidates; sampling takes `generators` too
+SelectionStep = Callable[..., Candidates]
 
 
 def make_step(config: GenerationConfig) -> SelectionStep:
@@ -85,11 +85,22 @@ def diverse_groups_step(log_probs: Tensor, scores: Tensor, beam: int, groups: in
     )
 
 
-def sampling_step(log_probs: Tensor, scores: Tensor, beam: int, top_k: int, top_p: float) -> Candidates:
+def sampling_step(
+    log_probs: Tensor,
+    scores: Tensor,
+    beam: int,
+    top_k: int,
+    top_p: float,
+    generators: Sequence[torch.Generator] | None = None,
+) -> Candidates:
     """K draws for each sample: all from its only beam at the first step, later one from each beam.
 
     Top-p, when positive, wins over top-k: the smallest set of most likely tokens whose probabilities reach p
     (Holtzman et al. 2019, arXiv:1904.09751). A token scores its log-probability before truncation.
+
+    Args:
+        log_probs: (B, n, U). scores: (B, n). beam: K.
+        generators: B sources of the draws, one for each sample; None = PyTorch's own for all.
     """
     B, n, U = log_probs.shape
     kept, order = log_probs, None
@@ -100,7 +111,13 @@ def sampling_step(log_probs: Tensor, scores: Tensor, beam: int, top_k: int, top_
     elif top_k > 0:
         kept, order = log_probs.topk(min(top_k, U))
     weights = kept.softmax(-1).nan_to_num(1.0)  # a dead beam draws anything, its score stays -inf
-    draws = weights.flatten(0, 1).multinomial(beam // n, replacement=True).view(B, beam)
+    parts = weights.flatten(0, 1).split(n if generators else B * n)  # (n or B * n, U)
+    draws = torch.cat(
+        [
+            part.multinomial(beam // n, replacement=True, generator=generator)
+            for part, generator in zip(parts, generators or [None], strict=True)
+        ]
+    ).view(B, beam)
     beams = torch.arange(n, device=draws.device).repeat_interleave(beam // n).expand(B, -1)
     flat = beams * kept.size(2) + draws
     tokens = draws if order is None else order.flatten(1).gather(1, flat)

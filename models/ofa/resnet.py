@@ -1,9 +1,9 @@
 """Image trunk: the first three stages of a bottleneck ResNet over timm's blocks."""
 
+import logging
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from timm.layers import DropPath
@@ -12,9 +12,14 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d as _FrozenBatchNorm2d
 
 from models.ofa.config import RESNET_BLOCKS, OFAConfig
+from utils.checkpoint import load_checkpoint
+from utils.upgrade import COUNTER
+
+logger = logging.getLogger(__name__)
 
 TRUNK_CHANNELS = 1024
 STRIDE = 16
+CLASSIFIER = ("layer4.", "fc.")  # what ImageNet networks of torchvision and timm have beyond the trunk
 
 
 class FrozenBatchNorm2d(_FrozenBatchNorm2d):
@@ -50,9 +55,21 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def _load(self, path: str) -> None:
-        if not Path(path).is_file():
-            raise ValueError(f"--resnet-model-path {path}: no such file.")
-        self.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        """Takes the weights of a trunk, or of a bottleneck ResNet of torchvision or timm; ValueError for others."""
+        own, given = self.state_dict(), dict(load_checkpoint(path)["model"])
+        for name in list(given):
+            if name.startswith(CLASSIFIER) or (name.endswith(COUNTER) and name not in own):
+                del given[name]
+        # Files of before 2018 and frozen batch norms have no counters.
+        unlike = [name for name in own if name not in given and not name.endswith(COUNTER)]
+        unlike += [name for name, value in given.items() if name not in own or own[name].shape != value.shape]
+        if unlike:
+            raise ValueError(
+                f"--resnet-model-path {path} does not fit the image trunk (first at {unlike[0]}): name the weights of "
+                "a ResNet with bottleneck blocks, and its --resnet-type."
+            )
+        self.load_state_dict({**own, **given})
+        logger.info("image trunk: %d entries of %s", len(given), path)
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.contiguous(memory_format=torch.channels_last)

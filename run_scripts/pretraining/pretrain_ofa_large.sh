@@ -15,4 +15,4 @@ ofa_train 1051 "${ARCH}_pretraining" "${CHECKPOINT:-$CHECKPOINT_DIR/$ARCH.pt}" "
     --patch-image-size=384 --criterion=adjust_label_smoothed_cross_entropy --label-smoothing=0.0 \
     --sample-patch-num=196 --clip-norm=5.0 --encoder-drop-path-rate=0.1 --decoder-drop-path-rate=0.1 \
     --lr=1e-4 --max-epoch=50 --warmup-ratio=0.01 --batch-size=4 --update-freq=1 --disable-validation \
-    --save-interval=1 --save-interval-updates=6000 --keep-last-epochs=15 --fp16-scale-window=128 $SIZE_FLAGS "$@"
+    --save-interval=1 --save-interval-updates=6000 --keep-last-epochs=15 --fp16-scale-window=128 $SIZE_FLAGS ${PRETRAIN_SIZE_FLAGS:-} "$@"

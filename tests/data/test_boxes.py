@@ -64,10 +64,10 @@ def test_sides(size: tuple[int, int], side: int, expected: tuple[int, int]) -> N
 
 def test_short_sides_are_drawn_evenly() -> None:
     rng = random.Random(0)
-    drawn = [draw_short_side(384, rng) for _ in range(20_000)]
+    drawn = [draw_short_side(384, 480, rng) for _ in range(20_000)]
     assert set(drawn) == set(range(384, 481))
     assert np.mean(drawn) == pytest.approx(432, abs=3 * math.sqrt((97**2 - 1) / 12 / 20_000))
-    assert draw_short_side(512, rng) == 512  # none from 512 to 480
+    assert draw_short_side(512, 480, rng) == 512  # none from 512 to 480
 
 
 def test_centre_crop() -> None:

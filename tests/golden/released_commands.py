@@ -172,6 +172,21 @@ def glue_training(port, task, batch, frequency, validate_every, metric, cols):
     )  # fmt: skip
 
 
+def image_gen_training(port, name, restored, drop_path, results, own):
+    """Our scripts name the default --resnet-drop-path-rate too; stage 2's --restore-file was filled in by hand."""
+    models = "../../checkpoints/vqgan/last.ckpt --vqgan-config-path=../../checkpoints/vqgan/model.yaml"
+    return port, [
+        f"{tsv('coco_image_gen_data', 'coco_vqgan_train', 'coco_vqgan_dev')} --arch=ofa_large {SWITCHES} "
+        f"{OPTIMISATION} --restore-file={restored} --save-dir=./image_gen_checkpoints/{name} --task=image_gen "
+        f"--max-src-length=64 --max-tgt-length=1024 --encoder-drop-path-rate={drop_path} --decoder-drop-path-rate={drop_path} "
+        "--code-image-size=256 --constraint-range=50265,58457 --selected-cols=0,2,1 --batch-size-valid=1 "
+        f'--eval-args={{"beam":24,{CODES}}} --vqgan-model-path={models} --keep-last-epochs=15 '
+        f"--clip-model-path=../../checkpoints/clip/ViT-B-16.pt --gen-images-path=../../results/{results} "
+        f"--best-checkpoint-metric=score --fp16-scale-window=256 {own}"
+    ]
+
+
+CODES = '"min_len":1024,"max_len_a":0,"max_len_b":1024,"sampling_topk":256,"temperature":1.0'
 IMAGENET = "../../dataset/imagenet_1k_data/class2label_new.pkl"
 RECIPES = {
     "train_caption_stage1.sh": caption_training(1051, "large", 2, 2500),
@@ -246,6 +261,30 @@ RECIPES = {
         evaluated(
             "imagenet_1k_large_best.pt", "val", "imagenet_1k_val", tsv("imagenet_1k_data", "imagenet_1k_val"),
             "--task=image_classify --batch-size=8", selected_cols="0,2", ans2label_file=IMAGENET,
+        )
+    ]),
+    "train_image_gen_stage1_distributed.sh": image_gen_training(
+        8214, "40000_2000_1e-3", "../../checkpoints/ofa_large.pt", 0.1, "image_gen_stage1",
+        "--criterion=adjust_label_smoothed_cross_entropy --label-smoothing=0.0 --lr=1e-3 --total-num-update=40000 "
+        "--max-update=40000 --warmup-updates=2000 --batch-size=4 --update-freq=4 --save-interval=3 "
+        "--validate-interval=3",
+    ),
+    "train_image_gen_stage2_distributed.sh": image_gen_training(
+        8215, "5000_0_1e-6", "./image_gen_checkpoints/ofa_large_40000_2000_1e-3/checkpoint_last.pt", 0.0,
+        "image_gen_stage2",
+        f'--criterion=clip_scst_reward_criterion --scst --scst-args={{"beam":5,{CODES}}} --dropout=0.0 --freeze-resnet '
+        "--lr=1e-6 --total-num-update=5000 --max-update=5000 --warmup-updates=0 --batch-size=1 --update-freq=1 "
+        "--save-interval=1 --validate-interval=1 --save-interval-updates=200 --validate-interval-updates=200",
+    ),
+    "evaluate_image_gen.sh": (4081, [
+        evaluated(  # the released one has no --results-path
+            "image_gen_large_best.pt", "test", "image_gen", tsv("coco_image_gen_data", "coco_vqgan_full_test"),
+            "--task=image_gen --batch-size=1 --seed=42 --log-interval=1 --beam=24 --min-len=1024 --max-len-a=0 "
+            "--max-len-b=1024 --sampling-topk=256 --temperature=1.0 --code-image-size=256 "
+            "--constraint-range=50265,58457",
+            selected_cols="0,2,1", clip_model_path="../../checkpoints/clip/ViT-B-16.pt",
+            vqgan_model_path="../../checkpoints/vqgan/last.ckpt",
+            vqgan_config_path="../../checkpoints/vqgan/model.yaml", gen_images_path="../../results/image_gen",
         )
     ]),
     "train_gigaword.sh": trained(

@@ -26,7 +26,7 @@ NAMES = {"train": "caption_stage1_train.tsv", "val": "caption_val.tsv", "test": 
 
 FOLDERS = {
     "scenes", "caption_data", "vqa_data",
-    "refcoco_data", "snli_ve_data", "imagenet_1k_data", "gigaword_data", "glue_data", "BPE"
+    "refcoco_data", "snli_ve_data", "imagenet_1k_data", "gigaword_data", "glue_data", "pretrain_data"
 }  # fmt: skip
 
 
@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_bytes(demo: Path, tmp_path: Path) -> None:
     again, other = contents(build(tmp_path / "again")), contents(build(tmp_path / "other", "--seed", "2"))
     assert contents(demo) == again
     for name in again:
-        assert (other[name] != again[name]) == name.endswith((".tsv", "coco_format.json")), name
+        assert (other[name] != again[name]) == name.endswith((".tsv", "coco_format.json", "all_captions.txt")), name
 
 
 def test_a_row_does_not_depend_on_the_number_of_rows(demo: Path, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_every_task_has_its_folder_and_rows(demo: Path) -> None:
 
 def test_chosen_tasks_only(demo: Path, tmp_path: Path) -> None:
     chosen, whole = contents(build(tmp_path, "--tasks", "caption,rte")), contents(demo)
-    assert chosen == {name: whole[name] for name in whole if name.startswith(("BPE", "caption", "glue_data/rte"))}
+    assert chosen == {name: whole[name] for name in whole if name.startswith(("caption", "glue_data/rte"))}
 
 
 def test_rows_have_the_released_columns(demo: Path) -> None:
@@ -192,14 +192,6 @@ def test_references_load_in_the_coco_tools(demo: Path, capsys: pytest.CaptureFix
     for image_id, caption in table.items():
         assert [each["caption"] for each in references.imgToAnns[image_id]] == [caption]
     assert json.loads(path.read_text())["type"] == "captions"
-
-
-def test_a_missing_vocabulary_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("data.demo.vocabulary.BPE_DIR", tmp_path / "nowhere")
-    assert main([str(tmp_path / "out"), "--train", "1", "--val", "1", "--test", "1"]) == 2
-    assert "nowhere" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from data.demo.scene import Scene
 from data.demo.tasks import TASKS, chance
 from data.demo.vqa_gen import ANSWERS
-from data.demo.words import DIGITS, VALUES, Thing
+from data.demo.words import DIGITS, POSITIONS, VALUES, Thing
 from data.vqa_gen import parse_answers
 
 TASK = TASKS["vqa_gen"]
@@ -26,6 +26,12 @@ def right_answers(question: str, things: list[Thing]) -> set[str]:
         return {thing.position for thing in things if thing.name == found[1]}
     if found := re.fullmatch(r"is there a (\w+ \w+)\?", question):
         return {"yes" if found[1] in {thing.name for thing in things} else "no"}
+    if found := re.fullmatch(r"is the (\w+ \w+) (\w+)(?: of)? the (\w+ \w+)\?", question):
+        (first,), (second,) = ([thing for thing in things if thing.name == found[n]] for n in (1, 3))
+        (column, row), (other_column, other_row) = POSITIONS[first.position], POSITIONS[second.position]
+        level = {"left": column < other_column, "right": column > other_column}
+        true = {"above": row < other_row, "below": row > other_row, **level}[found[2]]
+        return {"yes" if true else "no"}
     assert question == "how many digits are there?"
     return {DIGITS[len(things)]}
 
@@ -50,8 +56,10 @@ def test_what_is_asked_of_fits_one_thing_only() -> None:
 
 
 def test_yes_and_no_balance_and_no_is_a_near_miss() -> None:
-    exists = [row for row in table(500) if row[0].startswith("is there")]
-    assert Counter(column for _, column, _ in exists) == {"1.0|!+yes": 50, "1.0|!+no": 50}
+    asked = [row for row in table(600) if row[0].startswith("is ")]
+    exists = [row for row in asked if row[0].startswith("is there")]
+    for rows in (exists, [row for row in asked if row not in exists]):
+        assert Counter(column for _, column, _ in rows) == {"1.0|!+yes": 50, "1.0|!+no": 50}
     for question, _, scene in exists:
         words = set(question.rstrip("?").split())
         assert any({thing.colour, thing.digit} & words for thing in scene.things)

@@ -209,6 +209,23 @@ def test_sampling_repeats_with_the_seed_and_keeps_to_the_most_likely(small):
         assert {tuple(h.tokens.tolist()) for h in sample} == {tuple(expected[0].tokens.tolist())}
 
 
+def test_own_generators_follow_their_samples(small):
+    """Samples end at different steps, and the batch's make-up changes nothing for the others."""
+    config = GenerationConfig(beam=3, max_len_b=8, sampling=True)
+
+    def draw(samples):
+        generators = [torch.Generator().manual_seed(int(sample)) for sample in samples]
+        torch.manual_seed(len(samples))  # of no effect
+        return generate(small, {"src_tokens": SOURCES[samples]}, config, generators=generators)
+
+    together = draw([0, 1, 2])
+    assert len({h.tokens.numel() for sample in together for h in sample}) > 1
+    assert_same(draw([2, 0]), [together[2], together[0]])
+    assert_same(draw([1]), [together[1]])
+    with pytest.raises(UserError, match="add --sampling"):
+        generate(small, {"src_tokens": SOURCES}, GenerationConfig(), generators=[torch.Generator()] * 3)
+
+
 def test_sampled_codes(tiny_model, inputs):
     config = GenerationConfig(
         beam=3, min_len=6, max_len_b=6, sampling=True, sampling_topk=256, gen_code=True, constraint_range="50265,58457"

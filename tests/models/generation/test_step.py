@@ -118,6 +118,20 @@ def test_sampling_keeps_the_most_likely(top_k, top_p, kept):
     torch.testing.assert_close(drawn.scores, log_probs[0, 0][drawn.tokens])  # not renormalised
 
 
+@pytest.mark.parametrize("n", [1, 4])
+def test_own_generators_make_draws_independent_of_the_batch(n):
+    log_probs, scores = random_step(3, n, 20)
+
+    def draw(samples):
+        generators = [torch.Generator().manual_seed(seed) for seed in samples]
+        return sampling_step(log_probs[samples], scores[samples], 4, top_k=9, top_p=-1.0, generators=generators)
+
+    together = draw([0, 1, 2])
+    for sample in range(3):
+        assert torch.equal(draw([sample]).tokens[0], together.tokens[sample])
+    assert torch.equal(draw([2, 0]).scores, together.scores[[2, 0]])
+
+
 def test_sampling_survives_dead_beams():
     log_probs, scores = random_step(1, 2, 6)
     log_probs[:, 1] = -math.inf

@@ -1,0 +1,88 @@
+"""Text-to-image generation: a prompt and the codes of the picture it describes."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from data.base import DataConfig, OFADataset
+from data.images import decode_base64, decode_image
+from data.prompts import prompt
+from data.sample import Batch, Example, Sample, SkippedRow
+from data.text import Vocabulary
+from data.tsv import TsvFile
+
+CODE_SIDE = 8  # pixels that a code stands for
+COLUMNS = (("id", "text"), ("id", "text", "codes"), ("id", "image", "text", "codes"))
+
+
+@dataclass
+class ImageGenData(DataConfig):
+    """Options of the rows of text-to-image generation."""
+
+    code_image_size: int = field(
+        default=256, metadata={"help": "side of the pictures that image codes describe (pixels); 8 pixels make a code"}
+    )
+
+
+def code_count(code_image_size: int) -> int:
+    """Codes of a picture: a square grid with one for 8 x 8 pixels."""
+    return (code_image_size // CODE_SIDE) ** 2
+
+
+def code_ids(column: str, code_image_size: int, vocab: Vocabulary) -> list[int]:
+    """Ids of the codes in a column, numbers with blanks between them, row by row of the grid.
+
+    Raises:
+        ValueError: other text, a number of codes that the picture does not have, or a code that does not exist.
+    """
+    try:
+        codes = [int(code) for code in column.split()]
+    except ValueError as error:
+        raise ValueError(f"the codes {column[:40]!r} are not numbers with blanks between them") from error
+    if len(codes) != (wanted := code_count(code_image_size)):
+        raise ValueError(f"the row has {len(codes)} image codes, not {wanted} as --code-image-size {code_image_size}")
+    return [vocab.code_id(code) for code in codes]
+
+
+class ImageGenDataset(OFADataset):
+    """Rows of id, text and codes; of id and text alone, to draw; or with the true picture, to compare with.
+
+    Without codes the target is as many zeros. The batch has `captions`, the texts as the network reads them, and with
+    pictures `code_images`, one RGB picture each.
+    """
+
+    config: ImageGenData
+    columns = COLUMNS[1]
+
+    def __init__(
+        self, rows: TsvFile, vocab: Vocabulary, config: ImageGenData, split: str, seed: int = 1, epoch: int = 1
+    ) -> None:
+        selected = len(rows.columns or rows[0])
+        self.columns = next((names for names in COLUMNS if len(names) == selected), self.columns)
+        super().__init__(rows, vocab, config, split, seed, epoch)
+        self.prompt = prompt("image_gen", vocab.bpe)
+
+    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+        """The first `max_src_length` words of the text, and the codes."""
+        column = dict(zip(self.columns, row, strict=True))
+        caption = " ".join(column["text"].split()[: self.config.max_src_length])
+        if not caption:
+            raise ValueError("the text has no words")
+        size = self.config.code_image_size
+        if "codes" in column:
+            target = code_ids(column["codes"], size, self.vocab)
+        else:
+            target = [self.vocab.code_id(0)] * code_count(size)
+        extras = {"code_masks": torch.tensor(True), "captions": caption}
+        if "image" in column:
+            extras["code_images"] = decode_image(decode_base64(column["image"]))
+        return Example(column["id"], self.prompt.format(caption=caption), target, extras=extras)
+
+    def collater(self, samples: Sequence[Sample | SkippedRow]) -> Batch:
+        """As the base; `code_masks` tells the network that targets are codes."""
+        batch = super().collater(samples)
+        if "net_input" in batch:
+            batch["net_input"]["code_masks"] = batch.pop("code_masks")  # type: ignore[typeddict-item]
+        return batch

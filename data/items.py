@@ -1,0 +1,109 @@
+"""What `predict.py` reads: pictures, folders, texts, JSONL and TSV files as one stream of items."""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data.images import decode_base64
+from data.tsv import TsvFile
+from utils.errors import BadRowError, UserError
+
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+@dataclass
+class Item:
+    """One thing to answer.
+
+    Attributes:
+        where: its place, for messages. id: None = its number. problem: why it cannot be answered, if it cannot.
+        values: its picture (path or encoded file) and texts, by name.
+    """
+
+    where: str
+    id: Any = None
+    values: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+class Source(NamedTuple):
+    """An input: how many items it has, and what reads them; columns of a TSV that are `unread` are left out."""
+
+    count: int
+    read: Callable[[Collection[str]], Iterator[Item]]
+
+
+def open_items(path: str, names: Sequence[str], selected_cols: str) -> Source:
+    """The items of an input.
+
+    Args:
+        path: a file or folder; where no pictures are asked for, also a text.
+        names: the names of what an item has, in the order of the columns of a TSV file. selected_cols: these columns.
+
+    Raises:
+        UserError: an input that is missing or holds nothing.
+    """
+    place, kind = Path(path), Path(path).suffix.lower()
+    if kind == ".tsv":
+        rows = TsvFile(path, selected_cols)
+        if len(rows.columns or ()) > len(names):
+            raise UserError(f"--selected-cols {selected_cols}: the columns are {', '.join(names)}.")
+        return Source(len(rows), lambda unread: _rows(rows, names, unread))
+    if kind == ".jsonl":
+        lines = _lines(place)
+        return Source(len(lines), lambda _: _objects(place, lines, names))
+    if "image" not in names:
+        texts = _lines(place) if kind == ".txt" else [path]
+        return Source(len(texts), lambda _: (Item(f"text {text[:40]!r}", None, {names[-1]: text}) for text in texts))
+    pictures = [place]
+    if place.is_dir():
+        pictures = sorted(file for file in place.iterdir() if file.suffix.lower() in PICTURES)
+        if not pictures:
+            raise UserError(f"{place} holds no pictures ({', '.join(PICTURES)}): name another folder.")
+    return Source(len(pictures), lambda _: (Item(str(file), str(file), {"image": str(file)}) for file in pictures))
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a file that are not blank."""
+    try:
+        return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason}): write it anew.") from error
+
+
+def _rows(rows: TsvFile, names: Sequence[str], unread: Collection[str]) -> Iterator[Item]:
+    for number in range(len(rows)):
+        item = Item(f"{rows.path}, line {number + 1}")
+        try:
+            values: dict[str, Any] = dict(zip(names, rows[number], strict=False))
+            item.id = values.pop("id", None)
+            if values.get("image"):
+                values["image"] = decode_base64(values["image"])
+            item.values = {name: value for name, value in values.items() if value and name not in unread}
+        except BadRowError as error:
+            item.problem = error.reason
+        except ValueError as error:
+            item.problem = str(error)
+        yield item
+
+
+def _objects(path: Path, lines: Sequence[str], names: Sequence[str]) -> Iterator[Item]:
+    for number, line in enumerate(lines, 1):
+        item = Item(f"{path}, object {number}")
+        try:
+            values = json.loads(line)
+            item.id = values.pop("id", None)
+            item.values = {name: values[name] for name in names if values.get(name) is not None}
+        except (ValueError, TypeError, AttributeError):
+            item.problem = "it is no JSON object"
+        if item.id is not None and not isinstance(item.id, str | int):
+            item.id, item.problem = None, "its id is neither a text nor a whole number"
+        if wrong := [name for name, value in item.values.items() if not isinstance(value, str)]:
+            item.problem = f"its {wrong[0]!r} is not a text"
+        elif "image" in item.values:
+            item.values["image"] = str(path.parent / item.values["image"])
+        yield item

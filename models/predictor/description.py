@@ -1,0 +1,169 @@
+"""What a checkpoint says of itself, and what is found or asked for where it says nothing."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data.answers import AnswerConfig, read_answers
+from data.base import DataConfig
+from data.text import Vocabulary
+from models.generation import GenerationConfig
+from models.ofa import OFAConfig
+from utils.checkpoint import model_config
+from utils.errors import UserError
+
+C = TypeVar("C", bound=DataConfig)
+ROOT = Path(__file__).parents[2]
+BPE_DIRS = (ROOT / "utils" / "BPE", ROOT / "data" / "demo" / "BPE")
+# Options that belong to the network; the others hold for the task that it was trained for.
+SHARED = (
+    "patch_image_size", "imagenet_default_mean_and_std", "bpe", "code_dict_size", "num_bins", "max_image_size",
+)  # fmt: skip
+# Width of a published network -> side of its pictures (pixels): Hugging Face folders do not tell.
+PUBLISHED_SIDES = {256: 256, 512: 256, 768: 384, 1024: 480, 1280: 480}
+CHINESE_SIZE = 4 + 21128 + 1 + 8192 + 1000  # ids with BERT's vocabulary
+# Options of the released recipes, for a network that was not trained for the task.
+RECIPES: dict[str, dict[str, Any]] = {
+    "vqa_gen": {"max_src_length": 80},
+    "refcoco": {"max_src_length": 80},
+    "snli_ve": {"max_src_length": 80, "prompt_type": "prev_output"},
+    "gigaword": {"max_src_length": 512},
+}
+# How the released evaluations decode.
+DECODING: dict[str, dict[str, Any]] = {
+    "caption": {"beam": 5, "max_len_b": 16, "no_repeat_ngram_size": 3},
+    "vqa_gen": {"beam": 5, "unnormalized": True},
+    "refcoco": {"beam": 5, "no_repeat_ngram_size": 3},
+    "gigaword": {"beam": 6, "lenpen": 0.7, "max_len_b": 32, "no_repeat_ngram_size": 3},
+    "image_gen": {"sampling": True, "sampling_topk": 256},
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is known of a checkpoint.
+
+    Attributes:
+        source: its path, for messages. task: what it was trained for. network: the network's options.
+        options: the task's options as stored, without those that are None.
+        averaged: whether the file holds a running average of the weights.
+        given: options that the caller named; they win, for every task.
+    """
+
+    source: str
+    task: str | None
+    network: OFAConfig
+    options: Mapping[str, Any] = field(default_factory=dict)
+    averaged: bool = False
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """An option of the network, given, stored or else the default."""
+        return self.given.get(name, self.options.get(name, default))
+
+    def config(self, kind: type[C], task: str) -> C:
+        """Options of a task's rows: the recipe's, those stored, those given; the later ones win."""
+        names = {f.name for f in fields(kind)}
+        stored = {name: value for name, value in self.options.items() if name in SHARED or task == self.task}
+        values = {**RECIPES.get(task, {}), **stored, **self.given}
+        return kind(**{name: value for name, value in values.items() if name in names})
+
+    def decoding(self, task: str, given: Mapping[str, Any]) -> GenerationConfig:
+        """How to decode for a task: the recipe's options, those stored for validation, those given.
+
+        Raises UserError for an unknown option or a wrong value.
+        """
+        stored = json.loads(self.options.get("eval_args") or "{}") if task == self.task else {}
+        values = {**DECODING.get(task, {}), **stored, **given}
+        return GenerationConfig.from_json(json.dumps(values), "Decoding options")
+
+    def answers(self, config: AnswerConfig, task: str, keyword: str) -> list[str] | None:
+        """The task's closed answer set; None when the checkpoint has none.
+
+        Args:
+            config: options of the task, from `config`. keyword: what a method calls its own set, for the message.
+
+        Raises UserError when the file of the answers is not where it was, or holds none.
+        """
+        given = {"ans2label_file", "ans2label_dict"} & self.given.keys()
+        if not given and (task != self.task or getattr(config, "unconstrained_training", False)):
+            return None
+        if config.ans2label_file and "ans2label_file" not in given:
+            found = find(config.ans2label_file)
+            if found is None:
+                raise UserError(
+                    f"{self.source} answers with the candidates of {config.ans2label_file}, which is not there: "
+                    f"load it with ans2label_file=..., or pass {keyword}=[...]."
+                )
+            config.ans2label_file = str(found)
+        return read_answers(config)
+
+
+def describe(checkpoint: Mapping[str, Any], source: str = "The checkpoint", **given: Any) -> Description:
+    """Reads what a loaded checkpoint says of itself: the one place that knows where files keep it.
+
+    Args:
+        checkpoint: as `load_checkpoint` returns it. source: its path, for messages.
+        given: options that the caller names; those of the network's size are passed on to it.
+
+    Raises:
+        UserError: no OFA network, an option that does not exist, or a picture size that is neither stored nor known.
+    """
+    of_network = {f.name for f in fields(OFAConfig)}
+    network = model_config(checkpoint, {name: given[name] for name in given if name in of_network}, source)
+    stored = checkpoint.get("cfg") or {}
+    args = checkpoint.get("args") or {}  # files of old fairseq hold flat options
+    args = vars(args) if isinstance(args, argparse.Namespace) else args
+    task = stored.get("task") or {}
+    options = {**(stored.get("model") or {}), **args, **task}
+    options = {name: value for name, value in options.items() if value is not None}
+    if "patch_image_size" not in {**options, **given}:
+        if network.encoder_embed_dim not in PUBLISHED_SIDES:
+            raise UserError(f"{source} does not say how large its pictures are: pass patch_image_size=... (pixels).")
+        options["patch_image_size"] = PUBLISHED_SIDES[network.encoder_embed_dim]
+    averaged = (checkpoint.get("extra_state") or {}).get("ema") is not None
+    return Description(source, task.get("_name") or args.get("task"), network, options, averaged, given)
+
+
+def load_vocabulary(description: Description) -> Vocabulary:
+    """The vocabulary of a checkpoint: of the folder given, of the one stored, or of a folder here that fits.
+
+    Raises UserError when none of them has as many ids as the network.
+    """
+    size = description.network.vocab_size
+    kind = "bert" if size == CHINESE_SIZE else "gpt2"
+    options = [description.option(*pair) for pair in (("bpe", kind), ("code_dict_size", 8192), ("num_bins", 1000))]
+    if given := description.given.get("bpe_dir"):
+        vocab = Vocabulary.load(given, *options)
+        if not _fits(vocab, size):
+            raise UserError(
+                f"bpe_dir={given} makes {len(vocab)} ids, {description.source} has {size}: "
+                "pass the bpe_dir=..., code_dict_size=... and num_bins=... it was trained with."
+            )
+        return vocab
+    stored = find(description.options.get("bpe_dir", ""))
+    for folder in [*([stored] if stored else []), *BPE_DIRS]:
+        try:
+            vocab = Vocabulary.load(folder, *options)
+        except UserError:  # another kind of vocabulary
+            continue
+        if _fits(vocab, size):
+            return vocab
+    raise UserError(
+        f"No vocabulary here has the {size} ids of {description.source}: pass bpe_dir=..., the folder of its dict.txt."
+    )
+
+
+def find(stored: str) -> Path | None:
+    """Where a stored path is now: as it stands, or below the repository (released files name ../../utils/BPE)."""
+    if not stored:
+        return None
+    inside = [part for part in Path(stored).parts if part not in ("..", "/")]
+    return next((path for path in (Path(stored), ROOT.joinpath(*inside)) if path.exists()), None)
+
+
+def _fits(vocab: Vocabulary, size: int) -> bool:
+    return len(vocab) in (size, size - 1)  # old files may have one row too many

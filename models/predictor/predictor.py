@@ -1,0 +1,414 @@
+"""`OFAPredictor`: pictures and texts in, answers with scores out; rows take the same way as in evaluation.
+
+Shapes: B samples, R image side, K candidates or hypotheses.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data import gigaword, refcoco, snli_ve, vqa_gen
+from data.answers import check_prompt_type, read_answers
+from data.base import DataConfig, encode_example
+from data.collate import collate, prefix_tokens
+from data.image_classify import ImageClassifyData
+from data.image_gen import ImageGenData, code_count
+from data.images import standard_transform
+from data.prompts import prompt
+from data.sample import Batch, Example
+from data.text import Vocabulary
+from models.generation import CandidateTrie, GenerationConfig, Hypothesis, generate, rank_candidates
+from models.ofa import OFA, OFAConfig
+from models.predictor.description import Description, describe, load_vocabulary
+from models.predictor.images import ImageLike, read_image
+from models.text_to_image import Painter, code_options, row_generators, sample_codes
+from utils.checkpoint import PathLike, load_checkpoint, load_model
+from utils.errors import UserError
+from utils.punctuation import remove_punctuation
+
+R = TypeVar("R")
+INPUTS = ("src_tokens", "patch_images", "patch_masks")
+SYMBOL = re.compile(r" ?(<(?:bin|code)_\d+>)")
+CONFIGS = (vqa_gen.VqaGenData, refcoco.RefcocoData, OFAConfig)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A text and how sure the network is of it, from 0 to 1.
+
+    The score of a candidate is its probability among all candidates, that of a free text the geometric mean of its
+    tokens' probabilities, end of sentence included.
+    """
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box in pixels of the picture as given, (x0, y0) top left; the score is that of a free text."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    score: float
+
+
+class OFAPredictor:
+    """A network with its vocabulary and transforms; get one with `OFAPredictor.load`.
+
+    Every method takes one item or a list (or tuple) of them; one result or a list of results comes back, in the same
+    order. One picture may go with a list of texts, and the other way round. Pictures are what `read_image` takes.
+    Methods that write free text take the options of `GenerationConfig` as keywords, e.g. `beam=1`.
+
+    Attributes:
+        batch_size: rows computed at once. description: what is known of the checkpoint. model, vocab: its parts.
+    """
+
+    def __init__(
+        self,
+        model: OFA,
+        vocab: Vocabulary,
+        description: Description,
+        batch_size: int = 16,
+        vqgan: tuple[PathLike, PathLike] | None = None,
+    ) -> None:
+        self.model, self.vocab, self.description, self.batch_size = model.eval(), vocab, description, batch_size
+        self.device = next(model.parameters()).device
+        self.dtype = next(model.parameters()).dtype
+        self.shared = description.config(DataConfig, "")
+        self.transform = standard_transform(self.shared.patch_image_size, self.shared.imagenet_default_mean_and_std)
+        self._vqgan = vqgan
+        self._trie = lru_cache(maxsize=8)(self._make_trie)
+        self._painter = lru_cache(maxsize=1)(self._make_painter)
+
+    @classmethod
+    def load(
+        cls,
+        path: PathLike,
+        device: str | torch.device = "auto",
+        *,
+        dtype: str | torch.dtype = "float32",
+        batch_size: int = 16,
+        ema: bool | None = None,
+        vqgan: tuple[PathLike, PathLike] | None = None,
+        **overrides: Any,
+    ) -> "OFAPredictor":
+        """A predictor of a checkpoint; what the file does not tell is inferred or asked for.
+
+        Args:
+            path: a fairseq file, a Hugging Face folder or a safetensors file.
+            device: "auto" takes a GPU if there is one. dtype: "float32", "bfloat16" or "float16".
+            ema: take the averaged weights; None = if the network was validated with them and the file holds them.
+            vqgan: checkpoint and yaml of the VQGAN that `draw` needs.
+            overrides: options of the task or the network that win over the file's: bpe_dir, patch_image_size,
+                prompt_type, ans2label_file, max_image_size, ...
+
+        Raises:
+            UserError: not a checkpoint, an unknown option, or one that must be passed: the message names it.
+        """
+        given = {name: value for name, value in overrides.items() if value is not None}
+        known = {f.name for kind in CONFIGS for f in fields(kind)}
+        if unknown := sorted(given.keys() - known):
+            raise UserError(f"There is no option {', '.join(unknown)}: choose among {', '.join(sorted(known))}.")
+        description = describe(load_checkpoint(path, mmap=True), str(path), **given)
+        vocab = load_vocabulary(description)
+        if ema is None:
+            ema = description.averaged and bool(description.options.get("uses_ema"))
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        of_network = {f.name for f in fields(OFAConfig)}
+        options = {name: given[name] for name in given if name in of_network} | {"vocab_size": len(vocab)}
+        model = load_model(path, options, ema=ema, device=device).to(_dtype(dtype)).requires_grad_(False)
+        return cls(model, vocab, description, batch_size, vqgan)
+
+    def caption(self, images: ImageLike | Sequence[ImageLike], **decoding: Any) -> Prediction | list[Prediction]:
+        """What each picture shows, without punctuation."""
+        (rows,), one = _columns(images=images)
+        examples = [Example(None, prompt("caption", self.vocab.bpe), "")] * len(rows)
+        found = self._write(examples, rows, self.description.decoding("caption", decoding))
+        captions = [Prediction(remove_punctuation(p.text).strip(), p.score) for p in found]
+        return captions[0] if one else captions
+
+    def answer(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        questions: str | Sequence[str],
+        candidates: Sequence[str] | None = None,
+        objects: str | Sequence[str] | None = None,
+        **decoding: Any,
+    ) -> Prediction | list[Prediction]:
+        """The answer to a question about each picture.
+
+        Args:
+            candidates: the answers to choose among, exactly the best one is found; None = those the checkpoint was
+                trained with, or any text if it has none; [] = any text.
+            objects: names of objects in each picture joined by `&&`, for networks trained with --add-object.
+            decoding: for free answers.
+
+        Raises UserError for a missing file of candidates, see `load`.
+        """
+        config = self.description.config(vqa_gen.VqaGenData, "vqa_gen")
+        names = self.description.answers(config, "vqa_gen", "candidates") if candidates is None else list(candidates)
+        (rows, asked, seen), one = _columns(images=images, questions=questions, objects=objects)
+        kind = check_prompt_type(config.prompt_type)
+        sources = [vqa_gen.source_text(*pair, config, self.vocab.bpe) for pair in zip(asked, seen, strict=True)]
+        examples = [Example(None, source, "", prompt_type=kind) for source in sources]
+        if names:
+            answers = [ranked[0] for ranked in self._rank(examples, rows, names, 1)]
+        elif kind == "src":
+            raise UserError("prompt_type='src' leaves nothing to write: pass candidates=[...] or load with 'none'.")
+        else:
+            answers = self._write(examples, rows, self.description.decoding("vqa_gen", decoding))
+        return answers[0] if one else answers
+
+    def ground(
+        self, images: ImageLike | Sequence[ImageLike], phrases: str | Sequence[str], n_best: int = 1, **decoding: Any
+    ) -> Box | list[Box] | list[list[Box]]:
+        """The box that each phrase describes; with `n_best` above 1 a list of so many, best first.
+
+        Raises UserError when the network has no location tokens.
+        """
+        if not self.vocab.num_bins:
+            raise UserError(f"{self.description.source} has no location tokens: load a network trained for grounding.")
+        rows_config = self.description.config(refcoco.RefcocoData, "refcoco")
+        config = self.description.decoding("refcoco", decoding)
+        bins = config.constraint_range or refcoco.location_range(self.vocab)
+        beam = max(config.beam, n_best)
+        config = replace(config, beam=beam, min_len=4, max_len_a=0.0, max_len_b=4, constraint_range=bins)
+        (rows, texts), one = _columns(images=images, phrases=phrases)
+        examples = [Example(None, refcoco.source_text(text, rows_config, self.vocab.bpe), "") for text in texts]
+
+        def find(batch: Batch, pictures: Sequence[Image.Image | None]) -> list[list[Box]]:
+            found = generate(self.model, self._inputs(batch), config)
+            return [
+                self._boxes(hypotheses[:n_best], picture, rows_config)
+                for hypotheses, picture in zip(found, pictures, strict=True)
+            ]
+
+        boxes = self._run(examples, rows, find)
+        results: Any = [best[0] for best in boxes] if n_best == 1 else boxes
+        return results[0] if one else results
+
+    def entail(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        hypotheses: str | Sequence[str],
+        premises: str | Sequence[str] | None = None,
+    ) -> Prediction | list[Prediction]:
+        """Whether each picture, with its premise if there is one, proves a sentence: yes, no or maybe."""
+        config = self.description.config(snli_ve.SnliVeData, "snli_ve")
+        (rows, texts, captions), one = _columns(images=images, hypotheses=hypotheses, premises=premises)
+        kind = check_prompt_type(config.prompt_type)
+        sources = [snli_ve.source_text(*pair, config, self.vocab.bpe) for pair in zip(texts, captions, strict=True)]
+        examples = [Example(None, source, "", prompt_type=kind) for source in sources]
+        answers = [ranked[0] for ranked in self._rank(examples, rows, read_answers(config), 1)]
+        return answers[0] if one else answers
+
+    def classify(
+        self, images: ImageLike | Sequence[ImageLike], names: Sequence[str] | None = None, top_k: int = 5
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """The `top_k` best class names of each picture, best first.
+
+        Args:
+            names: the classes; None = those the checkpoint was trained with.
+
+        Raises UserError when there are no names.
+        """
+        if names is None:
+            config = self.description.config(ImageClassifyData, "image_classify")
+            names = self.description.answers(config, "image_classify", "names")
+        if not names:
+            raise UserError(f"{self.description.source} has no list of classes: pass names=[...].")
+        (rows,), one = _columns(images=images)
+        examples = [Example(None, prompt("image_classify", "gpt2"), "")] * len(rows)  # English whatever the encoding
+        ranked = self._rank(examples, rows, names, top_k)
+        return ranked[0] if one else ranked
+
+    def summarise(self, texts: str | Sequence[str], **decoding: Any) -> Prediction | list[Prediction]:
+        """A headline for each text."""
+        config = self.description.config(gigaword.GigawordData, "gigaword")
+        (articles,), one = _columns(texts=texts)
+        examples = [
+            Example(None, gigaword.source_text(text, config, self.vocab.bpe), "", max_source_tokens=limit)
+            for text, limit in zip(articles, [config.max_src_length] * len(articles), strict=True)
+        ]
+        found = self._write(examples, [None] * len(examples), self.description.decoding("gigaword", decoding))
+        return found[0] if one else found
+
+    def generate(
+        self, images: ImageLike | Sequence[ImageLike | None] | None, prompts: str | Sequence[str], **decoding: Any
+    ) -> Prediction | list[Prediction]:
+        """What the network writes after any instruction, with or without a picture.
+
+        `<bin_N>` and `<code_N>` in a prompt are location and image tokens; they are spelled so in what comes back.
+        """
+        (rows, texts), one = _columns(images=images, prompts=prompts)
+        examples = [Example(None, self._instruction(text), "") for text in texts]
+        found = self._write(examples, rows, self.description.decoding("", decoding))
+        return found[0] if one else found
+
+    def draw(
+        self,
+        prompts: str | Sequence[str],
+        n: int = 1,
+        vqgan: tuple[PathLike, PathLike] | None = None,
+        **decoding: Any,
+    ) -> Image.Image | list[Image.Image] | list[list[Image.Image]]:
+        """A picture for each caption, or a list of `n`; `info["score"]` of a picture is its score as of a free text.
+
+        Samples are drawn with torch's random numbers: `torch.manual_seed` makes them repeat.
+
+        Args:
+            vqgan: checkpoint and yaml of the VQGAN; None = those given to `load`.
+
+        Raises UserError without a VQGAN, and for a network without image codes.
+        """
+        files = vqgan or self._vqgan
+        if not self.vocab.num_codes:
+            raise UserError(f"{self.description.source} has no image codes: load a text-to-image network.")
+        if files is None:
+            raise UserError("Drawing needs a VQGAN: pass vqgan=(checkpoint, yaml), e.g. its last.ckpt and model.yaml.")
+        painter = self._painter(str(files[0]), str(files[1]))
+        limit = self.description.config(ImageGenData, "image_gen").max_src_length
+        count = code_count(self.model.config.code_image_size)
+        fixed = code_options(self.vocab.code_start, self.vocab.num_codes, count)
+        config = self.description.decoding("image_gen", {**decoding, **fixed, "beam": n})
+        (texts,), one = _columns(prompts=prompts)
+        captions = [" ".join(text.split()[:limit]) for text in texts]
+        template = prompt("image_gen", self.vocab.bpe)
+        examples = [Example(None, template.format(caption=caption), "") for caption in captions]
+        seed = int(torch.randint(2**62, ()))
+
+        def paint(batch: Batch, _: Sequence[Image.Image | None]) -> list[list[Image.Image]]:
+            generators = row_generators(seed, batch["rows"], self.device)
+            samples = sample_codes([self.model], self._inputs(batch), config, generators=generators)
+            return [self._pictures(hypotheses, painter) for hypotheses in samples]
+
+        drawn = self._run(examples, [None] * len(examples), paint, max(1, self.batch_size // n))
+        results: Any = [pictures[0] for pictures in drawn] if n == 1 else drawn
+        return results[0] if one else results
+
+    def _rank(
+        self, examples: Sequence[Example], images: Sequence[ImageLike | None], names: Sequence[str], top_k: int
+    ) -> list[list[Prediction]]:
+        """The best candidates of each example, exactly."""
+        trie = self._trie(tuple(names))
+
+        def choose(batch: Batch, _: Sequence[Image.Image | None]) -> list[list[Prediction]]:
+            enc = self.model.encode(**self._inputs(batch))
+            ranking = rank_candidates(self.model, enc, trie, batch.get("decoder_prompts"), top_k)
+            best = zip(ranking.indices.tolist(), ranking.probabilities.tolist(), strict=True)
+            return [[Prediction(names[i], p) for i, p in zip(*row, strict=True)] for row in best]
+
+        return self._run(examples, images, choose)
+
+    def _write(
+        self, examples: Sequence[Example], images: Sequence[ImageLike | None], config: GenerationConfig
+    ) -> list[Prediction]:
+        """The best text of each example; what the decoder was fed first is left out."""
+
+        def write(batch: Batch, _: Sequence[Image.Image | None]) -> list[Prediction]:
+            prompts = batch.get("decoder_prompts")
+            prefix = None if prompts is None else prefix_tokens(prompts, self.vocab.pad)
+            found = generate(self.model, self._inputs(batch), config, prefix_tokens=prefix)
+            given = [0] * len(found) if prompts is None else [len(prompt) - 1 for prompt in prompts]
+            return [self._text(hypotheses[0], start) for hypotheses, start in zip(found, given, strict=True)]
+
+        return self._run(examples, images, write)
+
+    def _run(
+        self,
+        examples: Sequence[Example],
+        images: Sequence[ImageLike | None],
+        answer: Callable[[Batch, Sequence[Image.Image | None]], list[R]],
+        batch_size: int | None = None,
+    ) -> list[R]:
+        """What `answer` says of batches of samples and their pictures, in the order of the examples."""
+        results: dict[int, R] = {}
+        with torch.inference_mode():
+            for rows in _plan(examples, images, batch_size or self.batch_size):
+                pictures = [None if (image := images[i]) is None else read_image(image) for i in rows]
+                samples = [
+                    encode_example(i, replace(examples[i], image=picture), self.vocab, self.transform)
+                    for i, picture in zip(rows, pictures, strict=True)
+                ]
+                results.update(zip(rows, answer(collate(samples, self.vocab.pad), pictures), strict=True))
+        return [results[i] for i in range(len(examples))]
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        """What the encoder takes of a batch, on the network's device and in its precision."""
+        given: Mapping[str, Any] = batch["net_input"]
+        tensors: dict[str, Tensor] = {name: given[name].to(self.device) for name in INPUTS if name in given}
+        return {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in tensors.items()}
+
+    def _instruction(self, text: str) -> list[int]:
+        """Ids of an instruction: after a blank, as all prompts, and with symbols looked up."""
+        pieces = SYMBOL.split(text if text.startswith(" ") else f" {text}")
+        ids = []
+        for piece in pieces:
+            number = self.vocab.index(piece)
+            ids += [number] if SYMBOL.fullmatch(piece) and number != self.vocab.unk else self.vocab.encode(piece)
+        return ids
+
+    def _text(self, hypothesis: Hypothesis, given: int) -> Prediction:
+        return Prediction(self.vocab.decode(hypothesis.tokens[given:]).strip(), _score(hypothesis, given))
+
+    def _boxes(
+        self, hypotheses: Sequence[Hypothesis], picture: Image.Image | None, config: refcoco.RefcocoData
+    ) -> list[Box]:
+        assert picture is not None
+        ratios = refcoco.resize_ratios(*picture.size, config)
+        boxes = refcoco.predicted_boxes([h.tokens for h in hypotheses], ratios, self.vocab, config).tolist()
+        return [Box(x0, y0, x1, y1, _score(h)) for (x0, y0, x1, y1), h in zip(boxes, hypotheses, strict=True)]
+
+    def _pictures(self, hypotheses: Sequence[Hypothesis], painter: Painter) -> list[Image.Image]:
+        pictures = painter.draw([hypothesis.tokens for hypothesis in hypotheses])
+        for picture, hypothesis in zip(pictures, hypotheses, strict=True):
+            picture.info["score"] = _score(hypothesis)
+        return pictures
+
+    def _make_trie(self, names: tuple[str, ...]) -> CandidateTrie:
+        return CandidateTrie.from_texts(names, self.vocab.encode)
+
+    def _make_painter(self, checkpoint: str, config: str) -> Painter:
+        return Painter.load(checkpoint, config, None, self.vocab.code_start, self.vocab.num_codes, self.device)
+
+
+def _dtype(name: str | torch.dtype) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    found = known.get(str(name).removeprefix("torch."))
+    if found is None:
+        raise UserError(f"dtype={name!r} is unknown: choose {', '.join(known)}.")
+    return found
+
+
+def _score(hypothesis: Hypothesis, given: int = 0) -> float:
+    return math.exp(hypothesis.mean_log_prob(given))
+
+
+def _plan(examples: Sequence[Example], images: Sequence[ImageLike | None], size: int) -> Iterator[list[int]]:
+    """Numbers of the rows in each batch: those with and without a picture apart, texts of like length together."""
+    for blind in (False, True):
+        rows = [i for i, image in enumerate(images) if (image is None) == blind]
+        rows.sort(key=lambda i: len(examples[i].source))
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _columns(**values: Any) -> tuple[list[list[Any]], bool]:
+    """The arguments as lists of equal length, single items and None repeated, and whether no list was among them."""
+    lengths = {name: len(value) for name, value in values.items() if isinstance(value, list | tuple)}
+    if len(set(lengths.values())) > 1:
+        counts = " and ".join(f"{count} {name}" for name, count in lengths.items())
+        raise UserError(f"There are {counts}: give as many of each, or a single one for all.")
+    count = next(iter(lengths.values()), 1)
+    columns = [list(value) if name in lengths else [value] * count for name, value in values.items()]
+    return columns, not lengths

@@ -1,0 +1,366 @@
+"""Predicts: `python predict.py caption PICTURES... --checkpoint FILE [--output out.jsonl]` -> one JSON line per item.
+
+INPUT is pictures, a folder of them, a JSONL file (keys `image`, `question` ..., optional `id`) or a TSV file with the
+released columns of the task; for draw and summarise also .txt files with a text a line, or a text itself. With --output
+a run that was stopped goes on where it was. Exit code 1: items were skipped, 2: a wrong command line or file.
+"""
+
+import argparse
+import ast
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from tqdm import tqdm
+
+from data.items import Item, open_items
+from data.snli_ve import SnliVeData
+from data.vqa_gen import VqaGenData
+from models.predictor import OFAPredictor, read_image
+from utils.errors import UserError
+
+LOG_SECONDS = 30  # between two lines of progress where there is no terminal
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        columns: names of the columns of a TSV file in the order of --selected-cols, whose default is `selected`.
+        needed: what an item must have. field: a key that its records have and others do not.
+        answer: (predictor, items by name, arguments) -> the results' keys of each item's record.
+    """
+
+    help: str
+    columns: tuple[str, ...]
+    selected: str
+    needed: tuple[str, ...]
+    field: str
+    answer: Callable[[OFAPredictor, dict[str, list[Any]], argparse.Namespace], list[dict[str, Any]]]
+
+
+def _caption(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+    return [{"caption": x.text, "score": x.score} for x in _list(p.caption(v["image"], **args.decoding))]
+
+
+def _answer(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+    found = p.answer(v["image"], v["question"], [] if args.free else None, v["objects"], **args.decoding)
+    return [{"answer": x.text, "score": x.score} for x in _list(found)]
+
+
+def _ground(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+    found = _list(p.ground(v["image"], v["phrase"], args.n_best, **args.decoding))
+    lists = [[boxes] if args.n_best == 1 else boxes for boxes in found]
+    return [{"boxes": [[b.x0, b.y0, b.x1, b.y1] for b in boxes], "scores": [b.score for b in boxes]} for boxes in lists]
+
+
+def _entail(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+    found = p.entail(v["image"], v["hypothesis"], v["premise"])
+    return [{"entailment": x.text, "score": x.score} for x in _list(found)]
+
+
+def _classify(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+    found = _list(p.classify(v["image"], top_k=args.top_k))
+    return [{"labels": [x.text for x in labels], "scores": [x.score for x in labels]} for labels in found]
+
+
+def _draw(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+    records = []
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for number, drawn in zip(v["number"], _list(p.draw(v["prompt"], args.n, **args.decoding)), strict=True):
+        pictures = [drawn] if args.n == 1 else drawn
+        paths = [args.folder / f"{number:06}_{k}.png" for k in range(args.n)]
+        for picture, path in zip(pictures, paths, strict=True):
+            picture.save(path)
+        records.append({"pictures": [str(path) for path in paths], "scores": [x.info["score"] for x in pictures]})
+    return records
+
+
+def _summarise(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+    return [{"summary": x.text, "score": x.score} for x in _list(p.summarise(v["text"], **args.decoding))]
+
+
+def _generate(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+    return [{"text": x.text, "score": x.score} for x in _list(p.generate(v["image"], v["prompt"], **args.decoding))]
+
+
+def _list(results: Any) -> list[Any]:
+    return results
+
+
+# fmt: off
+COMMANDS = {
+    "caption": Command("describe pictures", ("id", "image"), "0,4", ("image",), "caption", _caption),
+    "answer": Command("answer questions about pictures", ("id", "image", "question", "objects"), "0,5,2,4",
+                      ("image", "question"), "answer", _answer),
+    "ground": Command("find the box of a phrase", ("id", "image", "phrase"), "0,4,2", ("image", "phrase"), "boxes",
+                      _ground),
+    "entail": Command("judge sentences by pictures", ("id", "image", "hypothesis", "premise"), "0,2,3,4",
+                      ("image", "hypothesis"), "entailment", _entail),
+    "classify": Command("name the class of pictures", ("image",), "0", ("image",), "labels", _classify),
+    "draw": Command("draw pictures of captions", ("id", "prompt"), "0,2", ("prompt",), "pictures", _draw),
+    "summarise": Command("write headlines", ("text",), "0", ("text",), "summary", _summarise),
+    "generate": Command("follow any instruction", ("id", "image", "prompt"), "0,1,2", ("prompt",), "text", _generate),
+}
+# fmt: on
+# Texts that a flag of the same name gives to items without one.
+TEXTS = {"answer": ("question",), "ground": ("phrase",), "entail": ("hypothesis", "premise"), "generate": ("prompt",)}
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line; SystemExit on a wrong one."""
+    parser = argparse.ArgumentParser("predict.py", description="Put pictures and texts to a trained network.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.help, description=f"Predict: {command.help}.")
+        _add_common(sub, name, command)
+        for text in TEXTS.get(name, ()):
+            sub.add_argument(f"--{text}", help=f"the {text} of every item that has none")
+    answer, ground, classify, draw = (commands.choices[name] for name in ("answer", "ground", "classify", "draw"))
+    for sub in (answer, classify):
+        sub.add_argument("--candidates", help="file of the answers to choose among (JSON, pickle, or one a line)")
+    answer.add_argument("--free", action="store_true", help="any text may be the answer")
+    ground.add_argument("--n-best", type=_positive, default=1, help="boxes per phrase (default %(default)s)")
+    classify.add_argument("--top-k", type=_positive, default=5, help="classes per picture (default %(default)s)")
+    draw.add_argument("--n", type=_positive, default=1, help="pictures per caption (default %(default)s)")
+    draw.add_argument("--vqgan", nargs=2, metavar=("CHECKPOINT", "YAML"), help="the VQGAN's last.ckpt and model.yaml")
+    draw.add_argument("--folder", type=Path, default=Path("drawings"), help="for the pictures (default %(default)s)")
+    draw.add_argument("--seed", type=int, default=7, help="of the draws (default %(default)s)")
+    return parser.parse_args(argv)
+
+
+def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> None:
+    several = "*" if name == "generate" else "+"
+    kinds = "pictures, folders, .jsonl or .tsv files" if "image" in command.columns else ".jsonl, .tsv, .txt or a text"
+    sub.add_argument("input", nargs=several, metavar="INPUT", help=kinds)
+    sub.add_argument("--checkpoint", required=True, help="fairseq file, Hugging Face folder or safetensors file")
+    sub.add_argument("--output", type=Path, help="JSONL file to write, or to go on with (default: standard output)")
+    order = ",".join(command.columns)
+    sub.add_argument("--selected-cols", help=f"columns of a TSV: {order} (default {command.selected})")
+    sub.add_argument("--batch-size", type=_positive, default=16, help="items computed at once (default %(default)s)")
+    sub.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
+    sub.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default %(default)s)")
+    sub.add_argument("--decoding", type=_json_object, default={}, help='generation options, e.g. {"beam": 1}')
+    sub.add_argument(
+        "--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", dest="overrides",
+        help="option that wins over the checkpoint's, e.g. bpe_dir=utils/BPE",
+    )  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    if not isinstance(found := json.loads(text), dict):
+        raise ValueError
+    return found
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, mark, value = text.partition("=")
+    if not mark:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0, or 1 if items were skipped, 2 if nothing could be done."""
+    args = parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        return predict(args)
+    except UserError as error:
+        print(f"predict.py: error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"predict.py: error: {error.filename or 'a file'}: {error.strerror}.", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("predict.py: stopped; with --output the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 2
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Answers what is not answered yet; the exit code."""
+    command = COMMANDS[args.command]
+    sources = [open_items(path, command.columns, args.selected_cols or command.selected) for path in args.input]
+    done = read_output(args.output, command.field) if args.output else set()
+    predictor = _load(args)
+    if args.command == "draw":
+        torch.manual_seed(args.seed)
+    run = _Run(predictor, command, args, done, sum(source.count for source in sources) or 1)
+    unread = _unread(predictor)
+    with open(args.output, "ab") if args.output else _Standard() as run.file:
+        for source in sources:
+            for item in source.read(unread):
+                run.add(item)
+        if not sources:
+            run.add(Item("the prompt"))
+        run.flush()
+    return run.finish()
+
+
+class _Run:
+    """Items on their way from the inputs to the output.
+
+    Args:
+        done: ids that the output holds already. total: number of items.
+    """
+
+    def __init__(
+        self, predictor: OFAPredictor, command: Command, args: argparse.Namespace, done: set[Any], total: int
+    ) -> None:
+        self.predictor, self.command, self.args, self.done = predictor, command, args, done
+        self.file: Any = None
+        self.waiting: list[tuple[Any, dict[str, Any], str]] = []  # id, values by name, where
+        self.seen: set[Any] = set()
+        self.number = self.written = self.skipped = 0
+        self.terminal = sys.stderr.isatty()
+        self.bar = tqdm(total=total, disable=not self.terminal, unit="item", dynamic_ncols=True)
+        self.total, self.logged = total, time.monotonic()
+
+    def add(self, item: Item) -> None:
+        """Takes an item up unless it is answered already or cannot be read."""
+        own = self.number if item.id is None else item.id
+        values: dict[str, Any] = {
+            name: getattr(self.args, name, None) for name in (*self.command.columns, *self.command.needed)
+        }
+        values.update({name: value for name, value in item.values.items() if name in values}, number=self.number)
+        self.number += 1
+        try:
+            if item.problem:
+                raise UserError(item.problem)
+            if own in self.seen:
+                raise UserError(f"the id {own!r} was there before: ids must differ")
+            self.seen.add(own)
+            if own in self.done:
+                self.progress(1)
+                return
+            if missing := [name for name in self.command.needed if values[name] is None]:
+                raise UserError(f"there is no {missing[0]!r}")
+            if values.get("image") is not None:
+                values["image"] = read_image(values["image"])
+        except ValueError as error:
+            self.skip(item.where, error)
+            return
+        self.waiting.append((own, values, item.where))
+        if len(self.waiting) >= self.args.batch_size:
+            self.flush()
+
+    def flush(self) -> None:
+        """Answers what is waiting."""
+        waiting, self.waiting = self.waiting, []
+        self.answer(waiting)
+
+    def answer(self, items: list[tuple[Any, dict[str, Any], str]]) -> None:
+        """Answers items and writes their records; where one cannot be answered, the others are, one by one."""
+        if not items:
+            return
+        columns = {name: [values[name] for _, values, _ in items] for name in items[0][1]}
+        try:
+            results = self.command.answer(self.predictor, columns, self.args)
+        except UserError:
+            raise
+        except ValueError as error:
+            if len(items) == 1:
+                self.skip(items[0][2], error)
+            else:
+                for item in items:
+                    self.answer([item])
+            return
+        lines = [json.dumps({"id": own, **result}) + "\n" for (own, _, _), result in zip(items, results, strict=True)]
+        self.file.write("".join(lines).encode("ascii"))
+        self.file.flush()
+        self.written += len(items)
+        self.progress(len(items))
+
+    def skip(self, where: str, error: ValueError) -> None:
+        """Reports an item that cannot be answered."""
+        reason = " ".join(str(error).split()).rstrip(".")
+        tqdm.write(f"{where}: {reason}; skipped.", file=sys.stderr)
+        self.skipped += 1
+        self.progress(1)
+
+    def progress(self, count: int) -> None:
+        """Moves the bar or, in a log, writes a line now and then."""
+        self.bar.update(count)
+        if not self.terminal and time.monotonic() - self.logged >= LOG_SECONDS:
+            self.logged = time.monotonic()
+            print(f"{self.number - len(self.waiting)} of {self.total} items", file=sys.stderr)
+
+    def finish(self) -> int:
+        """Says how many there were; the exit code."""
+        self.bar.close()
+        before = self.number - self.written - self.skipped
+        print(f"{self.written} written, {self.skipped} skipped, {before} there before.", file=sys.stderr)
+        return int(self.skipped > 0)
+
+
+class _Standard:
+    """Standard output as a binary file that is left open."""
+
+    def __enter__(self) -> BinaryIO:
+        return sys.stdout.buffer
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.flush()
+
+
+def _load(args: argparse.Namespace) -> OFAPredictor:
+    overrides = dict(args.overrides)
+    if reserved := overrides.keys() & {"device", "dtype", "batch_size", "vqgan"}:
+        name = sorted(reserved)[0]
+        raise UserError(f"--set {name}=... has a flag of its own: pass --{name.replace('_', '-')}.")
+    if getattr(args, "candidates", None):
+        overrides["ans2label_file"] = args.candidates
+    if getattr(args, "vqgan", None):
+        overrides["vqgan"] = tuple(args.vqgan)
+    return OFAPredictor.load(args.checkpoint, args.device, dtype=args.dtype, batch_size=args.batch_size, **overrides)
+
+
+def _unread(predictor: OFAPredictor) -> set[str]:
+    """Columns of a TSV file that the network was not trained with: as in evaluation they are left out."""
+    config = predictor.description.config
+    unread = set() if config(VqaGenData, "vqa_gen").add_object else {"objects"}
+    return unread if config(SnliVeData, "snli_ve").add_caption else {*unread, "premise"}
+
+
+def read_output(path: Path, field: str) -> set[Any]:
+    """Ids of the records in a file; a last line that is not whole is cut off.
+
+    Raises UserError for a file of something else.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return set()
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    ids = set()
+    for number, line in enumerate(data[:whole].splitlines(), 1):
+        try:
+            record = json.loads(line)
+            if field not in record:
+                raise KeyError(field)
+            ids.add(record["id"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{path}, line {number} is no record with 'id' and '{field}': name another file."
+            ) from error
+    if whole < len(data):
+        with open(path, "r+b") as file:
+            file.truncate(whole)
+    return ids
+
+
+if __name__ == "__main__":
+    sys.exit(main())

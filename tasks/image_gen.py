@@ -1,0 +1,188 @@
+"""Text-to-image generation."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import register_task
+from torch import nn
+
+from data.image_gen import COLUMNS, ImageGenData, ImageGenDataset, code_count
+from data.tsv import TsvFile
+from models.generation import GenerationConfig
+from models.text_to_image import Painter, Picture, check_files, code_options, row_generators, sample_codes
+from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
+from utils.errors import BadRowError, UserError
+from utils.files import atomic_write
+from utils.image_codes import picture_name
+from utils.metrics import Metric
+from utils.predictions import Record
+
+METHODS = ("ti_sim", "ii_sim")
+
+
+@dataclass
+class ImageGenConfig(ImageGenData, FairseqDataclass):
+    """Options of text-to-image generation."""
+
+    sampling_times: int = field(
+        default=1, metadata={"help": "rounds of samples for each prompt; a round is of --beam samples"}
+    )
+    eval_clip_method: str = field(
+        default="ti_sim", metadata={"help": "CLIP compares pictures with the prompt (ti_sim) or the true one (ii_sim)"}
+    )
+    eval_args: Optional[str] = field(
+        default="{}", metadata={"help": 'sampling options of validation as JSON, e.g. {"beam":24,"sampling_topk":256}'}
+    )
+    scst: bool = field(default=False, metadata={"help": "self-critical training: sample with --scst-args"})
+    scst_args: str = field(default="{}", metadata={"help": "sampling options of self-critical training as JSON"})
+    vqgan_model_path: Optional[str] = field(default=None, metadata={"help": "the VQGAN's last.ckpt, to draw pictures"})
+    vqgan_config_path: Optional[str] = field(default=None, metadata={"help": "the VQGAN's model.yaml"})
+    clip_model_path: Optional[str] = field(
+        default=None,
+        metadata={"help": "OpenAI's ViT-B-16.pt, to score pictures and choose the best; the first sample without it"},
+    )
+    gen_images_path: str = field(
+        default="", metadata={"help": "folder for the pictures of validation and evaluation; none are kept without it"}
+    )
+
+
+@register_task("image_gen", dataclass=ImageGenConfig)
+class ImageGenTask(OFATask):
+    """Samples codes for a prompt, draws them, and takes the picture that CLIP likes best.
+
+    The VQGAN and CLIP are loaded when the first pictures are drawn.
+    """
+
+    dataset_class = ImageGenDataset
+    metrics = {"score": Metric(3)}
+    record_fields = {"sample_id": str, "caption": str}
+    _painter: Painter | None = None
+
+    def __init__(self, cfg: Any, vocab: Any) -> None:
+        super().__init__(cfg, vocab)
+        if cfg.eval_clip_method not in METHODS:
+            raise UserError(f"--eval-clip-method {cfg.eval_clip_method}: choose {' or '.join(METHODS)}.")
+        if cfg.sampling_times < 1:
+            raise UserError(f"--sampling-times {cfg.sampling_times}: at least 1 is needed.")
+
+    def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> ImageGenDataset:
+        """Rows of prompts and codes; UserError for prompts alone in training, which have nothing to learn."""
+        dataset = ImageGenDataset(rows, self.vocab, self.cfg, split, epoch=epoch)
+        if split == "train" and not self.cfg.scst and "codes" not in dataset.columns:
+            raise UserError(f"{rows.path}: training needs image codes, select the columns {', '.join(COLUMNS[1])}.")
+        if split != "train" and self.cfg.gen_images_path:
+            _check_ids(dataset)
+        return dataset
+
+    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """As the base; what the first validation would stop at is said before training."""
+        if self.validation_config is not None:
+            self.check_files(clip=bool(self.cfg.clip_model_path))
+        return super().build_criterion(cfg, from_checkpoint)
+
+    def check_files(self, clip: bool) -> None:
+        """Raises UserError unless the VQGAN's files, and CLIP's with `clip`, are there."""
+        names = ["vqgan_model_path", "vqgan_config_path", *(["clip_model_path"] if clip else [])]
+        check_files({f"--{name.replace('_', '-')}": self.cfg[name] for name in names})
+
+    @property
+    def generation_options(self) -> dict[str, Any]:
+        """A picture's codes, all of them and no others, are sampled."""
+        count = code_count(self.cfg.code_image_size)
+        return code_options(self.vocab.code_start, self.vocab.num_codes, count, self.cfg.constraint_range)
+
+    @property
+    def results_path(self) -> str | None:
+        """Predictions are the index of the pictures, so they are beside them."""
+        return self.cfg.gen_images_path or None
+
+    @cached_property
+    def validation_config(self) -> GenerationConfig | None:
+        """Options of --eval-args, if there is CLIP to score pictures or a folder to keep them."""
+        if not (self.cfg.clip_model_path or self.cfg.gen_images_path):
+            return None
+        return GenerationConfig.from_json(self.cfg.eval_args, "--eval-args", **self.generation_options)
+
+    @cached_property
+    def scst_config(self) -> GenerationConfig | None:
+        """How self-critical training samples: the options of --scst-args with --scst."""
+        if not self.cfg.scst:
+            return None
+        return GenerationConfig.from_json(self.cfg.scst_args, "--scst-args", **self.generation_options)
+
+    def painter(self, device: torch.device) -> Painter:
+        """The VQGAN and, with --clip-model-path, CLIP; read at the first call."""
+        if self._painter is None:
+            self._painter = Painter.load(
+                self.cfg.vqgan_model_path,
+                self.cfg.vqgan_config_path,
+                self.cfg.clip_model_path,
+                self.vocab.code_start,
+                self.vocab.num_codes,
+                device,
+            )
+        return self._painter
+
+    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+        """The best picture of each prompt; what is drawn for a row depends on the run's seed and the row only."""
+        captions, device = batch["captions"], batch["net_input"]["src_tokens"].device
+        networks: Any = list(models)
+        if (size := networks[0].config.code_image_size) != self.cfg.code_image_size:
+            raise UserError(f"The network draws pictures of {size} pixels: pass --code-image-size={size}.")
+        targets = [caption.replace("/", "") for caption in captions]  # as the original scores them
+        if self.cfg.eval_clip_method == "ii_sim" and self.cfg.clip_model_path:
+            if "code_images" not in batch:
+                raise UserError(f"--eval-clip-method ii_sim compares pictures: select {', '.join(COLUMNS[2])}.")
+            targets = batch["code_images"]
+        painter = self.painter(device)
+        generators = row_generators(torch.initial_seed(), batch["rows"], device)
+        samples = sample_codes(networks, encoder_inputs(batch), config, self.cfg.sampling_times, generators)
+        pictures = painter.choose(samples, targets)
+        best = [own[0] for own in pictures]
+        records: list[Record] = [
+            {"sample_id": str(name), "caption": caption, "score": own[0].score, "image": self._keep(str(name), own)}
+            for name, caption, own in zip(batch["id"], captions, pictures, strict=True)
+        ]
+        scores = [picture.score for picture in best if picture.score is not None]
+        sums = {"score": (sum(scores), float(len(scores)))} if painter.clip else {}
+        confidences = [generation_confidence(picture.hypothesis) for picture in best]
+        return Evaluation(records, sums=sums, confidences=confidences)
+
+    def _keep(self, name: str, pictures: Sequence[Picture]) -> str | None:
+        """Writes the pictures of a prompt, best first, below --gen-images-path; the best one's path in there."""
+        if not self.cfg.gen_images_path:
+            return None
+        folder, best = Path(self.cfg.gen_images_path), f"top1/{picture_name(name)}"
+        files = {best: pictures[0], **{_ranked(name, rank): picture for rank, picture in enumerate(pictures)}}
+        try:
+            for file, picture in files.items():
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                with atomic_write(folder / file) as out:
+                    picture.image.save(out, format="PNG")
+        except OSError as error:
+            raise UserError(f"Cannot write pictures to {folder}: {error.strerror}; check --gen-images-path.") from error
+        return best
+
+
+def _ranked(name: str, rank: int) -> str:
+    return f"all_results/{picture_name(f'{name}_{rank}')}"
+
+
+def _check_ids(dataset: ImageGenDataset) -> None:
+    """Raises UserError if two rows would have pictures of the same name."""
+    seen: dict[str, int] = {}
+    for row in range(len(dataset)):
+        try:
+            name = picture_name(dataset.rows[row][0])
+        except BadRowError:  # whoever reads the row for its sample says so
+            continue
+        if (other := seen.setdefault(name, row)) != row:
+            raise UserError(
+                f"{dataset.rows.path}, lines {other + 1} and {row + 1}: pictures are named by id, and these two have "
+                "the same; give every row an id of its own."
+            )

@@ -1,0 +1,158 @@
+"""Converts a checkpoint between fairseq's `.pt`, a Hugging Face folder and a single `.safetensors` file.
+
+    python -m utils.convert IN OUT [--bpe-dir utils/BPE]
+
+IN is a file or folder that `load_checkpoint` reads. OUT says by its ending what is written: `.pt`, `.safetensors`, or
+else a folder (config.json, model.safetensors, vocab.json, merges.txt, and what transformers asks for beside them).
+Weights stay as they are, bit by bit; training history is left behind, the options of the run go along.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.images import HALF, IMAGENET_MEAN, IMAGENET_STD
+from data.text import Vocabulary
+from models.ofa import OFAConfig
+from utils import hf_layout
+from utils.checkpoint import load_checkpoint, model_config, save_checkpoint
+from utils.errors import UserError
+from utils.tensor_file import write_tensors
+from utils.upgrade import TOKEN_TABLES
+
+OTHER_ENDINGS = (".bin", ".pth", ".ckpt", ".pkl")
+DEFAULT_BPE_DIR = Path(__file__).parent / "BPE"
+
+
+def convert(source: Path, target: Path, bpe_dir: Path | None = None) -> list[str]:
+    """Reads `source` and writes `target`; kinds are told by name.
+
+    Args:
+        bpe_dir: vocabulary folder for a folder's tokenizer files; None takes that of the run, where it still exists,
+            else utils/BPE.
+
+    Returns:
+        sentences on what could not be taken along.
+
+    Raises:
+        UserError: unreadable input, no OFA network, an ending that says nothing, a vocabulary of another size.
+    """
+    if target.suffix in OTHER_ENDINGS:
+        raise UserError(f"{target}: let the name end in .pt or .safetensors, or name a folder.")
+    checkpoint = load_checkpoint(source)
+    config = model_config(checkpoint, source=str(source))
+    state: dict[str, torch.Tensor] = checkpoint["model"]
+    if target.suffix == ".pt":
+        checkpoint["model"] = _complete(state)
+        save_checkpoint(checkpoint, target)
+        return []
+    stored = _without_copies(state)
+    if target.suffix == ".safetensors":
+        write_tensors(target, stored, checkpoint)
+        return []
+    target.mkdir(parents=True, exist_ok=True)
+    hf_layout.write_json(target / "config.json", hf_layout.to_config(asdict(config), asdict(OFAConfig())))
+    notes = _copy_processor(source, target) if source.is_dir() else None
+    if notes is None:
+        task = _task_options(checkpoint)
+        _write_image_processor(target, task)
+        notes = _write_tokenizer(target, config.vocab_size, task, bpe_dir)
+    write_tensors(target / hf_layout.WEIGHT_FILES[0], hf_layout.to_layout_names(stored), checkpoint)
+    return notes
+
+
+def _without_copies(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The entries without the second and third name of the tied token table."""
+    first = next(name for name in TOKEN_TABLES if name in state)
+    copies = [name for name in TOKEN_TABLES if name in state and name != first]
+    return {k: v for k, v in state.items() if k not in copies or not torch.equal(v, state[first])}
+
+
+def _complete(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The entries with all three names of the tied token table and the two marks of fairseq's format."""
+    table = state[next(name for name in TOKEN_TABLES if name in state)]
+    marks = {name: torch.tensor([3.0], dtype=table.dtype) for name in hf_layout.VERSION_ENTRIES}
+    return {**dict.fromkeys(TOKEN_TABLES, table), **marks, **state}
+
+
+def _task_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the run that say how texts and pictures were prepared; empty when the checkpoint has none."""
+    if checkpoint.get("cfg"):
+        return dict(checkpoint["cfg"].get("task") or {})
+    args = checkpoint.get("args")
+    return {} if args is None else vars(args)
+
+
+def _copy_processor(source: Path, target: Path) -> list[str] | None:
+    """Copies the tokenizer and image processor files of a folder; None when it has no tokenizer files."""
+    if not all((source / name).is_file() for name in hf_layout.TOKENIZER_FILES):
+        return None
+    for path in [*source.glob("*.json"), *source.glob("*.txt")]:
+        if path.name != "config.json" and not path.name.endswith(".index.json"):
+            shutil.copyfile(path, target / path.name)
+    return []
+
+
+def _write_image_processor(target: Path, task: Mapping[str, Any]) -> None:
+    side = task.get("patch_image_size")
+    if side is None:
+        return
+    imagenet = bool(task.get("imagenet_default_mean_and_std"))
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (HALF, HALF)
+    content = {"image_processor_type": "OFAImageProcessor", "size": {"height": side, "width": side}}
+    hf_layout.write_json(target / "preprocessor_config.json", {**content, "image_mean": mean, "image_std": std})
+
+
+def _write_tokenizer(target: Path, size: int, task: Mapping[str, Any], bpe_dir: Path | None) -> list[str]:
+    """Writes vocab.json, merges.txt and tokenizer_config.json, or returns why not."""
+    folder = bpe_dir or _first_folder(task.get("bpe_dir"), DEFAULT_BPE_DIR)
+    numbers = {"code_dict_size": task.get("code_dict_size", 8192), "num_bins": task.get("num_bins", 1000)}
+    if (task.get("bpe") or "gpt2") != "gpt2":
+        return ["No tokenizer files: the layout has GPT-2's byte-level BPE only, not BERT's."]
+    vocab = Vocabulary.load(folder, **numbers)
+    if len(vocab) > size:
+        raise UserError(
+            f"The vocabulary of {folder} has {len(vocab)} tokens, the network {size}: name the folder it was trained "
+            "with (--bpe-dir)."
+        )
+    encoder = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    token_of = {str(number): token for token, number in encoder.items()}
+    symbols = [vocab[number] for number in range(vocab.mask + 1)]
+    if missing := len(token_of.keys() - set(symbols)):
+        return [f"No tokenizer files: {folder}/dict.txt lacks {missing} of GPT-2's tokens, which the layout needs all."]
+    ids = {token_of.get(symbol, symbol): number for number, symbol in enumerate(symbols)}
+    (target / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    shutil.copyfile(folder / "vocab.bpe", target / "merges.txt")
+    hf_layout.write_json(target / "tokenizer_config.json", {"tokenizer_class": "OFATokenizer", **numbers})
+    return []
+
+
+def _first_folder(candidate: str | None, otherwise: Path) -> Path:
+    return Path(candidate) if candidate and (Path(candidate) / "dict.txt").is_file() else otherwise
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Convert a checkpoint: fairseq .pt, Hugging Face folder, .safetensors.")
+    parser.add_argument("source", type=Path, metavar="IN", help="checkpoint file or Hugging Face folder")
+    parser.add_argument("target", type=Path, metavar="OUT", help="name ending in .pt or .safetensors, or a folder")
+    parser.add_argument("--bpe-dir", type=Path, help="vocabulary folder (default: the run's own, else utils/BPE)")
+    args = parser.parse_args(argv)
+    try:
+        notes = convert(args.source, args.target, args.bpe_dir)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(*notes, f"Wrote {args.target}.", sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

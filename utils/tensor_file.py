@@ -1,0 +1,68 @@
+"""Reading and writing `.safetensors` files, with the rest of a checkpoint as JSON in the file's header."""
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from utils.files import atomic_write
+
+logger = logging.getLogger(__name__)
+
+# Weights, and what belongs to a training run, not to a network.
+NOT_STORED = ("model", "optimizer_history", "last_optimizer_state", "extra_state", "task_state", "criterion")
+HEADER = "checkpoint"
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file, and the entries `write_tensors` stored with them (none in other programs' files)."""
+    with safe_open(path, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}
+        entries = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+    if isinstance(entries.get("args"), dict):
+        entries["args"] = argparse.Namespace(**entries["args"])
+    return state, entries
+
+
+def write_tensors(path: Path, state: Mapping[str, Tensor], checkpoint: Mapping[str, Any]) -> None:
+    """Writes tensors and the entries of a checkpoint that describe them; training history is left out.
+
+    Args:
+        state: names and tensors; those that share memory are stored once each.
+        checkpoint: as `load_checkpoint` returns it. Tuples become lists; what JSON cannot hold is left out.
+    """
+    entries = {}
+    for name, value in checkpoint.items():
+        if name not in NOT_STORED and value is not None:
+            try:
+                entries[name] = json.loads(json.dumps(value, default=_plain))
+            except TypeError as error:
+                logger.warning("%s of the checkpoint is left out of %s (%s)", name, path, error)
+    with atomic_write(path) as file:
+        save_file(_separate(state), file.name, metadata={"format": "pt", HEADER: json.dumps(entries)})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, argparse.Namespace):
+        return vars(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"it holds a {type(value).__name__}")
+
+
+def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors without common memory, which is what the format holds."""
+    tensors, seen = {}, set()
+    for name, tensor in state.items():
+        storage = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone(memory_format=torch.contiguous_format) if storage in seen else tensor.contiguous()
+        seen.add(storage)
+    return tensors
