@@ -154,15 +154,16 @@ def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> No
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    if not isinstance(found := json.loads(text), dict):
-        raise ValueError
-    return found
+    try:
+        return dict(json.loads(text).items())
+    except (ValueError, AttributeError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object") from None
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -198,7 +199,7 @@ def predict(args: argparse.Namespace) -> int:
     predictor = _load(args)
     if args.command == "draw":
         torch.manual_seed(args.seed)
-    run = _Run(predictor, command, args, done, sum(source.count for source in sources) or 1)
+    run = _Run(predictor, command, args, done, sum(source.size for source in sources) or 1)
     unread = _unread(predictor)
     with open(args.output, "ab") if args.output else _Standard() as run.file:
         for source in sources:
@@ -232,10 +233,9 @@ class _Run:
     def add(self, item: Item) -> None:
         """Takes an item up unless it is answered already or cannot be read."""
         own = self.number if item.id is None else item.id
-        values: dict[str, Any] = {
-            name: getattr(self.args, name, None) for name in (*self.command.columns, *self.command.needed)
-        }
-        values.update({name: value for name, value in item.values.items() if name in values}, number=self.number)
+        names = self.command.columns
+        values: dict[str, Any] = {name: getattr(self.args, name, None) for name in names}
+        values |= {**item.values, "number": self.number}
         self.number += 1
         try:
             if item.problem:
@@ -287,7 +287,7 @@ class _Run:
     def skip(self, where: str, error: ValueError) -> None:
         """Reports an item that cannot be answered."""
         reason = " ".join(str(error).split()).rstrip(".")
-        tqdm.write(f"{where}: {reason}; skipped.", file=sys.stderr)
+        tqdm.write(f"{reason if where in reason else f'{where}: {reason}'}; skipped.", file=sys.stderr)
         self.skipped += 1
         self.progress(1)
 

@@ -14,7 +14,7 @@ from data.text import Vocabulary
 from data.tsv import TsvFile
 
 CODE_SIDE = 8  # pixels that a code stands for
-COLUMNS = (("id", "text"), ("id", "text", "codes"), ("id", "image", "text", "codes"))
+COLUMNS: tuple[tuple[str, ...], ...] = (("id", "text"), ("id", "text", "codes"), ("id", "image", "text", "codes"))
 
 
 @dataclass
@@ -54,7 +54,7 @@ class ImageGenDataset(OFADataset):
     """
 
     config: ImageGenData
-    columns = COLUMNS[1]
+    columns: tuple[str, ...] = COLUMNS[1]
 
     def __init__(
         self, rows: TsvFile, vocab: Vocabulary, config: ImageGenData, split: str, seed: int = 1, epoch: int = 1

@@ -31,7 +31,7 @@ class Item:
 class Source(NamedTuple):
     """An input: how many items it has, and what reads them; columns of a TSV that are `unread` are left out."""
 
-    count: int
+    size: int
     read: Callable[[Collection[str]], Iterator[Item]]
 
 

@@ -55,7 +55,7 @@ def code_options(first: int, codes: int, count: int, constraint_range: str | Non
         UserError: the range has ids that are no codes.
     """
     everything = f"{first},{first + codes}"
-    options = dict(
+    options: dict[str, Any] = dict(
         sampling=True, gen_code=True, max_len_a=0.0, max_len_b=count, min_len=count,
         constraint_range=constraint_range or everything,
     )  # fmt: skip
@@ -136,7 +136,7 @@ class Painter:
         return [image for part in codes.to(device).split(self.batch_size) for image in to_pil(self.vqgan.decode(part))]
 
     def choose(
-        self, samples: Sequence[Sequence[Hypothesis]], targets: Sequence[str] | Sequence[Image.Image]
+        self, samples: Sequence[Sequence[Hypothesis]], targets: Sequence[str | Image.Image]
     ) -> list[list[Picture]]:
         """Draws all samples of B prompts; each prompt's by descending similarity to its target, if there is CLIP.
 

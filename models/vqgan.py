@@ -104,8 +104,8 @@ class VQGANOutput(NamedTuple):
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    # 32 groups as released; narrow demo networks get the largest number that divides their width.
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+    # 32 groups as released; narrow networks have as many channels in a group as the narrowest level released.
+    return nn.GroupNorm(math.gcd(32, max(1, channels // 4)), channels, eps=1e-6)
 
 
 class ResBlock(nn.Module):

@@ -25,10 +25,10 @@ ofa_python() {
     else echo python3; fi
 }
 
-# ofa_setup: makes .venv and installs the requirements, unless OFA_PYTHON names an interpreter or it is done already.
+# ofa_setup [FILE...]: makes .venv and installs requirements.txt and the other requirement files named, unless
+# OFA_PYTHON names an interpreter or it is done already.
 ofa_setup() {
     [ -n "${OFA_PYTHON:-}" ] && return
-    done_for=$OFA_ROOT/.venv/requirements.txt
     if [ ! -x "$OFA_ROOT/.venv/bin/python" ]; then
         for name in python3.12 python3.11 python3 python; do
             "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && break
@@ -37,10 +37,12 @@ ofa_setup() {
         [ -n "$name" ] || { echo "Python 3.11 or 3.12 is needed and neither was found: install one." >&2; exit 2; }
         "$name" -m venv "$OFA_ROOT/.venv" || { echo "$name cannot make .venv: install its venv module." >&2; exit 2; }
     fi
-    cmp -s "$OFA_ROOT/requirements.txt" "$done_for" && return
-    echo "Installing requirements into .venv (a few minutes) ..."
-    "$OFA_ROOT/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$OFA_ROOT/requirements.txt" || exit 1
-    cp "$OFA_ROOT/requirements.txt" "$done_for"
+    for _file in requirements.txt "$@"; do
+        cmp -s "$OFA_ROOT/$_file" "$OFA_ROOT/.venv/$_file" && continue
+        echo "Installing $_file into .venv (a few minutes) ..."
+        "$OFA_ROOT/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$OFA_ROOT/$_file" || exit 1
+        cp "$OFA_ROOT/$_file" "$OFA_ROOT/.venv/$_file"
+    done
 }
 
 # ofa_size DEFAULT: what the size adds to the command line -> ARCH, SIZE_FLAGS (training), SIZE_DATA_FLAGS (their part

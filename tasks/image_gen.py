@@ -65,6 +65,7 @@ class ImageGenTask(OFATask):
 
     def __init__(self, cfg: Any, vocab: Any) -> None:
         super().__init__(cfg, vocab)
+        self.results_path = cfg.gen_images_path or None  # predictions are the index of the pictures
         if cfg.eval_clip_method not in METHODS:
             raise UserError(f"--eval-clip-method {cfg.eval_clip_method}: choose {' or '.join(METHODS)}.")
         if cfg.sampling_times < 1:
@@ -95,11 +96,6 @@ class ImageGenTask(OFATask):
         """A picture's codes, all of them and no others, are sampled."""
         count = code_count(self.cfg.code_image_size)
         return code_options(self.vocab.code_start, self.vocab.num_codes, count, self.cfg.constraint_range)
-
-    @property
-    def results_path(self) -> str | None:
-        """Predictions are the index of the pictures, so they are beside them."""
-        return self.cfg.gen_images_path or None
 
     @cached_property
     def validation_config(self) -> GenerationConfig | None:
@@ -134,7 +130,7 @@ class ImageGenTask(OFATask):
         networks: Any = list(models)
         if (size := networks[0].config.code_image_size) != self.cfg.code_image_size:
             raise UserError(f"The network draws pictures of {size} pixels: pass --code-image-size={size}.")
-        targets = [caption.replace("/", "") for caption in captions]  # as the original scores them
+        targets: list[Any] = [caption.replace("/", "") for caption in captions]  # as the original scores them
         if self.cfg.eval_clip_method == "ii_sim" and self.cfg.clip_model_path:
             if "code_images" not in batch:
                 raise UserError(f"--eval-clip-method ii_sim compares pictures: select {', '.join(COLUMNS[2])}.")
@@ -149,7 +145,7 @@ class ImageGenTask(OFATask):
             for name, caption, own in zip(batch["id"], captions, pictures, strict=True)
         ]
         scores = [picture.score for picture in best if picture.score is not None]
-        sums = {"score": (sum(scores), float(len(scores)))} if painter.clip else {}
+        sums: dict[str, tuple[float, ...]] = {"score": (sum(scores), len(scores))} if painter.clip else {}
         confidences = [generation_confidence(picture.hypothesis) for picture in best]
         return Evaluation(records, sums=sums, confidences=confidences)
 

@@ -10,8 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Floor of each core package; a file may import its own floor and those below.
 FLOORS = {"utils": 0, "data": 1, "models.ofa": 2, "models.generation": 3}
-# load_model and its kin build networks from files, inside functions or for types only; image_codes is a program.
-UPWARD = {("utils/checkpoint.py", "models.ofa"), ("utils/image_codes.py", "data")}
+# load_model and its kin build networks from files, inside functions or for types only; the others are programs.
+UPWARD = {
+    ("utils/checkpoint.py", "models.ofa"),
+    ("utils/image_codes.py", "data"),
+    ("utils/convert.py", "data"),
+    ("utils/convert.py", "models.ofa"),
+}
 CORE_LOSSES = ("losses", "linear_cross_entropy", "reward")
 PLUGIN = ("ofa_module", "tasks", "train", "evaluate", "models.fairseq_ofa", "criterions.base")
 

@@ -78,6 +78,7 @@ def load_checkpoint(path: PathLike, mmap: bool = False) -> dict[str, Any]:
         source, options = hf_layout.find_weights(path), hf_layout.read_options(path)
     elif not path.is_file():
         raise UserError(f"There is no checkpoint {path}: check the path.")
+    content: Any
     entries: dict[str, Any] = {}
     if source.suffix == ".safetensors":
         content, entries = _read_safetensors(source)
@@ -86,22 +87,23 @@ def load_checkpoint(path: PathLike, mmap: bool = False) -> dict[str, Any]:
         content = _unpickle(source, mmap)
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint: name a checkpoint file.")
-    if isinstance(content.get("model"), dict):
-        return content if "extra_state" in content else {**_without_history(content["model"]), **content}
+    weights: Any = content.get("model")
+    if isinstance(weights, dict):
+        return content if "extra_state" in content else {**_without_history(weights), **content}
     if not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{path} is not a checkpoint (no entry 'model'): name a fairseq checkpoint or a state dict.")
-    if options and not {"cfg", "args"} & set(entries):
-        entries["cfg"] = {"model": {**options, "_name": "ofa"}}
-    return {**_without_history(hf_layout.to_fairseq_names(content)), **entries}
+    if {"cfg", "args"} & set(entries):  # of the run that made the weights: they say more than config.json
+        options = {}
+    return {**_without_history(hf_layout.to_fairseq_names(content), options or None), **entries}
 
 
-def _without_history(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _without_history(state: Mapping[str, Tensor], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Weights in the layout of a fairseq checkpoint whose training has not begun."""
     past = {"criterion_name": None, "optimizer_name": None, "lr_scheduler_state": {"best": None}, "num_updates": 0}
     iterator = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
     return {
         "args": None,
-        "cfg": None,
+        "cfg": None if options is None else {"model": {**options, "_name": "ofa"}},
         "model": dict(state),
         "optimizer_history": [past],
         "extra_state": {"train_iterator": iterator},
@@ -285,7 +287,8 @@ def save_checkpoint(obj: Mapping[str, Any], path: PathLike) -> None:
 
 def save_model(model: "OFA", path: PathLike) -> None:
     """Writes weights and options, from which `load_model` rebuilds this very network."""
-    save_checkpoint(_without_history(model.state_dict(), asdict(model.config)), path)
+    options = {"model": {**asdict(model.config), "_name": "ofa"}}
+    save_checkpoint({**_without_history(model.state_dict()), "cfg": options}, path)
 
 
 def previous_checkpoint(path: PathLike) -> Path | None:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from data.images import HALF, IMAGENET_MEAN, IMAGENET_STD
-from data.text import Vocabulary
+from data.text import GPT2_DIR, Vocabulary
 from models.ofa import OFAConfig
 from utils import hf_layout
 from utils.checkpoint import load_checkpoint, model_config, save_checkpoint
@@ -27,8 +27,8 @@ from utils.errors import UserError
 from utils.tensor_file import write_tensors
 from utils.upgrade import TOKEN_TABLES
 
+# Endings of files, which nobody means as a folder's.
 OTHER_ENDINGS = (".bin", ".pth", ".ckpt", ".pkl")
-DEFAULT_BPE_DIR = Path(__file__).parent / "BPE"
 
 
 def convert(source: Path, target: Path, bpe_dir: Path | None = None) -> list[str]:
@@ -112,7 +112,7 @@ def _write_image_processor(target: Path, task: Mapping[str, Any]) -> None:
 
 def _write_tokenizer(target: Path, size: int, task: Mapping[str, Any], bpe_dir: Path | None) -> list[str]:
     """Writes vocab.json, merges.txt and tokenizer_config.json, or returns why not."""
-    folder = bpe_dir or _first_folder(task.get("bpe_dir"), DEFAULT_BPE_DIR)
+    folder = bpe_dir or _first_folder(task.get("bpe_dir"), GPT2_DIR)
     numbers = {"code_dict_size": task.get("code_dict_size", 8192), "num_bins": task.get("num_bins", 1000)}
     if (task.get("bpe") or "gpt2") != "gpt2":
         return ["No tokenizer files: the layout has GPT-2's byte-level BPE only, not BERT's."]
@@ -122,14 +122,15 @@ def _write_tokenizer(target: Path, size: int, task: Mapping[str, Any], bpe_dir: 
             f"The vocabulary of {folder} has {len(vocab)} tokens, the network {size}: name the folder it was trained "
             "with (--bpe-dir)."
         )
-    encoder = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    bpe = folder if (folder / "encoder.json").is_file() else GPT2_DIR
+    encoder = json.loads((bpe / "encoder.json").read_text(encoding="utf-8"))
     token_of = {str(number): token for token, number in encoder.items()}
     symbols = [vocab[number] for number in range(vocab.mask + 1)]
     if missing := len(token_of.keys() - set(symbols)):
         return [f"No tokenizer files: {folder}/dict.txt lacks {missing} of GPT-2's tokens, which the layout needs all."]
     ids = {token_of.get(symbol, symbol): number for number, symbol in enumerate(symbols)}
     (target / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
-    shutil.copyfile(folder / "vocab.bpe", target / "merges.txt")
+    shutil.copyfile(bpe / "vocab.bpe", target / "merges.txt")
     hf_layout.write_json(target / "tokenizer_config.json", {"tokenizer_class": "OFATokenizer", **numbers})
     return []
 
@@ -140,7 +141,9 @@ def _first_folder(candidate: str | None, otherwise: Path) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Convert a checkpoint: fairseq .pt, Hugging Face folder, .safetensors.")
+    parser = argparse.ArgumentParser(
+        description="Convert a checkpoint: fairseq .pt, Hugging Face folder, .safetensors."
+    )
     parser.add_argument("source", type=Path, metavar="IN", help="checkpoint file or Hugging Face folder")
     parser.add_argument("target", type=Path, metavar="OUT", help="name ending in .pt or .safetensors, or a folder")
     parser.add_argument("--bpe-dir", type=Path, help="vocabulary folder (default: the run's own, else utils/BPE)")

@@ -1,4 +1,4 @@
-"""The Hugging Face folder layout of the published networks: file names, parameter names, config.json, tokenizer files."""
+"""The Hugging Face folder layout of the published networks: names of files and parameters, config.json."""
 
 import json
 import re

@@ -111,11 +111,12 @@ def sampling_step(
     elif top_k > 0:
         kept, order = log_probs.topk(min(top_k, U))
     weights = kept.softmax(-1).nan_to_num(1.0)  # a dead beam draws anything, its score stays -inf
-    parts = weights.flatten(0, 1).split(n if generators else B * n)  # (n or B * n, U)
+    sources: Sequence[torch.Generator | None] = generators or [None]
+    parts = weights.flatten(0, 1).split(B * n // len(sources))  # rows of one source
     draws = torch.cat(
         [
             part.multinomial(beam // n, replacement=True, generator=generator)
-            for part, generator in zip(parts, generators or [None], strict=True)
+            for part, generator in zip(parts, sources, strict=True)
         ]
     ).view(B, beam)
     beams = torch.arange(n, device=draws.device).repeat_interleave(beam // n).expand(B, -1)

@@ -29,6 +29,8 @@ AutoConfig.register(OFAHFConfig.model_type, OFAHFConfig)
 for _auto in (AutoModel, AutoModelForSeq2SeqLM, AutoModelForImageTextToText):
     _auto.register(OFAHFConfig, OFAForConditionalGeneration)
 AutoTokenizer.register(OFAHFConfig, OFATokenizer)
-AutoImageProcessor.register(OFAHFConfig, image_processor_classes=dict.fromkeys(("torchvision", "pil"), OFAImageProcessor))
+AutoImageProcessor.register(
+    OFAHFConfig, image_processor_classes=dict.fromkeys(("torchvision", "pil"), OFAImageProcessor)
+)
 AutoProcessor.register(OFAHFConfig, OFAProcessor)
 register_checkpoint_conversion_mapping(OFAHFConfig.model_type, weight_renamings())

@@ -29,7 +29,7 @@ ENCODER_INPUTS = ("patch_images", "patch_images_2", "patch_masks")
 
 
 def weight_renamings() -> list[WeightRenaming]:
-    """The layout's parameter names -> ours, in the form `transformers` applies when it reads and undoes when it writes."""
+    """The layout's parameter names -> ours; `transformers` applies them to read a file and undoes them to write it."""
     return [
         WeightRenaming(rf"^{side}\.layers\.(\d+)\.{theirs}\.", rf"{side}.layers.\1.{ours}.")
         for side, names in LAYER_NAMES.items()
@@ -49,12 +49,13 @@ class OFAOutput(BaseModelOutput):
     padding_mask: Tensor | None = None
     position_embedding: Tensor | None = None
 
-    def encoded(self) -> EncoderOutput:
-        """The same for `models.ofa`; raises ValueError when a part is missing."""
-        parts = (self.last_hidden_state, self.padding_mask, self.position_embedding)
-        if any(part is None for part in parts):
-            raise ValueError("encoder_outputs need last_hidden_state, padding_mask and position_embedding.")
-        return EncoderOutput(*cast(tuple[Tensor, Tensor, Tensor], parts))
+
+def _encoded(outputs: OFAOutput | tuple[Tensor, ...]) -> EncoderOutput:
+    """What `models.ofa` calls them; raises ValueError when a part is missing."""
+    parts = tuple(outputs.values()) if isinstance(outputs, OFAOutput) else tuple(outputs)
+    if len(parts) != 3:
+        raise ValueError("encoder_outputs need last_hidden_state, padding_mask and position_embedding.")
+    return EncoderOutput(*parts)
 
 
 class _CacheLayer(CacheLayerMixin):
@@ -137,9 +138,10 @@ class _GenerationEncoder(nn.Module):
         return OFAOutput(enc.out, padding_mask=enc.padding_mask, position_embedding=enc.positions)
 
 
-class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):
     """OFA with the life cycle of a `transformers` model; all functions of `models` take it as the `OFA` it is."""
 
+    config: OFAHFConfig
     config_class = OFAHFConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
@@ -157,10 +159,11 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):  # typ
     _keys_to_ignore_on_save = list(VERSION_ENTRIES)
 
     def __init__(self, config: OFAHFConfig) -> None:
+        """A network with random weights; `generate` asks the encoder for the name of its input."""
         PreTrainedModel.__init__(self, config)
         network = OFA(config.network())
         self.encoder, self.decoder = network.encoder, network.decoder
-        self.encoder.main_input_name = self.main_input_name  # type: ignore[assignment]  # `generate` reads it
+        self.encoder.main_input_name = self.main_input_name  # type: ignore[assignment]
         self.post_init()
 
     @torch.no_grad()
@@ -175,7 +178,7 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):  # typ
         elif isinstance(module, PositionTables):
             self._init_tables(module)
         else:
-            super()._init_weights(module)
+            PreTrainedModel._init_weights(self, module)
         for name in ("c_attn", "w_resid"):
             if isinstance(scale := getattr(module, name, None), nn.Parameter):
                 initialization.ones_(scale)
@@ -206,7 +209,7 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):  # typ
         self.decoder.output_projection = new_embeddings  # type: ignore[assignment]
 
     @can_return_tuple
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: Tensor | None = None,
         patch_images: Tensor | None = None,
@@ -226,8 +229,8 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):  # typ
             patch_masks: (B,), False = the sample has no image; all True when absent.
             decoder_input_ids: (B * G, T), beginning with bos; with `past_key_values` the new ones only. Without them
                 `labels` moved right by one.
-            code_masks: (B * G,), True = image codes. encoder_outputs: as an earlier call returned them in its
-                `encoder_last_hidden_state`'s place (`get_encoder()`), instead of the inputs above.
+            code_masks: (B * G,), True = image codes. encoder_outputs: what `get_encoder()` returned for the inputs
+                above, in their place.
             past_key_values: what an earlier call returned. use_cache: whether to return one; config.use_cache when
                 absent, but never with labels.
             labels: (B * G, T), -100 is not counted.
@@ -245,11 +248,8 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):  # typ
         if encoder_outputs is None:
             if input_ids is None:
                 raise ValueError("input_ids or encoder_outputs are needed.")
-            encoder_outputs = self.get_encoder()(input_ids, patch_images, patch_images_2, patch_masks)
-        elif not isinstance(encoder_outputs, OFAOutput):
-            hidden, padding, positions = encoder_outputs
-            encoder_outputs = OFAOutput(hidden, padding_mask=padding, position_embedding=positions)
-        enc = encoder_outputs.encoded()
+            encoder_outputs = _GenerationEncoder(self)(input_ids, patch_images, patch_images_2, patch_masks)
+        enc = _encoded(encoder_outputs)
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None and not self.training
         if past_key_values is None and not use_cache:
@@ -262,7 +262,7 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):  # typ
             loss=loss,
             logits=logits,
             past_key_values=past_key_values,
-            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_last_hidden_state=enc.out,
         )
 
     def _shifted(self, labels: Tensor) -> Tensor:
@@ -271,9 +271,7 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):  # typ
         shifted = torch.cat([start, labels[:, :-1]], dim=1)
         return shifted.masked_fill(shifted == -100, self.config.pad_token_id)
 
-    def _cache(
-        self, past: OFAHFCache | None, enc: EncoderOutput, rows: int, code_masks: Tensor | None
-    ) -> OFAHFCache:
+    def _cache(self, past: OFAHFCache | None, enc: EncoderOutput, rows: int, code_masks: Tensor | None) -> OFAHFCache:
         if past is None:
             code = code_masks is not None and bool(code_masks.any())
             if code and not bool(cast(Tensor, code_masks).all()):

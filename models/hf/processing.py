@@ -83,9 +83,7 @@ class OFAImageProcessor(BaseImageProcessor):
     def preprocess(self, images: Any, return_tensors: Any = "pt", **unused: Any) -> BatchFeature:
         """Pictures, one or a list: PIL, arrays (H, W, 3) of bytes, paths or URLs. -> patch_images (B, 3, R, R)."""
         images = self.fetch_images(list(images) if isinstance(images, list | tuple) else [images])
-        pictures = [
-            image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image)) for image in images
-        ]
+        pictures = [image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image)) for image in images]
         transform = self._transform()
         pixels = torch.stack([transform(picture) for picture in pictures])
         return BatchFeature({"patch_images": pixels}, tensor_type=return_tensors)

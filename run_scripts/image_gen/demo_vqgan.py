@@ -1,4 +1,4 @@
-"""Trains a small VQGAN on digit scenes: four minutes on two cores.
+"""Trains a small VQGAN on digit scenes: ten minutes on two cores.
 
     python run_scripts/image_gen/demo_vqgan.py OUT.ckpt OUT.yaml [--seed 1 --steps N --codes N --sheet out.png]
 
@@ -34,7 +34,7 @@ KINDS = (
     ("scene", 64, 64, 4), ("scene", 48, 48, 6), (CLOSE_UP, 64, 64, 4),
 )  # fmt: skip
 COPYING = 0.5  # part of the steps without codes
-RATE = 3e-3
+RATE = 1e-3
 INK, INK_WEIGHT = -0.35, 3.0  # what is brighter than the canvas counts so much more: it is a twentieth of the pixels
 COMMITMENT = 0.25  # weight of the encoder's distance to the book
 VECTORS, ROUNDS = 60_000, 15  # of k-means
@@ -205,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="file to write, as the released last.ckpt")
     parser.add_argument("config", type=Path, help="file to write, as the released model.yaml")
-    parser.add_argument("--steps", type=int, default=3000, help="batches (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=6000, help="batches (default %(default)s)")
     parser.add_argument("--codes", type=int, default=1024, help="entries of the code book (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="same seed and threads, same file (default %(default)s)")
     parser.add_argument("--sheet", type=Path, help="PNG to write: originals above reconstructions")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes checkpoints/ofa_demo.pt from nothing on two CPU cores (about an hour and a half): image codes, an image trunk
-# that knows labels, captions of one digit, then all objectives on scenes of one to three digits. What a big model
-# finds in BART and a ResNet, the demo learns in the first three steps. OFA_DEMO_SCALE shortens it, as in demo_all.sh.
+# Makes checkpoints/ofa_demo.pt from nothing on two CPU cores (about an hour and a half): an image trunk that knows
+# labels, captions of one digit, image codes, then all objectives on scenes of one to three digits. What a big model
+# finds in BART, a ResNet and the released VQGAN, the demo learns in the first three steps. OFA_DEMO_SCALE shortens it, as in demo_all.sh.
 set -e
 . "$(dirname "$0")/../lib.sh"
 ofa_setup
@@ -12,17 +12,17 @@ mkdir -p "$out"
 data=$DATA_DIR/pretrain_data vqgan=$out/ofa_demo_vqgan
 
 ofa_once data "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 --tasks caption --train "$(ofa_scaled 6000 48)" --val 400
-ofa_once pretrain_data "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 --tasks pretrain --train "$(ofa_scaled 64000 96)" --seed 2
-ofa_once vqgan "$OFA_PYTHON" run_scripts/image_gen/demo_vqgan.py "$vqgan.ckpt" "$vqgan.yaml" --steps "$(ofa_scaled 3000 10)" \
-    --sheet "$out/vqgan.png"
-# The text column repeats the picture, so that it stands beside its codes.
-ofa_once codes "$OFA_PYTHON" -m utils.image_codes encode --file "$data/picture_examples.tsv" --selected-cols 0,0,1,1 \
-    --outputs "$data/image_examples.tsv" --code-image-size 64 --crop 32 --vqgan-model-path "$vqgan.ckpt" --vqgan-config-path "$vqgan.yaml"
 ofa_once trunk "$OFA_PYTHON" run_scripts/quickstart_trunk.py "$DATA_DIR/caption_data/caption_stage1_train.tsv" "$out/trunk.pt" \
     --updates="$(ofa_scaled 400 20)"
 CAPTION_EPOCHS=$(ofa_scaled 8 1) ofa_once captions sh run_scripts/caption/train_caption_stage1.sh --resnet-model-path="$out/trunk.pt" \
     --batch-size=32 --update-freq=1 --lr=3e-4 --warmup-ratio=0.1 --label-smoothing=0.0 --weight-decay=0.0 --save-interval-updates=0 \
     --validate-interval-updates=0 --no-epoch-checkpoints --keep-last-epochs=-1 --log-interval=100 --log-format=simple
+ofa_once pretrain_data "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 --tasks pretrain --train "$(ofa_scaled 64000 96)" --seed 2
+ofa_once vqgan "$OFA_PYTHON" run_scripts/image_gen/demo_vqgan.py "$vqgan.ckpt" "$vqgan.yaml" --steps "$(ofa_scaled 6000 10)" \
+    --sheet "$out/vqgan.png"
+# The text column repeats the picture, so that it stands beside its codes.
+ofa_once codes "$OFA_PYTHON" -m utils.image_codes encode --file "$data/picture_examples.tsv" --selected-cols 0,0,1,1 \
+    --outputs "$data/image_examples.tsv" --code-image-size 64 --crop 32 --vqgan-model-path "$vqgan.ckpt" --vqgan-config-path "$vqgan.yaml"
 CHECKPOINT=$(ls -t "$out"/stage1_checkpoints/*/checkpoint_best.pt | head -n 1) ofa_once pretrain sh run_scripts/pretraining/pretrain_ofa_large.sh \
     --image-selected-cols=0,2,3 --batch-size=32 --lr=3e-4 --warmup-ratio=0.02 --max-epoch="$(ofa_scaled 4 1)" --weight-decay=0.0 \
     --save-interval-updates=0 --no-epoch-checkpoints --keep-last-epochs=-1 --log-interval=100 --log-format=simple

@@ -129,6 +129,7 @@ def test_files_that_are_something_else(save: Any, tmp_path: Path) -> None:
     (tmp_path / "torn.json").write_text('{"images": [')
     with pytest.raises(UserError, match="torn.json is not a JSON file"):
         found.add_captions(tmp_path / "torn.json")
-    for content in ([], {"images": IMAGES}, {"annotations": {}}):
+    contents: list[Any] = [[], {"images": IMAGES}, {"annotations": {}}]
+    for content in contents:
         with pytest.raises(UserError, match="has no list 'annotations'"):
             found.add_captions(save("c.json", content))

@@ -16,9 +16,10 @@ from utils.bart import PADDED_ROWS, TEXT_ROWS
 ROOT = Path(__file__).parents[2]
 ARGS = [
     "--task=unify_task", "--arch=ofa_demo", "--criterion=adjust_label_smoothed_cross_entropy", "--optimizer=adam",
-    "--lr=1e-12", "--lr-scheduler=fixed", "--selected-cols=0,1,2,3,4,5,6,7", "--patch-image-size=64", "--batch-size=4",
+    "--lr=1e-12", "--lr-scheduler=fixed", "--selected-cols=0,1,2,3,4,5,6,7", "--patch-image-size=32", "--batch-size=1",
     "--bpe-dir=utils/BPE", "--disable-validation", "--cpu", "--scale-attn", "--scale-fc", "--scale-heads",
     "--no-epoch-checkpoints", "--log-format=simple", "--num-workers=0", "--max-update=1",
+    "--no-save-optimizer-state", "--largest-short-side=32",
 ]  # fmt: skip
 RESETS = ["--reset-optimizer", "--reset-dataloader", "--reset-meters"]
 TABLE = "encoder.embed_tokens.weight"
@@ -34,8 +35,20 @@ def bart() -> dict[str, torch.Tensor]:
     """Entries of a BART of the demo's size, as in bart.base/model.pt: half precision, fused projections, one table."""
     torch.manual_seed(5)
     model = OFA(OFAConfig.from_arch("ofa_demo", vocab_size=PADDED_ROWS, image_bucket_size=8))
-    absent = ("image", "rel_pos", "rp_bucket", "pos_", "attn_ln", "ffn_layernorm", "c_attn", "type_", "patch_", "code_")
-    absent += ("coder.layer_norm.", "output_projection")
+    absent = (
+        "image",
+        "rel_pos",
+        "rp_bucket",
+        "pos_",
+        "attn_ln",
+        "ffn_layernorm",
+        "c_attn",
+        "type_",
+        "patch_",
+        "code_",
+        "coder.layer_norm.",
+        "output_projection",
+    )
     state: dict[str, Any] = {
         name: value.half() if value.is_floating_point() else value
         for name, value in model.state_dict().items()
@@ -51,10 +64,9 @@ def bart() -> dict[str, torch.Tensor]:
 
 def run(data: Path, folder: Path, *more: str) -> tuple[str, dict[str, torch.Tensor]]:
     """Log and weights of one update whose step is next to nothing."""
-    sources = [f"--{name}-data={data}/{name}_examples.tsv" for name in ("text", "image", "detection")]
-    negatives, log = f"--neg-sample-dir={data}/negative_sample", folder / "log"
-    pairs = f"{data}/vision_language_examples.tsv"
-    train.main([pairs, *ARGS, *sources, negatives, f"--save-dir={folder}", f"--log-file={log}", *more])
+    log, pairs = folder / "log", f"{data}/vision_language_examples.tsv"
+    negatives = f"--neg-sample-dir={data}/negative_sample"
+    train.main([pairs, *ARGS, negatives, f"--save-dir={folder}", f"--log-file={log}", *more])
     return log.read_text(), torch.load(folder / "checkpoint_last.pt", weights_only=False)["model"]
 
 
@@ -66,12 +78,12 @@ def test_bart_and_a_resnet(data: Path, bart: dict[str, torch.Tensor], tmp_path: 
     torch.save(resnet.state_dict(), trunk)
     log, weights = run(data, tmp_path, f"--restore-file={file}", *RESETS, f"--resnet-model-path={trunk}")
     assert f"Loaded checkpoint {file} " in log
-    assert "parameters are the checkpoint's: encoder.embed_tokens.weight (1 entry)" in log
+    assert "91 of 197 parameters are the checkpoint's: encoder.embed_positions.* (1 entry), " in log
     assert "encoder.token_rel_pos_table_list.* (2 entries) kept at their initial values" in log
     assert f"{TABLE} (50265 -> 59457 rows) resized" in log
     assert f"entries of {trunk}" in log and "starts from random weights" not in log
     table = weights[TABLE]
-    close = dict(rtol=0.0, atol=1e-4)
+    close: dict[str, Any] = dict(rtol=0.0, atol=1e-4)
     torch.testing.assert_close(table[:TEXT_ROWS], bart[TABLE][:TEXT_ROWS].float(), **close)
     torch.testing.assert_close(table[TEXT_ROWS], bart[TABLE][-1].float(), **close)
     assert table[TEXT_ROWS + 1 :].std().item() == pytest.approx(128**-0.5, rel=0.02)
@@ -93,7 +105,8 @@ def test_a_language_model_alone_leaves_the_trunk_random(
 
 def test_continuing_says_so_and_scratch_warns(data: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    first.mkdir(), second.mkdir()
+    for folder in (first, second):
+        folder.mkdir()
     log, before = run(data, first)
     assert "There is no --restore-file: training starts from random weights." in log
     file = first / "checkpoint_last.pt"

@@ -44,7 +44,7 @@ def test_libraries_name_and_compute_alike(tmp_path: Path, library: str, form: st
 
 def test_frozen_batch_norm_takes_the_statistics(tmp_path: Path) -> None:
     trunk = ResNet(OFAConfig.from_arch("ofa_demo"))
-    trunk.bn1.running_mean.fill_(3.0)  # type: ignore[union-attr, operator]
+    trunk.bn1.running_mean.fill_(3.0)  # type: ignore[operator]
     torch.save(trunk.state_dict(), tmp_path / "trunk.pt")
     frozen = ResNet(OFAConfig.from_arch("ofa_demo", resnet_model_path=str(tmp_path / "trunk.pt"), freeze_resnet=True))
     assert "bn1.num_batches_tracked" not in frozen.state_dict()
