@@ -8,7 +8,7 @@ ofa_setup
 cd "$OFA_ROOT"
 out=${DEMO_DIR:-$OFA_ROOT/outputs/demo_all}
 tasks=${TASKS:-caption vqa_gen refcoco snli_ve image_classify gigaword cola mnli mrpc qnli qqp rte sst2}
-export SIZE=demo DATA_DIR=$out/data RESULTS_DIR=$out/results CHECKPOINT_DIR=$out STEPS_DIR=$out GPUS_PER_NODE=1
+export SIZE=demo DATA_DIR=$out/data RESULTS_DIR=$out/results STEPS_DIR=$out GPUS_PER_NODE=1
 export OFA_PYTHON=$(ofa_python) SUBSETS='refcoco_val refcoco_testA refcoco_testB'
 unset BPE_DIR
 mkdir -p "$out"
@@ -38,26 +38,12 @@ task() {
     ofa_once "test_$1" test_of "$1" "${@:4}" --with-scores
 }
 
-few=$(ofa_scaled 400 10) captions=$DATA_DIR/caption_data
+few=$(ofa_scaled 400 10)
 ofa_once data_captions data 6000 caption
-ofa_once data_scenes data 16000 scenes
 ofa_once data_vqa_gen data 16000 vqa_gen
 ofa_once data_refcoco data 16000 refcoco
 ofa_once data_pictures data 10000 snli_ve,image_classify
 ofa_once data_texts data 6000 gigaword,cola,mnli,mrpc,qnli,qqp,rte,sst2
-
-# All tasks start from captions: of one digit, with an image trunk that knows labels, and then of one to three digits.
-restart_from() { ln -sf "$(find "$out/$1" -name checkpoint_best.pt)" "$CHECKPOINT_DIR/ofa_demo.pt"; }
-train_scenes() {
-    DATA_DIR=$DATA_DIR/scenes train scenes 3 caption/train_caption_stage1 --lr=3e-4 --bpe-dir="$DATA_DIR/BPE" \
-        --max-tgt-length=30
-}
-ofa_once trunk "$OFA_PYTHON" run_scripts/quickstart_trunk.py "$captions/caption_stage1_train.tsv" "$out/trunk.pt" \
-    --updates="$(ofa_scaled 400 20)"
-ofa_once train_caption train caption 8 caption/train_caption_stage1 --lr=3e-4 --resnet-model-path="$out/trunk.pt"
-ofa_once start restart_from caption
-ofa_once train_scenes train_scenes
-ofa_once restart restart_from scenes
 
 # Two lanes of one thread each use two cores better than one run of two threads.
 export OMP_NUM_THREADS=1

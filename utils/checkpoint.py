@@ -287,8 +287,7 @@ def save_checkpoint(obj: Mapping[str, Any], path: PathLike) -> None:
 
 def save_model(model: "OFA", path: PathLike) -> None:
     """Writes weights and options, from which `load_model` rebuilds this very network."""
-    options = {"model": {**asdict(model.config), "_name": "ofa"}}
-    save_checkpoint({**_without_history(model.state_dict()), "cfg": options}, path)
+    save_checkpoint(_without_history(model.state_dict(), asdict(model.config)), path)
 
 
 def previous_checkpoint(path: PathLike) -> Path | None:

@@ -1,8 +1,10 @@
-"""Captioning data: one digit in each picture; the caption names digit, colour and position."""
+"""Captioning data: captions name digit, colour and position of all digits, in reading order."""
 
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from data.demo.rows import DemoTask, Lot, Row, write_rows
@@ -11,6 +13,7 @@ from data.demo.words import POSITIONS, VALUES, Thing
 
 COCO_FILE = "test_caption_coco_format.json"
 BLANK_FILE = "caption_blank.tsv"  # the test rows with nothing on the canvas: what guessing is worth
+MORE_DIGITS = {2: "two_digits", 3: "three_digits"}  # digits of a picture -> name of a further test split
 _TEST = 2  # index of the test file
 
 
@@ -24,43 +27,31 @@ def all_captions() -> list[str]:
     return [Thing(*values).phrase for values in itertools.product(*VALUES.values())]
 
 
-def caption_row(lot: Lot) -> Row:
-    """Number, image id, caption, object names, picture."""
-    scene = lot.scene(1)
-    return str(lot.number), str(lot.id), scene_caption(scene), _names(scene), scene
-
-
-def _names(scene: Scene) -> str:
-    return "&&".join(thing.name for thing in scene.things)
-
-
-def scenes_row(lot: Lot) -> Row:
-    """As `caption_row`, for one to three digits in reading order; validation has one."""
-    scene = lot.scene(1 + lot.number % 3 if lot.split == "train" else 1)
+def caption_row(lot: Lot, count: int | None = None) -> Row:
+    """Number, image id, caption, object names, picture; without a count one to three digits to train, else one."""
+    scene = lot.scene(count or (1 + lot.number % 3 if lot.split == "train" else 1))
     places = list(POSITIONS)
     scene = replace(scene, objects=tuple(sorted(scene.objects, key=lambda item: places.index(item.thing.position))))
-    return str(lot.number), str(lot.id), scene_caption(scene), _names(scene), scene
+    names = "&&".join(thing.name for thing in scene.things)
+    return str(lot.number), str(lot.id), scene_caption(scene), names, scene
 
 
 class CaptionTask(DemoTask):
-    """Adds a file of blank test pictures and the test references as a COCO caption annotation file."""
-
-    @property
-    def salt(self) -> tuple[int, ...]:
-        """None: the first task of all."""
-        return ()
+    """Adds test files of more digits and of blank pictures, and the references as a COCO caption annotation file."""
 
     def write(self, folder: Path, counts: dict[str, int], seed: int, size: int) -> None:
-        """Write the five files; see the base."""
+        """Write all files; see the base."""
         super().write(folder, counts, seed, size)
+        for count, name in MORE_DIGITS.items():
+            _task("caption_data", (("test", f"caption_{name}.tsv"),), count).write(folder, counts, seed, size)
         rows = [self.row(_TEST, number, seed, size) for number in range(counts["test"])]
         captions = {str(row[1]): str(row[2]) for row in rows}
         (folder / COCO_FILE).write_text(json.dumps(_coco_annotations(captions)), encoding="utf-8")
         write_rows(folder / BLANK_FILE, (tuple(map(_blank, row)) for row in rows))
 
     def texts(self) -> list[str]:
-        """Every caption."""
-        return all_captions()
+        """Every caption of one digit, and what joins them."""
+        return [*all_captions(), " and "]
 
 
 def _blank(column: str | Scene) -> str | Scene:
@@ -81,18 +72,14 @@ def _coco_annotations(captions: dict[str, str]) -> dict[str, object]:
     }
 
 
-CAPTION = CaptionTask(
-    folder="caption_data",
-    files=(("train", "caption_stage1_train.tsv"), ("val", "caption_val.tsv"), ("test", "caption_test.tsv")),
-    make_row=caption_row,
-    text_columns=(2, 3),
-    chance=1 / len(all_captions()),  # exact captions
-)
-# What the demo of all tasks starts from: a network that tells several digits apart.
-SCENES = DemoTask(
-    folder="scenes/caption_data",
-    files=(("train", "caption_stage1_train.tsv"), ("val", "caption_val.tsv")),
-    make_row=scenes_row,
-    text_columns=(2,),
-    chance=CAPTION.chance,
-)
+def _task(
+    folder: str, files: tuple[tuple[str, str], ...], count: int | None, kind: Callable[..., DemoTask] = DemoTask
+) -> DemoTask:
+    chance = 1 / len(all_captions())  # exact captions
+    return kind(folder, files, partial(caption_row, count=count), text_columns=(2,), chance=chance)
+
+
+_TRAINING = (("train", "caption_stage1_train.tsv"), ("val", "caption_val.tsv"))
+CAPTION = _task("caption_data", (*_TRAINING, ("test", "caption_test.tsv")), None, CaptionTask)
+# What pretraining begins with: a network from scratch learns to tell digits from pictures of one.
+FIRST_CAPTIONS = _task("first/caption_data", _TRAINING, 1)

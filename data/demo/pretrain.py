@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from data.demo.caption import CAPTION, scenes_row
+from data.demo.caption import CAPTION, caption_row
 from data.demo.gigaword import GIGAWORD
 from data.demo.glue import GLUE_TASKS
 from data.demo.refcoco import refcoco_row
@@ -24,7 +24,7 @@ def image_text_row(lot: Lot) -> Row:
     turn, kind = divmod(lot.number, 3)
     lot = replace(lot, number=turn)
     if kind == 0:
-        _, uniq_id, caption, objects, scene = scenes_row(lot)
+        _, uniq_id, caption, objects, scene = caption_row(lot)
         return uniq_id, scene, caption, "", "", objects, SOURCE, "caption"
     if kind == 1:
         uniq_id, _, question, answers, _, scene = vqa_row(lot)
@@ -47,7 +47,7 @@ def picture_row(lot: Lot) -> Row:
 
 def detection_row(lot: Lot) -> Row:
     """Id, picture and its digits in reading order, `x0,y0,x1,y1,category_id,name` joined by `&&`."""
-    *_, scene = scenes_row(lot)
+    *_, scene = caption_row(lot)
     objects = "&&".join(
         ",".join(map(str, (*item.box, _NAMES.index(item.thing.name), item.thing.name))) for item in scene.objects
     )

@@ -10,10 +10,12 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from data.demo.caption import MORE_DIGITS
 from data.images import decode_base64, decode_image
 from data.tsv import TsvFile
 from utils.errors import UserError
 
+SUBSETS = {"blank": "exact, blank pictures"} | {name: f"exact, {count} digits" for count, name in MORE_DIGITS.items()}
 COLUMNS, ROWS = 8, 5  # pictures of the contact sheet
 
 
@@ -75,8 +77,12 @@ def main(argv: list[str]) -> int:
     try:
         (out,) = (Path(arg) for arg in argv)
         captions = read_captions(out / "caption" / "test_predict.json")
-        test = TsvFile(out / "data" / "caption_data" / "caption_test.tsv", "1,2,4")
-        blank = read_captions(out / "caption" / "blank_predict.json")
+        data = out / "data" / "caption_data"
+        test = TsvFile(data / "caption_test.tsv", "1,2,4")
+        shares = {"exact captions": exact_share(captions, test)}
+        for subset, name in SUBSETS.items():
+            rows = TsvFile(data / f"caption_{subset}.tsv", "1,2,4")
+            shares[name] = exact_share(read_captions(out / "caption" / f"{subset}_predict.json"), rows)
         scores = json.loads((out / "caption" / "test_scores.json").read_text(encoding="utf-8"))
         log = max((out / "stage1_logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
         draw_curves(read_curves(log), out / "training_curve.png")
@@ -84,7 +90,6 @@ def main(argv: list[str]) -> int:
     except (OSError, ValueError, UserError) as error:
         print(f"python -m data.demo.report: error: {error}", file=sys.stderr)
         return 2
-    shares = {"exact captions": exact_share(captions, test), "exact, blank pictures": exact_share(blank, test)}
     table = {**shares, **scores}
     lines = [f"| {name} | {value:.4f} |" for name, value in table.items()]
     text = "\n".join([f"| score on {len(test)} test pictures | value |", "| --- | --- |", *lines])

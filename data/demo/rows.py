@@ -106,7 +106,7 @@ class DemoTask:
     @property
     def salt(self) -> tuple[int, ...]:
         """Keeps tasks from drawing the same scenes."""
-        return (zlib.crc32(self.files[0][1].encode()),)
+        return (zlib.crc32(f"{self.folder}/{self.files[0][1]}".encode()),)
 
     def row(self, file: int, number: int, seed: int, size: int) -> Row:
         """Row `number` of the file of that index."""

@@ -1,6 +1,6 @@
 """The demo data of every task."""
 
-from data.demo.caption import CAPTION, SCENES
+from data.demo.caption import CAPTION, FIRST_CAPTIONS
 from data.demo.gigaword import GIGAWORD
 from data.demo.glue import GLUE_TASKS
 from data.demo.image_classify import IMAGE_CLASSIFY
@@ -12,7 +12,7 @@ from data.demo.vqa_gen import VQA_GEN
 
 TASKS: dict[str, DemoTask] = {
     "caption": CAPTION,
-    "scenes": SCENES,
+    "first_captions": FIRST_CAPTIONS,
     "vqa_gen": VQA_GEN,
     "refcoco": REFCOCO,
     "snli_ve": SNLI_VE,

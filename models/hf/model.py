@@ -164,7 +164,7 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):
         network = OFA(config.network())
         self.encoder, self.decoder = network.encoder, network.decoder
         self.encoder.main_input_name = self.main_input_name  # type: ignore[assignment]
-        self.post_init()
+        PreTrainedModel.post_init(self)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -35,7 +35,7 @@ from utils.punctuation import remove_punctuation
 
 R = TypeVar("R")
 INPUTS = ("src_tokens", "patch_images", "patch_masks")
-SYMBOL = re.compile(r" ?(<(?:bin|code)_\d+>)")
+SYMBOL = re.compile(r"( ?<(?:bin|code)_\d+>)")
 CONFIGS = (vqa_gen.VqaGenData, refcoco.RefcocoData, OFAConfig)
 
 
@@ -355,7 +355,7 @@ class OFAPredictor:
         pieces = SYMBOL.split(text if text.startswith(" ") else f" {text}")
         ids = []
         for piece in pieces:
-            number = self.vocab.index(piece)
+            number = self.vocab.index(piece.strip())
             ids += [number] if SYMBOL.fullmatch(piece) and number != self.vocab.unk else self.vocab.encode(piece)
         return ids
 

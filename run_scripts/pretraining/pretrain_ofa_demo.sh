@@ -7,14 +7,14 @@ set -e
 ofa_setup
 cd "$OFA_ROOT"
 out=${PRETRAIN_DIR:-$OFA_ROOT/outputs/pretrain}
-export SIZE=demo DATA_DIR=$out/data CHECKPOINT_DIR=${CHECKPOINT_DIR:-$out} OUTPUT_DIR=$out STEPS_DIR=$out OFA_PYTHON=$(ofa_python) GPUS_PER_NODE=1
+export SIZE=demo DATA_DIR=$out/data CHECKPOINT_DIR=$out OUTPUT_DIR=$out STEPS_DIR=$out OFA_PYTHON=$(ofa_python) GPUS_PER_NODE=1
 mkdir -p "$out"
 data=$DATA_DIR/pretrain_data vqgan=$out/ofa_demo_vqgan
 
-ofa_once data "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 --tasks caption --train "$(ofa_scaled 6000 48)" --val 400
-ofa_once trunk "$OFA_PYTHON" run_scripts/quickstart_trunk.py "$DATA_DIR/caption_data/caption_stage1_train.tsv" "$out/trunk.pt" \
+ofa_once data "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 --tasks first_captions --train "$(ofa_scaled 6000 48)" --val 400
+ofa_once trunk "$OFA_PYTHON" run_scripts/pretraining/demo_trunk.py "$DATA_DIR/first/caption_data/caption_stage1_train.tsv" "$out/trunk.pt" \
     --updates="$(ofa_scaled 400 20)"
-CAPTION_EPOCHS=$(ofa_scaled 8 1) ofa_once captions sh run_scripts/caption/train_caption_stage1.sh --resnet-model-path="$out/trunk.pt" \
+DATA_DIR=$DATA_DIR/first CAPTION_EPOCHS=$(ofa_scaled 8 1) ofa_once captions sh run_scripts/caption/train_caption_stage1.sh --resnet-model-path="$out/trunk.pt" \
     --batch-size=32 --update-freq=1 --lr=3e-4 --warmup-ratio=0.1 --label-smoothing=0.0 --weight-decay=0.0 --save-interval-updates=0 \
     --validate-interval-updates=0 --no-epoch-checkpoints --keep-last-epochs=-1 --log-interval=100 --log-format=simple
 ofa_once pretrain_data "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 --tasks pretrain --train "$(ofa_scaled 64000 96)" --seed 2

@@ -2,8 +2,18 @@
 
 import pytest
 
+from models.ofa import OFAConfig
 from utils.errors import UserError
-from utils.hf_layout import find_weights, read_options, to_fairseq_names
+from utils.hf_layout import (
+    DEFAULTS,
+    VERSION_ENTRIES,
+    find_weights,
+    read_options,
+    to_config,
+    to_fairseq_names,
+    to_layout_names,
+    to_options,
+)
 
 PUBLISHED = {
     "encoder.layers.3.self_attn_mid_layer_norm.weight": "encoder.layers.3.attn_ln.weight",
@@ -28,6 +38,27 @@ def test_fairseq_names_stay(golden):
     assert set(PUBLISHED.values()) < set(names)
 
 
+def test_there_and_back(golden):
+    names = dict.fromkeys(golden("state_dict_tiny.json")["state_dict"], 0)
+    layout = to_layout_names(names)
+    assert set(names) - set(to_fairseq_names(layout)) == set(VERSION_ENTRIES)
+    assert to_layout_names(layout) == layout
+    assert {name for name in PUBLISHED if ".0." in name} <= set(layout)
+
+
+def test_options():
+    defaults = vars(OFAConfig())
+    released = vars(OFAConfig.from_arch("ofa_base", attn_scale_factor=1.0))
+    config = to_config(released, defaults)
+    assert set(config) == set(DEFAULTS)
+    assert (config["d_model"], config["encoder_ffn_dim"], config["normformer"]) == (768, 3072, True)
+    assert released.items() <= {**defaults, **to_options(config)}.items()
+    other = vars(OFAConfig.from_arch("ofa_base", scale_heads=False, scale_fc=False, max_target_positions=64))
+    config = to_config(other, defaults)
+    assert set(config) - set(DEFAULTS) == {"scale_heads", "scale_fc", "max_target_positions"}
+    assert other.items() <= {**defaults, **to_options(config)}.items()
+
+
 def test_folder(tmp_path):
     (tmp_path / "pytorch_model.bin").touch()
     with pytest.raises(UserError, match=r"without config.json and model.safetensors or pytorch_model.bin"):
@@ -35,7 +66,8 @@ def test_folder(tmp_path):
     config = tmp_path / "config.json"
     config.write_text('{"model_type": "ofa", "attn_scale_factor": 2.0}')
     assert find_weights(tmp_path) == tmp_path / "pytorch_model.bin"
-    assert read_options(tmp_path) == {"model_type": "ofa", "attn_scale_factor": 2.0, "disable_entangle": True}
+    options = read_options(tmp_path)
+    assert (options["attn_scale_factor"], options["disable_entangle"], options["encoder_embed_dim"]) == (2.0, True, 512)
     for text, message in (("{", "not a JSON object"), ("[]", "not a JSON object"), ("{}", "type None, not 'ofa'")):
         config.write_text(text)
         with pytest.raises(UserError, match=message):

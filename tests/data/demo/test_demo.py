@@ -25,7 +25,7 @@ NAMES = {"train": "caption_stage1_train.tsv", "val": "caption_val.tsv", "test": 
 
 
 FOLDERS = {
-    "scenes", "caption_data", "vqa_data",
+    "first", "caption_data", "vqa_data",
     "refcoco_data", "snli_ve_data", "imagenet_1k_data", "gigaword_data", "glue_data", "pretrain_data"
 }  # fmt: skip
 
@@ -72,8 +72,8 @@ def test_a_row_does_not_depend_on_the_number_of_rows(demo: Path, tmp_path: Path)
 
 def test_captions_stay_what_they_were(demo: Path) -> None:
     first = rows(demo, "train")[0]
-    assert first[:4] == ["0", "100000", "a blue eight at the bottom", "blue eight"]
-    assert hashlib.sha256(first[4].encode()).hexdigest().startswith("406633226e2d")
+    assert first[:4] == ["0", "100000", "a yellow seven at the bottom left", "yellow seven"]
+    assert hashlib.sha256(first[4].encode()).hexdigest().startswith("663d08acf894")
 
 
 def test_every_task_has_its_folder_and_rows(demo: Path) -> None:
@@ -93,12 +93,23 @@ def test_rows_have_the_released_columns(demo: Path) -> None:
     for split, count in ROWS.items():
         table = rows(demo, split)
         assert [row[0] for row in table] == [str(number) for number in range(count)]
-        for _, image_id, caption, label, image in table:
-            assert image_id.isdigit() and caption in all_captions() and label in caption
+        for number, (_, image_id, caption, names, image) in enumerate(table):
+            phrases, wanted = caption.split(" and "), 1 + number % 3 if split == "train" else 1
+            assert image_id.isdigit() and len(phrases) == wanted and set(phrases) <= set(all_captions())
+            assert all(name in phrase for name, phrase in zip(names.split("&&"), phrases, strict=True))
             with Image.open(io.BytesIO(base64.urlsafe_b64decode(image))) as picture:
                 assert (picture.format, picture.size, picture.mode) == ("JPEG", (48, 48), "RGB")
             image_ids.append(image_id)
     assert len(set(image_ids)) == len(image_ids) == sum(ROWS.values())
+
+
+@pytest.mark.parametrize(("name", "digits"), [("two_digits", 2), ("three_digits", 3), ("test", 1)])
+def test_files_of_more_digits_name_them_in_reading_order(demo: Path, name: str, digits: int) -> None:
+    lines = (demo / "caption_data" / f"caption_{name}.tsv").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == ROWS["test"]
+    for line in lines:
+        places = [phrase.split(" at the ")[1] for phrase in line.split("\t")[2].split(" and ")]
+        assert len(places) == digits and places == sorted(places, key=list(POSITIONS).index)
 
 
 def test_handwriting_of_the_splits_is_disjoint_and_complete() -> None:

@@ -19,13 +19,17 @@ def test_report(tmp_path, capsys):
     records = [{"image_id": rows[i][0], "caption": rows[i][1] if i else "a wrong caption"} for i in range(4)]
     (tmp_path / "caption").mkdir()
     (tmp_path / "caption/test_predict.json").write_text(json.dumps(records))
-    (tmp_path / "caption/blank_predict.json").write_text(json.dumps([{**r, "caption": ""} for r in records]))
+    for name, right in (("blank", 0), ("two_digits", 1), ("three_digits", 2)):
+        rows = TsvFile(tmp_path / f"data/caption_data/caption_{name}.tsv", "1,2")
+        records = [{"image_id": rows[i][0], "caption": rows[i][1] if i < right else ""} for i in range(4)]
+        (tmp_path / f"caption/{name}_predict.json").write_text(json.dumps(records))
     (tmp_path / "caption/test_scores.json").write_text(json.dumps({"CIDEr": 7.5}))
     (tmp_path / "stage1_logs").mkdir()
     (tmp_path / "stage1_logs/run.log").write_text(LOG)
     assert report.main([str(tmp_path)]) == 0
     text = (tmp_path / "scores.md").read_text()
     assert "| exact captions | 0.7500 |" in text and "| exact, blank pictures | 0.0000 |" in text and "7.5" in text
+    assert "| exact, 2 digits | 0.2500 |" in text and "| exact, 3 digits | 0.5000 |" in text
     printed = capsys.readouterr().out
     for name in ("training_curve.png", "contact_sheet.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG") and str(tmp_path / name) in printed

@@ -1,6 +1,6 @@
 """Teaches the demo's image trunk digits and colours, as users start from a trunk that knows ImageNet.
 
-    python run_scripts/quickstart_trunk.py CAPTION_TRAIN.tsv OUT.pt [--updates N --image-size PX]
+    python run_scripts/pretraining/demo_trunk.py CAPTION_TRAIN.tsv OUT.pt [--updates N --image-size PX]
 
 Inside the whole network a trunk from scratch stays blind to shapes for thousands of updates: what a digit looks like
 reaches the caption through one of seventeen attended positions. Writes the state dict that `--resnet-model-path` reads.
@@ -11,7 +11,7 @@ import random
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 import torch.nn.functional as F

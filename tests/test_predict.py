@@ -1,0 +1,204 @@
+"""predict.py: every subcommand on real files, resuming, bad items, exit codes."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import predict
+from models.ofa import OFA, OFAConfig
+from models.predictor import OFAPredictor
+from models.vqgan import VQGAN, VQGANConfig
+from utils.checkpoint import save_checkpoint
+
+ROOT = Path(__file__).parents[1]
+TSV = ROOT / "tests" / "golden" / "tsv"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A small random network that knows the answers of the golden files."""
+    torch.manual_seed(3)
+    sizes = {f"{side}_{name}": value for side in ("encoder", "decoder")
+             for name, value in dict(embed_dim=32, ffn_embed_dim=32, layers=1, attention_heads=4).items()}  # fmt: skip
+    model = OFA(OFAConfig.from_arch("ofa_demo", **sizes, code_image_size=32))
+    task = {"_name": "vqa_gen", "patch_image_size": 32, "ans2label_file": f"{TSV}/vqa_gen/trainval_ans2label.pkl"}
+    path = tmp_path_factory.mktemp("predict") / "small.pt"
+    cfg = {"model": {**asdict(model.config), "_name": "ofa_demo"}, "task": task}
+    save_checkpoint({"args": None, "cfg": cfg, "model": model.state_dict(), "extra_state": {}}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint):
+    return OFAPredictor.load(checkpoint, "cpu", ans2label_file=f"{TSV}/image_classify/class2label.pkl")
+
+
+@pytest.fixture
+def run(checkpoint, monkeypatch, tmp_path):
+    """Runs a command line; exit code and records."""
+    monkeypatch.chdir(tmp_path)
+
+    def start(*argv, output="out.jsonl"):
+        code = predict.main([*map(str, argv), "--checkpoint", str(checkpoint), "--device=cpu", "--output", output])
+        return code, [json.loads(line) for line in Path(output).read_text().splitlines()]
+
+    return start
+
+
+def golden(name, tmp_path):
+    return shutil.copy(TSV / name, tmp_path / Path(name).name)
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Two pictures, and a file that is none."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    Image.new("RGB", (40, 20), (200, 0, 0)).save(folder / "b.png")
+    Image.new("RGB", (20, 40), (0, 200, 0)).save(folder / "a.jpg")
+    (folder / "notes.txt").write_text("none of it")
+    return folder
+
+
+QUICK = ["--decoding", '{"beam": 1, "max_len_b": 3}']
+COMMANDS = {
+    "caption": (["caption/caption_val.tsv", *QUICK], {"caption", "score"}),
+    "answer": (["vqa_gen/vqa_val.tsv"], {"answer", "score"}),
+    "ground": (["refcoco/refcoco_val.tsv", "--n-best=2"], {"boxes", "scores"}),
+    "entail": (["snli_ve/snli_ve_dev.tsv"], {"entailment", "score"}),
+    "classify": (
+        ["image_classify/imagenet_1k_val.tsv", f"--candidates={TSV}/image_classify/answers.json", "--top-k=2"],
+        {"labels", "scores"},
+    ),
+    "summarise": (["gigaword/dev.tsv", *QUICK], {"summary", "score"}),
+    "generate": (["refcoco/refcoco_val.tsv", "--selected-cols=0,4,2", *QUICK], {"text", "score"}),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_row_of_a_released_file_has_a_record(command, run, tmp_path):
+    (file, *flags), fields = COMMANDS[command]
+    path = golden(file, tmp_path)
+    rows = Path(path).read_text(encoding="utf-8").splitlines()
+    code, records = run(command, path, *flags)
+    assert code == 0 and len(records) == len(rows)
+    assert all(record.keys() == {"id", *fields} for record in records)
+    numbered = command in ("classify", "summarise")  # whose files have no ids
+    assert [r["id"] for r in records] == [n if numbered else row.split("\t")[0] for n, row in enumerate(rows)]
+
+
+def test_pictures_are_drawn(checkpoint, run, tmp_path):
+    sizes = dict(ch=8, ch_mult=(1, 1, 1, 1), num_res_blocks=1, attn_resolutions=(), resolution=32, z_channels=8)
+    VQGAN(VQGANConfig(**sizes, embed_dim=8)).save(tmp_path / "last.ckpt", tmp_path / "model.yaml")
+    (tmp_path / "texts.txt").write_text("a cat\n\na dog\n")
+    code, records = run("draw", "texts.txt", "a bird", "--n=2", "--vqgan", "last.ckpt", "model.yaml", "--folder=made")
+    assert code == 0 and [record["id"] for record in records] == [0, 1, 2]
+    assert records[2]["pictures"] == ["made/000002_0.png", "made/000002_1.png"] and len(records[2]["scores"]) == 2
+    assert Image.open("made/000002_1.png").size == (32, 32)
+
+
+def test_a_stopped_run_goes_on(run, album, tmp_path):
+    path = golden("vqa_gen/vqa_val.tsv", tmp_path)
+    _, whole = run("answer", path)
+    lines = Path("out.jsonl").read_bytes().splitlines(keepends=True)
+    kept = b"".join(lines[:2]).replace(b'"answer"', b'"mark": 1, "answer"')
+    Path("out.jsonl").write_bytes(kept + lines[2][:-4])  # torn in its last line
+    code, records = run("answer", path)
+    assert code == 0 and [record.pop("mark", 0) for record in records[:3]] == [1, 1, 0] and records == whole
+
+
+def test_bad_items_are_reported_and_skipped(run, album, capsys):
+    (album / "c.png").write_bytes(b"no picture")
+    code, records = run("ground", album, album / "gone.png", "--phrase=the car")
+    said = capsys.readouterr().err
+    assert code == 1 and [record["id"] for record in records] == [str(album / "a.jpg"), str(album / "b.png")]
+    assert f"The image {album}/c.png cannot be used: the image cannot be decoded" in said
+    assert f"The image {album}/gone.png cannot be read (No such file or directory)" in said
+    assert "2 written, 2 skipped, 0 there before." in said and "Traceback" not in said
+
+
+def test_rows_and_objects_that_are_bad(run, album, tmp_path, capsys):
+    row = (TSV / "vqa_gen/vqa_val.tsv").read_text(encoding="utf-8").splitlines()[0]
+    (tmp_path / "rows.tsv").write_text(f"{row}\n8\tshort\n9\tx\tq\ta\to\t???\n{row}\n", encoding="utf-8")
+    objects = [
+        '{"image": "album/a.jpg", "question": "what?", "id": "x"}', '{"image": "album/a.jpg"}', "[]", "{",
+        '{"image": 3, "question": "what?"}', '{"image": "album/a.jpg", "question": "what?", "id": []}',
+    ]  # fmt: skip
+    (tmp_path / "objects.jsonl").write_text("\n".join(objects) + "\n")
+    code, records = run("answer", "rows.tsv", "objects.jsonl", "--batch-size=1")
+    said = capsys.readouterr().err
+    assert code == 1 and [record["id"] for record in records] == [row.split("\t")[0], "x"]
+    for place, problem in [
+        ("rows.tsv, line 2", "columns"), ("rows.tsv, line 3", "not valid base64"), ("rows.tsv, line 4", "ids must differ"),
+        ("objects.jsonl, object 2", "there is no 'question'"), ("objects.jsonl, object 3", "no JSON object"),
+        ("objects.jsonl, object 4", "no JSON object"), ("objects.jsonl, object 5", "its 'image' is not a text"),
+        ("objects.jsonl, object 6", "its id is neither"),
+    ]:  # fmt: skip
+        assert any(line.startswith(place) and problem in line for line in said.splitlines()), place
+
+
+def test_a_flag_gives_texts_to_items_without_one(run, album, loaded):
+    (album.parent / "some.jsonl").write_text('{"image": "album/a.jpg", "prompt": "where?"}\n{"image": "album/a.jpg"}\n')
+    _, records = run("generate", "some.jsonl", "--prompt=what is it?", *QUICK)
+    expected = loaded.generate(album / "a.jpg", ["where?", "what is it?"], beam=1, max_len_b=3)
+    assert [record["text"] for record in records] == [found.text for found in expected]
+    _, records = run("generate", "--prompt=what is it?", *QUICK, output="alone.jsonl")
+    assert [record["id"] for record in records] == [0]
+
+
+def test_an_item_too_long_for_the_network_does_not_stop_the_others(run, capsys):
+    Path("long.jsonl").write_text(json.dumps({"prompt": "word " * 1100}) + '\n{"prompt": "a word"}\n')
+    code, records = run("generate", "long.jsonl", *QUICK)
+    assert code == 1 and [record["id"] for record in records] == [1]
+    assert "long.jsonl, object 1: " in capsys.readouterr().err
+
+
+def test_results_go_to_standard_output_without_a_file(checkpoint, album, capfdbinary):
+    code = predict.main(["caption", str(album / "a.jpg"), f"--checkpoint={checkpoint}", "--device=cpu", *QUICK])
+    assert code == 0 and json.loads(capfdbinary.readouterr().out)["id"] == str(album / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["caption", "gone.tsv"], "gone.tsv"),
+        (["answer", "gone.jsonl"], "gone.jsonl cannot be read"),
+        (["caption", "empty"], "empty holds no pictures"),
+        (["caption", "empty", "--output=out.jsonl"], "out.jsonl, line 1 is no record with 'id' and 'caption'"),
+        (["classify", "a.png"], r"has no list of classes: pass names=[...]"),
+        (["caption", "a.png", "--set=patch_size=3"], "There is no option patch_size"),
+        (["caption", "a.png", "--set=device=cpu"], "pass --device"),
+        (["caption", "a.png", "--decoding", '{"beams": 3}'], "no decoding option 'beams'"),
+        (["answer", "rows.tsv", "--selected-cols=0,1,2,3,4"], "the columns are id, image, question, objects"),
+    ],
+)
+def test_wrong_inputs_are_one_sentence_and_code_2(argv, message, checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Image.new("RGB", (9, 9)).save("a.png")
+    if "--output=out.jsonl" in argv:
+        argv = ["caption", "a.png", argv[2]]
+        Path("out.jsonl").write_text('{"id": 1, "answer": "a"}\n')
+    Path("rows.tsv").write_text("1\t2\t3\t4\t5\n")
+    assert predict.main([*argv, f"--checkpoint={checkpoint}", "--device=cpu"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith("predict.py: error: ") and message in said[0]
+
+
+@pytest.mark.parametrize("argv", [["caption", "x.jpg"], ["guess"], ["ground", "x", "--checkpoint=c", "--n-best=0"], []])
+def test_wrong_command_lines(argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        predict.main(argv)
+    assert caught.value.code == 2 and "predict.py" in capsys.readouterr().err
+
+
+def test_every_subcommand_has_help(capsys):
+    for command in predict.COMMANDS:
+        with pytest.raises(SystemExit) as caught:
+            predict.parse_args([command, "--help"])
+        assert caught.value.code == 0 and "--checkpoint" in capsys.readouterr().out

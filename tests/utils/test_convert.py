@@ -1,0 +1,126 @@
+"""Conversions: bit-identical weights, options that go along, tokenizer files of the vocabulary."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.text import GPT2_DIR
+from models.ofa import OFA, OFAConfig
+from utils.checkpoint import load_checkpoint, load_model, model_config
+from utils.convert import main
+from utils.hf_layout import TOKENIZER_FILES
+
+TASK = {
+    "_name": "caption",
+    "patch_image_size": 48,
+    "code_dict_size": 0,
+    "num_bins": 5,
+    "imagenet_default_mean_and_std": True,
+}
+NETWORK = dict(
+    encoder_embed_dim=8, decoder_embed_dim=8, vocab_size=50270, entangle_position_embedding=True, attn_scale_factor=1.0
+)
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.float16])
+def checkpoint(request):
+    """As a training run leaves it: tied names, history, options, in both precisions."""
+    model = OFA(OFAConfig.from_arch("ofa_demo", **NETWORK)).to(request.param)
+    options = {**vars(model.config), "_name": "ofa_demo", "vocab_size": 59457}
+    return {
+        "args": None,
+        "cfg": {"model": options, "task": TASK, "common": {"seed": 7, "lr": [np.float64(0.5)]}},
+        "model": model.state_dict(),
+        "optimizer_history": [{"num_updates": 3}],
+        "extra_state": {"best": 0.5},
+        "note": {"for": "programs that come later"},
+    }
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert tensor.dtype == second[name].dtype and torch.equal(tensor, second[name]), name
+
+
+@pytest.mark.parametrize("between", ["folder", "one.safetensors"])
+def test_there_and_back(checkpoint, between, tmp_path, capsys):
+    source, middle, target = tmp_path / "a.pt", tmp_path / between, tmp_path / "b.pt"
+    torch.save(checkpoint, source)
+    assert main([str(source), str(middle)]) == 0 == main([str(middle), str(target)])
+    back = load_checkpoint(target)
+    assert_same(checkpoint["model"], back["model"])
+    assert back["cfg"] == checkpoint["cfg"] and back["note"] == checkpoint["note"] and back["args"] is None
+    assert back["optimizer_history"][-1]["num_updates"] == 0  # history is left behind
+    configs = [model_config(load_checkpoint(path)) for path in (source, middle, target)]
+    assert configs[0] == configs[1] == configs[2] and configs[0].attn_scale_factor == 1.0
+    assert_same(load_model(source).state_dict(), load_model(middle).state_dict())
+    assert f"Wrote {target}." in capsys.readouterr().out
+
+
+def test_args_of_older_files(checkpoint, tmp_path):
+    options = argparse.Namespace(
+        arch="ofa_demo", **{**NETWORK, "patch_image_size": 32, "num_bins": 5, "code_dict_size": 0}
+    )
+    torch.save({**checkpoint, "cfg": None, "args": options}, tmp_path / "a.pt")
+    assert (
+        main([str(tmp_path / "a.pt"), str(tmp_path / "hf")])
+        == 0
+        == main([str(tmp_path / "hf"), str(tmp_path / "b.pt")])
+    )
+    back = load_checkpoint(tmp_path / "b.pt")
+    assert back["args"] == options and back["cfg"] is None
+    size = json.loads((tmp_path / "hf/preprocessor_config.json").read_text())["size"]
+    assert size == {"height": 32, "width": 32}
+
+
+def test_folder(checkpoint, tmp_path):
+    torch.save(checkpoint, tmp_path / "a.pt")
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / "hf")]) == 0
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    assert (config["model_type"], config["d_model"], config["vocab_size"]) == ("ofa", 8, 50270)
+    assert config["entangle_position_embedding"] and "disable_entangle" not in config
+    ids = json.loads((tmp_path / "hf/vocab.json").read_text(encoding="utf-8"))
+    assert sorted(ids.values()) == list(range(50265))
+    known = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, ".": 4, "Ġthe": 5, "<|endoftext|>": 50260, "<mask>": 50264}
+    assert {token: ids[token] for token in known} == known
+    assert (tmp_path / "hf/merges.txt").read_bytes() == (GPT2_DIR / "vocab.bpe").read_bytes()
+    assert json.loads((tmp_path / "hf/tokenizer_config.json").read_text())["num_bins"] == 5
+    (tmp_path / "hf/merges.txt").write_text("their own")
+    assert main([str(tmp_path / "hf"), str(tmp_path / "copy")]) == 0  # a folder's own files go along
+    assert (tmp_path / "copy/merges.txt").read_text() == "their own"
+
+
+def test_published_folder_becomes_a_file(checkpoint, tmp_path):
+    """Without options of a run: those of config.json."""
+    torch.save(checkpoint, tmp_path / "a.pt")
+    main([str(tmp_path / "a.pt"), str(tmp_path / "hf")])
+    torch.save(load_file(tmp_path / "hf/model.safetensors"), tmp_path / "hf/pytorch_model.bin")
+    (tmp_path / "hf/model.safetensors").unlink()
+    assert main([str(tmp_path / "hf"), str(tmp_path / "b.pt")]) == 0
+    assert_same(checkpoint["model"], load_checkpoint(tmp_path / "b.pt")["model"])
+    assert model_config(load_checkpoint(tmp_path / "b.pt")) == model_config(load_checkpoint(tmp_path / "a.pt"))
+
+
+def test_without_tokenizer_files(checkpoint, tmp_path, capsys):
+    torch.save(checkpoint, tmp_path / "a.pt")
+    lines = (GPT2_DIR / "dict.txt").read_text().splitlines()[:100]
+    (tmp_path / "dict.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "dict_size").write_text("100")
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / "hf"), "--bpe-dir", str(tmp_path)]) == 0
+    assert "lacks 50157 of GPT-2's tokens" in capsys.readouterr().out
+    assert not any((tmp_path / "hf" / name).exists() for name in TOKENIZER_FILES)
+
+
+@pytest.mark.parametrize(
+    ("target", "task", "message"),
+    [("b.bin", TASK, "end in .pt or .safetensors"), ("hf", {**TASK, "num_bins": 6}, "50271 tokens, the network 50270")],
+)
+def test_refusals(checkpoint, target, task, message, tmp_path, capsys):
+    torch.save({**checkpoint, "cfg": {**checkpoint["cfg"], "task": task}}, tmp_path / "a.pt")
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / target)]) == 2
+    assert message in capsys.readouterr().err
