@@ -19,6 +19,7 @@ from PIL import Image
 
 import data.validate as validate
 import evaluate
+import predict
 import train
 from data.glue import GLUE
 from data.text import Vocabulary
@@ -59,7 +60,7 @@ SCRIPT_COMMANDS = [
 PYTHON_COMMANDS = [
     pytest.param(line, id=f"{page}: {line}")
     for page, line in COMMANDS
-    if re.match(r"python (-m [\w.]+|train\.py|evaluate\.py)", line)
+    if re.match(r"python (-m [\w.]+|train\.py|evaluate\.py|predict\.py)", line)
 ]
 
 
@@ -152,7 +153,7 @@ def at_command_line(monkeypatch, name, argv, accept):
 
 
 def training_flags(monkeypatch):
-    """Every flag of train.py and evaluate.py, whatever the task and the criterion."""
+    """Every flag of train.py, evaluate.py and predict.py, whatever the task and the criterion."""
     found = set()
     parse_known_args = argparse.ArgumentParser.parse_known_args
 
@@ -164,6 +165,8 @@ def training_flags(monkeypatch):
         patched.setattr(argparse.ArgumentParser, "parse_known_args", watched)
         evaluate.parse_args(["x.tsv"])
         train.parse_args(["x.tsv", "--arch=ofa_tiny", "--optimizer=adam", "--lr-scheduler=polynomial_decay"])
+        for command in predict.COMMANDS:
+            predict.parse_args([command, "x.jpg", "--checkpoint=x.pt"])
     for registry in (TASK_DATACLASS_REGISTRY, CRITERION_DATACLASS_REGISTRY):
         ours = [kind for kind in registry.values() if kind.__module__.startswith(("tasks.", "criterions."))]
         found.update("--" + option.name.replace("_", "-") for kind in ours for option in fields(kind))
@@ -205,7 +208,7 @@ def test_python_command(line, monkeypatch):
     if program == "-m":
         at_command_line(monkeypatch, argv[0], argv[1:], accept=True)
     else:
-        {"train.py": train, "evaluate.py": evaluate}[program].parse_args(argv)
+        {"train.py": train, "evaluate.py": evaluate, "predict.py": predict}[program].parse_args(argv)
 
 
 @pytest.mark.parametrize("module", [name for name in PLUGIN_MODULES if name.startswith("tasks.")])

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # Floor of each core package; a file may import its own floor and those below.
-FLOORS = {"utils": 0, "data": 1, "models.ofa": 2, "models.generation": 3}
+FLOORS = {"utils": 0, "data": 1, "models.ofa": 2, "models.generation": 3, "models.predictor": 4}
 # load_model and its kin build networks from files, inside functions or for types only; the others are programs.
 UPWARD = {
     ("utils/checkpoint.py", "models.ofa"),

@@ -29,18 +29,18 @@ class Legibility(NamedTuple):
     position: float
 
 
-def legibility(pictures: Sequence[Image.Image], things: Sequence[Thing]) -> Legibility:
+def legibility(pictures: Sequence[Image.Image], things: Sequence[Thing], box: Box | None = None) -> Legibility:
     """How often each picture shows its thing; chance is (1/10, 1/6, 1/9).
 
     Args:
         pictures: RGB, square and of one size, each with one digit somewhere.
-        things: what they should show.
+        things: what they should show. box: as for `read_thing`.
     Raises:
         ValueError: not as many things as pictures, or none.
     """
     if not pictures:
         raise ValueError("there is no picture to read")
-    found = [read_thing(picture) for picture in pictures]
+    found = [read_thing(picture, box) for picture in pictures]
     pairs = list(zip(found, things, strict=True))
     return Legibility(
         *(

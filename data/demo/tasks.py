@@ -4,6 +4,7 @@ from data.demo.caption import CAPTION, FIRST_CAPTIONS
 from data.demo.gigaword import GIGAWORD
 from data.demo.glue import GLUE_TASKS
 from data.demo.image_classify import IMAGE_CLASSIFY
+from data.demo.image_gen import IMAGE_GEN
 from data.demo.pretrain import PRETRAIN
 from data.demo.refcoco import REFCOCO
 from data.demo.rows import DemoTask
@@ -19,6 +20,7 @@ TASKS: dict[str, DemoTask] = {
     "image_classify": IMAGE_CLASSIFY,
     "gigaword": GIGAWORD,
     **GLUE_TASKS,
+    "image_gen": IMAGE_GEN,
     "pretrain": PRETRAIN,
 }
 

@@ -26,5 +26,5 @@ ofa_once codes "$OFA_PYTHON" -m utils.image_codes encode --file "$data/picture_e
 # Two processes of one thread each use two cores better than one of two.
 GPUS_PER_NODE=2 OMP_NUM_THREADS=1 CHECKPOINT=$(ls -t "$out"/stage1_checkpoints/*/checkpoint_best.pt | head -n 1) ofa_once pretrain \
     sh run_scripts/pretraining/pretrain_ofa_large.sh \
-    --image-selected-cols=0,2,3 --batch-size=16 --lr=3e-4 --warmup-ratio=0.02 --max-epoch="$(ofa_scaled 4 1)" --weight-decay=0.0 \
+    --image-selected-cols=0,2,3 --batch-size=16 --lr=3e-4 --warmup-ratio=0.02 --max-epoch="$(ofa_scaled 2 1)" --weight-decay=0.0 \
     --save-interval-updates=0 --no-epoch-checkpoints --keep-last-epochs=-1 --log-interval=100 --log-format=simple

@@ -178,7 +178,8 @@ def image_gen_training(port, name, restored, drop_path, results, own):
     return port, [
         f"{tsv('coco_image_gen_data', 'coco_vqgan_train', 'coco_vqgan_dev')} --arch=ofa_large {SWITCHES} "
         f"{OPTIMISATION} --restore-file={restored} --save-dir=./image_gen_checkpoints/{name} --task=image_gen "
-        f"--max-src-length=64 --max-tgt-length=1024 --encoder-drop-path-rate={drop_path} --decoder-drop-path-rate={drop_path} "
+        f"--max-src-length=64 --max-tgt-length=1024 --encoder-drop-path-rate={drop_path} "
+        f"--decoder-drop-path-rate={drop_path} "
         "--code-image-size=256 --constraint-range=50265,58457 --selected-cols=0,2,1 --batch-size-valid=1 "
         f'--eval-args={{"beam":24,{CODES}}} --vqgan-model-path={models} --keep-last-epochs=15 '
         f"--clip-model-path=../../checkpoints/clip/ViT-B-16.pt --gen-images-path=../../results/{results} "

@@ -133,7 +133,9 @@ def test_greedy_sampling_and_image_codes(model):
         outputs = []
         for use_cache in (True, False):
             torch.manual_seed(0)
-            outputs.append(model.generate(SOURCES, PICTURES, max_new_tokens=9, use_cache=use_cache, **options))
+            outputs.append(
+                model.generate(SOURCES, patch_images=PICTURES, max_new_tokens=9, use_cache=use_cache, **options)
+            )
         assert torch.equal(*outputs) and outputs[0].size(0) == 3 * options.get("num_return_sequences", 1)
 
 
