@@ -42,7 +42,7 @@ def code_ids(column: str, code_image_size: int, vocab: Vocabulary) -> list[int]:
     except ValueError as error:
         raise ValueError(f"the codes {column[:40]!r} are not numbers with blanks between them") from error
     if len(codes) != (wanted := code_count(code_image_size)):
-        raise ValueError(f"the row has {len(codes)} image codes, not {wanted} as --code-image-size {code_image_size}")
+        raise ValueError(f"the row has {len(codes)} image codes, not {wanted}; see --code-image-size")
     return [vocab.code_id(code) for code in codes]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data.base import OFADataset
 from data.boxes import jittered_crop
+from data.image_gen import code_ids
 from data.images import decode_base64, decode_image, standard_transform
 from data.masking import MaskingOptions, check_masking, infill, word_starts
 from data.prompts import prompt
@@ -25,7 +26,6 @@ OBJECTIVES = ("caption", "vqa", "grounding", "region_caption", "matching", "text
 SEPARATOR = "&&"  # between objects
 CONFIDENCE = 2.0  # weight of the second part in the loss
 LONGEST_TEXT, KEPT_TEXT = 512, 256  # ids read, and how many of the last of them are used
-CODE_SIDE = 8  # pixels that a code stands for
 
 
 @dataclass
@@ -183,22 +183,11 @@ class ImageInfillingDataset(ExtraRows):
         return PretrainExample(
             uniq_id,
             prompt("pretrain image", self.vocab.bpe),
-            self.code_ids(column),
+            code_ids(column, self.config.code_image_size, self.vocab),
             pixels,
             extras=self.extras,
             objective="image",
         )
-
-    def code_ids(self, column: str) -> list[int]:
-        """Ids of the codes in a column of numbers with blanks; ValueError for wrong ones or a wrong count."""
-        try:
-            codes = [int(code) for code in column.split()]
-        except ValueError as error:
-            raise ValueError(f"the codes {column[:40]!r} are not numbers with blanks between them") from error
-        wanted = (self.config.code_image_size // CODE_SIDE) ** 2
-        if len(codes) != wanted:
-            raise ValueError(f"the row has {len(codes)} image codes, not {wanted}")
-        return [self.vocab.code_id(code) for code in codes]
 
 
 class DetectionDataset(ExtraRows):

@@ -89,15 +89,15 @@ def load_checkpoint(path: PathLike, mmap: bool = False) -> dict[str, Any]:
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint: name a checkpoint file.")
     weights: Any = content.get("model")
     if isinstance(weights, dict):
-        return content if "extra_state" in content else {**_without_history(weights), **content}
+        return content if "extra_state" in content else {**without_history(weights), **content}
     if not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{path} is not a checkpoint (no entry 'model'): name a fairseq checkpoint or a state dict.")
     if {"cfg", "args"} & set(entries):  # of the run that made the weights: they say more than config.json
         options = {}
-    return {**_without_history(hf_layout.to_fairseq_names(content), options or None), **entries}
+    return {**without_history(hf_layout.to_fairseq_names(content), options or None), **entries}
 
 
-def _without_history(state: Mapping[str, Tensor], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def without_history(state: Mapping[str, Tensor], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Weights in the layout of a fairseq checkpoint whose training has not begun."""
     past = {"criterion_name": None, "optimizer_name": None, "lr_scheduler_state": {"best": None}, "num_updates": 0}
     iterator = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
@@ -287,7 +287,7 @@ def save_checkpoint(obj: Mapping[str, Any], path: PathLike) -> None:
 
 def save_model(model: "OFA", path: PathLike) -> None:
     """Writes weights and options, from which `load_model` rebuilds this very network."""
-    save_checkpoint(_without_history(model.state_dict(), asdict(model.config)), path)
+    save_checkpoint(without_history(model.state_dict(), asdict(model.config)), path)
 
 
 def previous_checkpoint(path: PathLike) -> Path | None:

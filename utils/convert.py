@@ -1,10 +1,11 @@
 """Converts a checkpoint between fairseq's `.pt`, a Hugging Face folder and a single `.safetensors` file.
 
-    python -m utils.convert IN OUT [--bpe-dir utils/BPE]
+    python -m utils.convert IN OUT [--bpe-dir utils/BPE --half]
 
 IN is a file or folder that `load_checkpoint` reads. OUT says by its ending what is written: `.pt`, `.safetensors`, or
 else a folder (config.json, model.safetensors, vocab.json, merges.txt, and what transformers asks for beside them).
-Weights stay as they are, bit by bit; training history is left behind, the options of the run go along.
+Weights stay as they are, bit by bit, unless `--half` makes a small file to give away: half precision, and without the
+tables that every network computes anew. Training history is left behind, the options of the run go along.
 """
 
 import argparse
@@ -22,21 +23,23 @@ from data.images import HALF, IMAGENET_MEAN, IMAGENET_STD
 from data.text import GPT2_DIR, Vocabulary
 from models.ofa import OFAConfig
 from utils import hf_layout
-from utils.checkpoint import load_checkpoint, model_config, save_checkpoint
+from utils.checkpoint import load_checkpoint, model_config, save_checkpoint, without_history
 from utils.errors import UserError
-from utils.tensor_file import write_tensors
+from utils.tensor_file import NOT_STORED, write_tensors
 from utils.upgrade import TOKEN_TABLES
 
+COMPUTED = ("token_rp_bucket", "image_rp_bucket", "image_position_idx")  # ends of names
 # Endings of files, which nobody means as a folder's.
 OTHER_ENDINGS = (".bin", ".pth", ".ckpt", ".pkl")
 
 
-def convert(source: Path, target: Path, bpe_dir: Path | None = None) -> list[str]:
+def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool = False) -> list[str]:
     """Reads `source` and writes `target`; kinds are told by name.
 
     Args:
         bpe_dir: vocabulary folder for a folder's tokenizer files; None takes that of the run, where it still exists,
             else utils/BPE.
+        half: weights in float16, without `COMPUTED` tables.
 
     Returns:
         sentences on what could not be taken along.
@@ -49,9 +52,11 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None) -> list[str
     checkpoint = load_checkpoint(source)
     config = model_config(checkpoint, source=str(source))
     state: dict[str, torch.Tensor] = checkpoint["model"]
+    if half:
+        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items() if not k.endswith(COMPUTED)}
     if target.suffix == ".pt":
-        checkpoint["model"] = _complete(state)
-        save_checkpoint(checkpoint, target)
+        kept = {key: value for key, value in checkpoint.items() if key not in NOT_STORED}
+        save_checkpoint({**without_history(_complete(state)), **kept}, target)
         return []
     stored = _without_copies(state)
     if target.suffix == ".safetensors":
@@ -147,9 +152,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("source", type=Path, metavar="IN", help="checkpoint file or Hugging Face folder")
     parser.add_argument("target", type=Path, metavar="OUT", help="name ending in .pt or .safetensors, or a folder")
     parser.add_argument("--bpe-dir", type=Path, help="vocabulary folder (default: the run's own, else utils/BPE)")
+    parser.add_argument("--half", action="store_true", help="half precision, without tables that are computed anew")
     args = parser.parse_args(argv)
     try:
-        notes = convert(args.source, args.target, args.bpe_dir)
+        notes = convert(args.source, args.target, args.bpe_dir, args.half)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -18,6 +18,7 @@ from utils.errors import UserError
 from utils.files import atomic_write
 
 SIZE = 64  # side of the pictures in pixels, 8 x 8 codes
+FRAME = Box(0, 0, SIZE, SIZE)  # where its digit is
 COLUMNS, ROWS, TEXT_HEIGHT = 10, 6, 12  # of the contact sheet
 
 
@@ -45,7 +46,7 @@ def read_drawn(results: Path) -> list[tuple[str, Image.Image]]:
 def check(drawn: list[tuple[str, Image.Image]]) -> Legibility:
     """How often digit and colour of a prompt are read in its picture."""
     things = [Thing(*prompt.split()[1:], position="center") for prompt, _ in drawn]
-    return legibility([picture for _, picture in drawn], things, Box(0, 0, SIZE, SIZE))
+    return legibility([picture for _, picture in drawn], things, FRAME)
 
 
 def draw_sheet(drawn: list[tuple[str, Image.Image]], path: Path) -> None:

@@ -6,7 +6,7 @@ a ninth of the positions.
 
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -62,8 +62,7 @@ def read_thing(picture: Image.Image, box: Box | None = None) -> Thing | None:
     place = _strokes(contrast, box or _densest(contrast))
     if place is None:
         return None
-    row, column = ((place.top + place.bottom) / 2, (place.left + place.right) / 2)
-    cell = Cell(int(column * GRID / len(contrast)), int(row * GRID / len(contrast)))
+    cell = Cell(*((low + high) * GRID // (2 * len(contrast)) for low, high in (place[::2], place[1::2])))
     position = next(name for name, where in POSITIONS.items() if where == cell)
     digit = int(_classifier(picture.width).predict(_grid(contrast, place)[None])[0])
     part = np.s_[place.top : place.bottom, place.left : place.right]
@@ -93,14 +92,14 @@ def _strokes(contrast: np.ndarray, box: Box) -> Box | None:
 def _grid(contrast: np.ndarray, box: Box) -> np.ndarray:
     """(144,) ink of the box, 0 to 1, in the middle of a square grid: narrow digits stay narrow."""
     width, height = box.right - box.left, box.bottom - box.top
-    side, x, y = max(width, height), (box.left + box.right) / 2, (box.top + box.bottom) / 2
-    around = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
+    side = max(width, height)
+    left, top = box.left + (width + side) / 2, box.top + (height + side) / 2  # the square's corner after the padding
     inside = np.zeros_like(contrast)
     part = np.s_[box.top : box.bottom, box.left : box.right]
     inside[part] = (contrast[part] / contrast[part].max()).clip(min=0)
     image = Image.fromarray(np.pad(inside, side))  # the square may reach over the edge
-    shifted = tuple(value + side for value in around)
-    return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, shifted)).flatten()
+    square = (left, top, left + side, top + side)
+    return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, square)).flatten()
 
 
 def _colour(added: np.ndarray, contrast: np.ndarray, canvas: np.ndarray) -> str:
@@ -111,8 +110,8 @@ def _colour(added: np.ndarray, contrast: np.ndarray, canvas: np.ndarray) -> str:
 
 
 @cache
-def _classifier(size: int):  # type: ignore[no-untyped-def]  # scikit-learn is imported when it is used
-    """Support vector machine for pictures of `size` pixels, taught with scenes of the training handwriting."""
+def _classifier(size: int) -> Any:
+    """scikit-learn's support vector machine for pictures of `size` pixels, taught with the training handwriting."""
     from sklearn.svm import SVC
 
     rng, samples = np.random.default_rng(0), load_digit_samples("train")

@@ -7,7 +7,10 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
+from data.demo.image_gen import FRAME
+from data.demo.legibility import read_thing
 from data.demo.tasks import TASKS, chance
+from data.demo.words import COLOURS
 from data.glue import GLUE
 from data.images import decode_base64, decode_image
 from data.refcoco import parse_box
@@ -19,6 +22,8 @@ from utils.metrics import box_hits, box_iou
 from utils.predictions import Record, check_predictions
 
 PICTURES, TEXTS = 8, 3  # cases of a run with and without pictures
+DRAWN = "image_gen"  # the task whose answers are pictures
+GUESSES = {"mcc": 0.0, "colour": 1 / len(COLOURS)}  # of further metrics
 EXACT = "exact captions"  # counted here; scores files hold the other metrics
 
 
@@ -59,6 +64,7 @@ RUNS = (
     ),
     Run("snli_ve", "snli_ve_test.tsv", "snli_ve/test", ("snli_score",), "answer", truth=5, asked=(3,), image=2),
     Run("image_classify", "imagenet_1k_val.tsv", "imagenet_1k_val/val", ("score",), "answer", truth=2, image=0),
+    Run(DRAWN, "pictures_full_test.tsv", "image_gen/test", ("digit", "colour"), "image", truth=3, asked=(3,), image=2),
     Run("gigaword", "gigaword_test.tsv", "gigaword/test", ("rougeL_f1",), "hyp", truth=1, asked=(0,)),
     *(
         Run(name, f"{name}_dev.tsv", f"glue/{name}/dev", task.metrics, "hyp", truth=-1, asked=TASKS[name].text_columns)
@@ -106,7 +112,11 @@ def read_run(run: Run, out: Path) -> tuple[list[Score], list[Case]]:
     if EXACT in run.metrics:
         values[EXACT] = sum(said[run.answer] == true for said, true in zip(records, truths, strict=True)) / len(rows)
     shown = range(min(len(rows), TEXTS if run.image is None else PICTURES))
-    return score_lines(run, values, len(rows)), [read_case(run, rows[n], records[n], truths[n]) for n in shown]
+    if run.task == DRAWN:
+        cases = [read_drawing(predictions.parent / records[n]["image"], truths[n]) for n in shown]
+    else:
+        cases = [read_case(run, rows[n], records[n], truths[n]) for n in shown]
+    return score_lines(run, values, len(rows)), cases
 
 
 def score_lines(run: Run, scores: dict[str, float] | None, rows: int) -> list[Score]:
@@ -119,9 +129,17 @@ def score_lines(run: Run, scores: dict[str, float] | None, rows: int) -> list[Sc
         name = next((name for name in scores if name.startswith(metric)), None)
         if name is None:
             raise UserError(f"The scores of {run.results} lack {metric!r}: evaluate again.")
-        guess = chance(run.task) if metric == run.metrics[0] else {"mcc": 0.0}.get(metric)
+        guess = chance(run.task) if metric == run.metrics[0] else GUESSES.get(metric)
         lines.append(Score(task, label or name, scores[name], guess, rows))
     return lines
+
+
+def read_drawing(path: Path, prompt: str) -> Case:
+    """A drawn picture, and what can be read in it."""
+    picture = decode_image(path.read_bytes())
+    thing = read_thing(picture, FRAME)
+    seen = f"a {thing.name}" if thing else "nothing"
+    return Case(prompt, f"reads {seen}", seen == prompt, picture)
 
 
 def read_case(run: Run, row: tuple[str, ...], record: Record, truth: str) -> Case:

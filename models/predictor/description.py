@@ -115,10 +115,9 @@ def describe(checkpoint: Mapping[str, Any], source: str = "The checkpoint", **gi
     of_network = {f.name for f in fields(OFAConfig)}
     network = model_config(checkpoint, {name: given[name] for name in given if name in of_network}, source)
     stored = checkpoint.get("cfg") or {}
-    args = checkpoint.get("args") or {}  # files of old fairseq hold flat options
-    args = vars(args) if isinstance(args, argparse.Namespace) else args
-    task = stored.get("task") or {}
-    options = {**(stored.get("model") or {}), **args, **task}
+    # Old fairseq keeps all options flat in "args"; released files have the network's as such a Namespace too.
+    of_model, args, task = (_plain(part) for part in (stored.get("model"), checkpoint.get("args"), stored.get("task")))
+    options = {**of_model, **args, **task}
     options = {name: value for name, value in options.items() if value is not None}
     if "patch_image_size" not in {**options, **given}:
         if network.encoder_embed_dim not in PUBLISHED_SIDES:
@@ -155,6 +154,10 @@ def load_vocabulary(description: Description) -> Vocabulary:
     raise UserError(
         f"No vocabulary here has the {size} ids of {description.source}: pass bpe_dir=..., the folder of its dict.txt."
     )
+
+
+def _plain(options: Any) -> dict[str, Any]:
+    return dict(vars(options) if isinstance(options, argparse.Namespace) else options or {})
 
 
 def find(stored: str) -> Path | None:

@@ -116,22 +116,22 @@ def k_means(vectors: Tensor, count: int, rounds: int = ROUNDS) -> Tensor:
 def score_by_distance(quantizer: Quantizer) -> None:
     """Sets the scores to -|z - e|^2 + |z|^2, times a factor: the highest is the nearest entry's."""
     book = quantizer.embed.weight
-    quantizer.proj.weight.copy_(2 * SHARPNESS * book[:, :, None, None])
-    quantizer.proj.bias.copy_(-SHARPNESS * book.square().sum(dim=1))
+    weight, bias = 2 * SHARPNESS * book[:, :, None, None], -SHARPNESS * book.square().sum(dim=1)
+    quantizer.proj.load_state_dict({"weight": weight, "bias": bias})
 
 
 @torch.no_grad()
 def start_book(model: VQGAN, pool: Pool) -> None:
     """Fills the code book from the encoder's output, which is brought to unit variance first."""
-    vectors = []
-    while sum(map(len, vectors)) < VECTORS:
+    vectors: list[Tensor] = []
+    while sum(len(part) for part in vectors) < VECTORS:
         for kind in KINDS:
             vectors.append(model.quant_conv(model.encoder(pool.batch(*kind))).permute(0, 2, 3, 1).flatten(0, 2))
     found = torch.cat(vectors)[:VECTORS]
     scale = found.std()
-    model.quant_conv.weight /= scale
-    model.quant_conv.bias /= scale
-    model.post_quant_conv.weight *= scale
+    for weight in model.quant_conv.parameters():
+        weight.div_(scale)
+    model.post_quant_conv.weight.mul_(scale)
     model.quantize.embed.weight.copy_(k_means(found / scale, model.config.n_embed))
     score_by_distance(model.quantize)
 
@@ -171,10 +171,8 @@ def fit(model: VQGAN, pool: Pool, steps: int) -> None:
             score_by_distance(model.quantize)
         recent.append(loss.item())
         if (step + 1) % 100 == 0 or step + 1 == steps:
-            what = "copying" if step < copying else "codes"
-            print(
-                f"step {step + 1}/{steps} {what}: loss {np.mean(recent):.4f}, {time.time() - start:.0f} s", flush=True
-            )
+            what = f"step {step + 1}/{steps} {'copying' if step < copying else 'codes'}"
+            print(f"{what}: loss {np.mean(recent):.4f}, {time.time() - start:.0f} s", flush=True)
             recent = []
 
 
@@ -210,6 +208,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="same seed and threads, same file (default %(default)s)")
     parser.add_argument("--sheet", type=Path, help="PNG to write: originals above reconstructions")
     args = parser.parse_args()
+    if min(args.steps, args.codes) < 2 or args.seed < 0:
+        parser.error("--steps and --codes must be 2 or more and --seed not negative")
     torch.manual_seed(args.seed)
     model = VQGAN(demo_config(args.codes))
     fit(model, Pool("train", SCENES, args.seed), args.steps)

@@ -5,9 +5,9 @@ set -e
 . "$(dirname "$0")/../lib.sh"
 ofa_size large
 data=$DATA_DIR/coco_image_gen_data vqgan=${VQGAN_DIR:-$CHECKPOINT_DIR/vqgan} clip=$CHECKPOINT_DIR/clip/ViT-B-16.pt
-side=256 range=--constraint-range=50265,58457 metric=score
-# The demo has no CLIP: the first sample is the picture, and validation has the accuracy of codes only.
-[ "$SIZE" != demo ] || side=64 range='' clip='' metric='accuracy --report-accuracy'
+side=256 range=--constraint-range=50265,58457 metric=score keep=$RESULTS_DIR/image_gen_stage1
+# The demo has no CLIP: validation draws nothing and has the accuracy of codes only.
+[ "$SIZE" != demo ] || side=64 range='' clip='' metric='accuracy --report-accuracy' keep=''
 RUN_KIND=image_gen_
 
 ofa_train 8214 "${ARCH}_40000_2000_1e-3" "$CHECKPOINT_DIR/$ARCH.pt" \
@@ -20,4 +20,4 @@ ofa_train 8214 "${ARCH}_40000_2000_1e-3" "$CHECKPOINT_DIR/$ARCH.pt" \
     --save-interval=3 --validate-interval=3 --keep-last-epochs=15 --fp16-scale-window=256 \
     --eval-args='{"beam":24,"min_len":1024,"max_len_a":0,"max_len_b":1024,"sampling_topk":256,"temperature":1.0}' \
     --vqgan-model-path="$vqgan/last.ckpt" --vqgan-config-path="$vqgan/model.yaml" --clip-model-path="$clip" \
-    --gen-images-path="$RESULTS_DIR/image_gen_stage1" --best-checkpoint-metric=$metric $SIZE_FLAGS "$@"
+    --gen-images-path="$keep" --best-checkpoint-metric=$metric $SIZE_FLAGS "$@"

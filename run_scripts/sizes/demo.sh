@@ -14,4 +14,5 @@ PRETRAIN_SIZE_FLAGS='--max-image-size=64 --code-image-size=32 --largest-short-si
 SNLI_VE_EPOCHS=8 SNLI_VE_LR=3e-4 SNLI_VE_DROP_PATH=0.0
 IMAGENET_SCHEDULE='--max-epoch=8 --warmup-ratio=0.06' IMAGENET_RUN=8_0.06
 GIGAWORD_EPOCHS=8
+VQGAN_DIR=${VQGAN_DIR:-$OFA_ROOT/checkpoints/ofa_demo_vqgan}
 MAX_EPOCHS=${MAX_EPOCHS:-8} LRS=${LRS:-3e-4} UPDATE_FREQS=${UPDATE_FREQS:-1} # of GLUE's grid

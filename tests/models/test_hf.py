@@ -164,7 +164,8 @@ def test_search_by_the_same_rules(model, penalty):
     found = [[token for token in row.tolist()[1:] if token != PAD] for row in output.sequences]
     assert found == [best.tokens.tolist() for best in ours]
     assert output.sequences_scores.tolist() == pytest.approx([best.score for best in ours], abs=1e-4)
-    assert penalty == 2.0 or len({len(tokens) for tokens in found}) > 1 or penalty == 0.0
+    if penalty == 1.0:  # then some end by themselves and some at the limit
+        assert len({len(tokens) for tokens in found}) > 1
 
 
 def test_forced_end_costs_nothing(model):

@@ -236,6 +236,9 @@ def test_what_a_checkpoint_says_and_what_is_asked_for(model, bare, folder):
     flat = argparse.Namespace(task="vqa_gen", arch="ofa_demo", patch_image_size=96, prompt_type="src", bpe=None)
     found = describe({"model": model.state_dict(), "args": flat}, max_src_length=5)
     assert (found.task, found.option("patch_image_size"), found.option("bpe", "gpt2")) == ("vqa_gen", 96, "gpt2")
+    cfg = {"model": flat, "task": {"_name": "caption", "patch_image_size": 80}}  # as in released files
+    found = describe({"model": model.state_dict(), "args": None, "cfg": cfg})
+    assert (found.task, found.option("patch_image_size"), found.option("prompt_type")) == ("caption", 80, "src")
     tiny = describe({"model": OFA(OFAConfig.from_arch("ofa_tiny", resnet_type="resnet10")).state_dict()})
     assert tiny.option("patch_image_size") == 256 and tiny.task is None
     gone = {"_name": "vqa_gen", "patch_image_size": SIDE, "ans2label_file": "../../dataset/none.pkl"}
@@ -301,8 +304,9 @@ def test_drawing_needs_codes_and_a_vqgan(predictor, tmp_path):
     drawn = painter.draw(["a cat", "a dog on a boat"], n=3, vqgan=files)
     assert [len(of_prompt) for of_prompt in drawn] == [3, 3] and drawn[0][0].size == (32, 32)
     assert 0 < drawn[0][0].info["score"] < 1
+    single = OFAPredictor.load(path, device="cpu", batch_size=1, vqgan=files)
     torch.manual_seed(1)
-    again = OFAPredictor.load(path, device="cpu", batch_size=1, vqgan=files).draw(["a cat", "a dog on a boat"], n=3)
+    again = single.draw(["a cat", "a dog on a boat"], n=3)
     same = [np.abs(np.array(a, int) - np.array(b, int)).max() for a, b in zip(drawn[1], again[1], strict=True)]
     assert max(same) <= 1 and isinstance(painter.draw("a cat", vqgan=files), Image.Image)
     with pytest.raises(UserError, match="has no location tokens"):

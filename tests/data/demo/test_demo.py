@@ -26,7 +26,8 @@ NAMES = {"train": "caption_stage1_train.tsv", "val": "caption_val.tsv", "test": 
 
 FOLDERS = {
     "first", "caption_data", "vqa_data",
-    "refcoco_data", "snli_ve_data", "imagenet_1k_data", "gigaword_data", "glue_data", "pretrain_data", "coco_image_gen_data"
+    "refcoco_data", "snli_ve_data", "imagenet_1k_data", "gigaword_data", "glue_data",
+    "pretrain_data", "coco_image_gen_data"
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from data.demo import page
 from data.demo.__main__ import main as build_demo
 from data.demo.results import EXACT, RUNS, Run, read_run
 from data.demo.tasks import TASKS
+from data.images import decode_base64, decode_image
 from data.tsv import TsvFile
 
 ROWS = 5  # of every file
@@ -45,6 +46,11 @@ def answer(out: Path, run: Run, wrong: int = 0, scores: dict[str, float] | None 
         records = [{"box": [float(x) + d for x in t.split(",")]} for t, d in zip(truths, shifts, strict=True)]
     stem = out / "results" / run.results
     stem.parent.mkdir(parents=True, exist_ok=True)
+    if run.task == "image_gen":  # the answers are the true pictures, or black ones
+        records = [{"image": f"{number}.png"} for number in range(len(truths))]
+        for number, row in enumerate(rows_of(out, run)):
+            picture = decode_image(decode_base64(row[2]))
+            (Image.new("RGB", picture.size) if number < wrong else picture).save(stem.parent / f"{number}.png")
     stem.with_name(f"{stem.name}_predict.json").write_text(json.dumps(records))
     given = {m: 90.0 if m.startswith("rouge") else 0.9 for m in run.metrics if m != EXACT} if scores is None else scores
     stem.with_name(f"{stem.name}_scores.json").write_text(json.dumps(given))
@@ -69,6 +75,8 @@ def test_all_tasks_are_in_the_table_and_on_the_page(out: Path, capsys: pytest.Ca
         *(f"| refcoco {split} | Acc@0.5 | 0.9000 | 0.5000 | 5 |" for split in ("val", "testA", "testB")),
         "| snli_ve | snli_score | 0.9000 | 0.3333 | 5 |",
         "| image_classify | score | 0.9000 | 0.1000 | 5 |",
+        "| image_gen | digit | 0.9000 | 0.1000 | 5 |",
+        "| image_gen | colour | 0.9000 | 0.1667 | 5 |",
         f"| gigaword | rougeL_f1 | 90.0000 | {TASKS['gigaword'].chance:.4f} | 5 |",
         "| cola | acc | 0.9000 | 0.5000 | 5 |",
         "| cola | mcc | 0.9000 | 0.0000 | 5 |",
