@@ -86,6 +86,9 @@ def main() -> None:
     for samples in map(int, args.samples.split(",")):
         config = GenerationConfig(beam=samples, sampling_topk=TOP_K, **code_options(FIRST, CODES, count))
         inputs = {"src_tokens": torch.tensor([PROMPT])}
+        small = GenerationConfig(beam=samples, sampling_topk=TOP_K, **code_options(FIRST, CODES, 16))
+        (warm,) = generate(model, inputs, small)
+        clip.rerank(painter.draw([hypothesis.tokens for hypothesis in warm]), TEXT)
         decoder, (found,) = timed(partial(generate, model, inputs, config))
         vqgan, images = timed(partial(painter.draw, [hypothesis.tokens for hypothesis in found]))
         choice, _ = timed(partial(clip.rerank, images, TEXT))

@@ -45,7 +45,7 @@ def read_drawn(results: Path) -> list[tuple[str, Image.Image]]:
 
 def check(drawn: list[tuple[str, Image.Image]]) -> Legibility:
     """How often digit and colour of a prompt are read in its picture."""
-    things = [Thing(*prompt.split()[1:], position="center") for prompt, _ in drawn]
+    things = [Thing(colour, digit, "center") for _, colour, digit in (prompt.split() for prompt, _ in drawn)]
     return legibility([picture for _, picture in drawn], things, FRAME)
 
 

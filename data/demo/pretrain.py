@@ -9,6 +9,7 @@ from data.demo.gigaword import GIGAWORD
 from data.demo.glue import GLUE_TASKS
 from data.demo.refcoco import refcoco_row
 from data.demo.rows import DemoTask, Lot, Row
+from data.demo.scene import Scene
 from data.demo.vqa_gen import ANSWERS, COUNTS, vqa_row
 from data.demo.words import COLOURS, DIGITS, VALUES
 from data.negatives import ANSWER_FILE, CAPTION_FILE, HOW_MANY, OBJECT_FILE, OTHER
@@ -47,7 +48,8 @@ def picture_row(lot: Lot) -> Row:
 
 def detection_row(lot: Lot) -> Row:
     """Id, picture and its digits in reading order, `x0,y0,x1,y1,category_id,name` joined by `&&`."""
-    *_, scene = caption_row(lot)
+    scene = caption_row(lot)[-1]
+    assert isinstance(scene, Scene)
     objects = "&&".join(
         ",".join(map(str, (*item.box, _NAMES.index(item.thing.name), item.thing.name))) for item in scene.objects
     )
