@@ -1,7 +1,6 @@
 """The demo's VQGAN: exact k-means scores, files that load, and the program in a few steps."""
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 
@@ -97,10 +96,10 @@ def test_the_program_writes_the_same_files_for_a_seed(program, tmp_path, monkeyp
     assert Image.open(tmp_path / "a.png").size == (6 * program.SIDE, 2 * program.SIDE)
 
 
-def test_wrong_numbers_are_refused_in_one_sentence(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path / "a"), str(tmp_path / "b"), "--steps", "1"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2 and "--steps" in done.stderr.splitlines()[-1] and not list(tmp_path.iterdir())
+@pytest.mark.parametrize("wrong", [("--steps", "1"), ("--codes", "1"), ("--seed", "-1")])
+def test_wrong_numbers_are_refused_in_one_sentence(program, tmp_path, monkeypatch, capsys, wrong):
+    monkeypatch.setattr(sys, "argv", ["demo_vqgan.py", str(tmp_path / "a"), str(tmp_path / "b"), *wrong])
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 2 and wrong[0] in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())

@@ -141,7 +141,9 @@ def at_command_line(monkeypatch, name, argv, accept):
     def stop(parser, *args, **kwargs):
         if accept:
             parse_args(parser, *args, **kwargs)
-        raise Parsed(*parser._option_string_actions)
+        inner = [a.choices.values() for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        parsers = [parser, *(command for commands in inner for command in commands)]
+        raise Parsed(*(flag for each in parsers for flag in each._option_string_actions))
 
     package = find_spec(name).submodule_search_locations is not None
     program = importlib.import_module(f"{name}.__main__" if package else name)

@@ -41,7 +41,9 @@ class OFAConfig:
     decoder_drop_path_rate: float = option(0.0, "drop path rate of the last decoder layer (linear over depth)")
     resnet_drop_path_rate: float = option(0.0, "drop path rate of the last block of each image trunk stage")
     resnet_type: str = option("resnet101", f"image trunk: {', '.join(RESNET_BLOCKS)}")
-    resnet_model_path: Optional[str] = option(None, "weights of a ResNet (torchvision, timm or a trunk) for a newly built image trunk")
+    resnet_model_path: Optional[str] = option(
+        None, "weights of a ResNet (torchvision, timm or a trunk) for a newly built image trunk"
+    )
     freeze_resnet: bool = option(False, "freeze the image trunk's batch norm (statistics and affine)")
     sync_bn: bool = option(False, "batch norm statistics over all processes, eps 1e-3")
     share_all_embeddings: bool = option(False, "one token table for encoder, decoder and output (always so)")

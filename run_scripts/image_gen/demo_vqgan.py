@@ -1,4 +1,4 @@
-"""Trains a small VQGAN on digit scenes: ten minutes on two cores.
+"""Trains a small VQGAN on digit scenes: twelve minutes on one core.
 
     python run_scripts/image_gen/demo_vqgan.py OUT.ckpt OUT.yaml [--seed 1 --steps N --codes N --sheet out.png]
 
