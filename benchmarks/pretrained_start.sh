@@ -13,9 +13,9 @@ mkdir -p "$out/nothing"
 
 # score START SCRIPT METRIC: fine-tunes and prints the best score.
 score() {
-    case $1 in pretrained) start=$OFA_ROOT/checkpoints ;; *) start=$out/nothing ;; esac
+    case $1 in pretrained) folder=$OFA_ROOT/checkpoints ;; *) folder=$out/nothing ;; esac
     log=$out/$1_$3.log
-    CHECKPOINT_DIR=$start OUTPUT_DIR=$out/$1 sh "run_scripts/$2.sh" --batch-size=32 --update-freq=1 --lr=3e-4 --warmup-ratio=0.1 \
+    CHECKPOINT_DIR=$folder OUTPUT_DIR=$out/$1 sh "run_scripts/$2.sh" --batch-size=32 --update-freq=1 --lr=3e-4 --warmup-ratio=0.1 \
         --max-epoch=1 --label-smoothing=0.0 --weight-decay=0.0 --save-interval-updates=0 --validate-interval-updates=0 \
         --no-epoch-checkpoints --keep-last-epochs=-1 --log-interval=50 --log-format=simple > "$log" 2>&1
     sed -n "s/.*| $3 \([0-9.]*\) .*/\1/p" "$log" | sort -g | tail -n 1
