@@ -37,6 +37,7 @@ from models.ofa.encoder import EncoderOutput
 from utils.checkpoint import load_model
 
 BPE = Path(__file__).parents[1] / "utils" / "BPE"
+DEMO_BPE = Path(__file__).parents[1] / "data" / "demo" / "BPE"
 PARTS = {1: 1700, 2: 1000, 3: 329, 4: 100}  # words -> answers
 CHUNK, TIMED_CHUNKS = 20, 3
 PEAKED = 20.0
@@ -79,7 +80,7 @@ class Setting:
     def _trained(self, folder: Path, batch: int) -> None:
         """The averaged weights that the demo evaluates, its first test questions and its answers."""
         data = folder / "data" / "vqa_data"
-        vocabulary = Vocabulary.load(folder / "data" / "BPE", code_dict_size=0, num_bins=0)
+        vocabulary = Vocabulary.load(DEMO_BPE, code_dict_size=1024, num_bins=65)
         options = dict(patch_image_size=48, max_src_length=80, add_object=True, prompt_type="prev_output")
         config = VqaGenData(ans2label_file=str(data / "trainval_ans2label.pkl"), **options)
         rows = VqaGenDataset(TsvFile(str(data / "vqa_test.tsv"), "0,5,2,3,4"), vocabulary, config, "test")

@@ -24,6 +24,7 @@ from data.tsv import TsvFile
 
 WORKERS = (0, 1, 2)
 BPE_DIR = Path(__file__).parents[1] / "utils" / "BPE"
+DEMO_BPE_DIR = Path(__file__).parents[1] / "data" / "demo" / "BPE"
 
 
 def write_photographs(path: Path, rows: int) -> None:
@@ -62,10 +63,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_photographs(folder / "photographs.tsv", args.rows)
-        write_demo([name, "--train", str(args.rows), "--val", "1", "--test", "1"])
+        write_demo([name, "--tasks", "caption", "--train", str(args.rows), "--val", "1", "--test", "1"])
         settings = {
             "480 px from 640 x 480 JPEG": (folder / "photographs.tsv", "0,1,2", 480, BPE_DIR),
-            "demo, 96 px": (folder / "caption_data" / "caption_stage1_train.tsv", "0,4,2", 96, folder / "BPE"),
+            "demo, 96 px": (folder / "caption_data" / "caption_stage1_train.tsv", "0,4,2", 96, DEMO_BPE_DIR),
         }
         print("| setting | workers | samples/s | against 0 workers |\n| --- | --- | --- | --- |")
         for setting, (path, columns, size, bpe_dir) in settings.items():

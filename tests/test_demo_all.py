@@ -34,7 +34,7 @@ def test_a_task_is_trained_and_scored_and_not_repeated(demo):
     assert "| sst2 | acc |" in first.stdout and "| 0.5000 | 10 |" in first.stdout
     assert "vqa_gen | vqa_score | missing" in first.stdout and (folder / "page.png").stat().st_size > 10_000
     steps = [line.split()[2] for line in first.stdout.splitlines() if line.startswith("== ")]
-    assert steps[-3:] == ["restart", "train_sst2", "test_sst2"]
+    assert steps[-3:] == ["data_texts", "train_sst2", "test_sst2"]
     second = run()
     assert second.returncode == 0 and "== " not in second.stdout and "| sst2 | acc |" in second.stdout
 

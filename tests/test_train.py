@@ -59,7 +59,7 @@ def run(program, *args, processes=1, code=0):
 
 def training_args(demo, save_dir, *more):
     data = f"{demo}/caption_data/caption_stage1_train.tsv,{demo}/caption_data/caption_val.tsv"
-    return [data, f"--bpe-dir={demo}/BPE", f"--save-dir={save_dir}", *TRAIN, *more]
+    return [data, f"--bpe-dir={ROOT}/data/demo/BPE", f"--save-dir={save_dir}", *TRAIN, *more]
 
 
 def train_and_kill(demo, save_dir, *more, checkpoint, processes=1):
@@ -135,7 +135,7 @@ def test_two_processes_resume_with_the_same_samples(demo, tmp_path):
 
 
 def evaluate_args(demo, checkpoint, results, *more, data="caption_test.tsv"):
-    overrides = {"data": f"{demo}/caption_data/{data}", "bpe_dir": f"{demo}/BPE", "selected_cols": "1,4,2"}
+    overrides = {"data": f"{demo}/caption_data/{data}", "bpe_dir": f"{ROOT}/data/demo/BPE", "selected_cols": "1,4,2"}
     path = f"{demo}/caption_data/{data}"
     return [
         path,
@@ -222,7 +222,13 @@ def test_bad_input_is_one_sentence(change, words, demo, trained, tmp_path, capsy
     if "empty" in change:
         (folder / "caption_val.tsv").write_text("")
     data = change.get("data", f"{folder}/caption_stage1_train.tsv,{folder}/caption_val.tsv")
-    flags = [f"--bpe-dir={demo}/BPE", f"--save-dir={tmp_path}/save", *TRAIN, "--batch-size=18", "--no-shuffle-rows"]
+    flags = [
+        f"--bpe-dir={ROOT}/data/demo/BPE",
+        f"--save-dir={tmp_path}/save",
+        *TRAIN,
+        "--batch-size=18",
+        "--no-shuffle-rows",
+    ]
     if "arch" in change:
         flags += ["--encoder-layers=3", f"--restore-file={trained[0]}/checkpoint_last.pt"]
     with pytest.raises(SystemExit) as caught:

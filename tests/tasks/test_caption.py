@@ -1,5 +1,7 @@
 """The captioning task: row -> batch -> loss -> caption -> record and score, on a tiny network."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from fairseq import tasks
@@ -11,6 +13,7 @@ from models.generation import GenerationConfig
 from utils.cider import CiderD
 from utils.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 ARGS = [
     "--task=caption", "--arch=ofa_demo", "--criterion=adjust_label_smoothed_cross_entropy", "--optimizer=adam",
     "--lr-scheduler=fixed", "--selected-cols=1,4,2", "--patch-image-size=48", "--code-dict-size=0", "--num-bins=0",
@@ -30,7 +33,7 @@ def make(demo):
     """Task, model, criterion and the first validation batch for some flags."""
 
     def build(*flags, data="{0}/caption_stage1_train.tsv,{0}/caption_val.tsv"):
-        cfg = train.parse_args([data.format(f"{demo}/caption_data"), f"--bpe-dir={demo}/BPE", *ARGS, *flags])
+        cfg = train.parse_args([data.format(f"{demo}/caption_data"), f"--bpe-dir={ROOT}/data/demo/BPE", *ARGS, *flags])
         task = tasks.setup_task(cfg.task)
         torch.manual_seed(0)
         model = task.build_model(cfg.model)
