@@ -219,7 +219,8 @@ def _report(
     }
     for name, length in sorted(lengths.items()):
         totals = sum_over_ranks(list(sums.get(name, [0.0] * length)))
-        scores[name] = task.metrics[name].value(totals)
+        # The order of adding, which differs with the number of processes, shows in the last digits only.
+        scores[name] = float(f"{task.metrics[name].value(totals):.12g}")
         if length == 2:
             logger.info("score_sum: %s, score_cnt: %s, score: %s (%s)", *totals, round(scores[name], 4), name)
     if records is None:
