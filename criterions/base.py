@@ -79,14 +79,12 @@ class OFACriterion(FairseqCriterion):
         """Sums of `conf`-weighted negative log-likelihoods and of weights for each of `OBJECTIVES`.
 
         Args:
-            batch: the result is {} unless it has `objective` (B,), the number of each row's objective.
+            batch: has `objective` (B,), the number of each row's objective.
             positions: (N,) target tokens that count.
         """
-        if batch.get("objective") is None:
-            return {}
         kept = slice(None) if sums.kept is None else sums.kept
-        conf = batch["conf"]
-        objective, weights = (token_weights(x, batch["target"], positions)[kept] for x in (batch["objective"], conf))
+        of_rows = batch["objective"], batch["conf"]
+        objective, weights = (token_weights(x, batch["target"], positions)[kept] for x in of_rows)
         values = torch.stack([sums.token_nll, weights.to(sums.token_nll)])  # (2, n)
         totals = values.new_zeros(2, len(OBJECTIVES)).index_add_(1, objective, values)
         return dict(zip(OBJECTIVE_KEYS, totals.flatten(), strict=True))

@@ -92,9 +92,9 @@ class AdjustLabelSmoothedCrossEntropy(OFACriterion):
             constraint_range=self.cfg.constraint_range,
         )
         bonus = self.bonus_options(update_num)
-        positions = counted_tokens(target, **which)
         logged: dict[str, Any] = {"ntokens": batch["ntokens"], "nsentences": target.size(0)}
         if bonus or self.cfg.use_rdrop or self.cfg.report_accuracy or is_constrained(sample):
+            positions = counted_tokens(target, **which)
             logits = model(**batch["net_input"], head=partial(_project, positions=positions))[0]
             masks = constraint_masks(sample, positions[: len(positions) // (1 + self.cfg.use_rdrop)], logits.size(1))
             if masks is not None:
@@ -111,7 +111,8 @@ class AdjustLabelSmoothedCrossEntropy(OFACriterion):
         else:
             head = partial(linear_cross_entropy, target=target, conf=conf, **which, **options)
             sums = model(**batch["net_input"], head=head)[0]
-        logged |= self.loss_by_objective(batch, positions, sums)
+        if "objective" in batch:
+            logged |= self.loss_by_objective(batch, counted_tokens(target, **which), sums)
         return sums.loss, {**logged, "nll_loss": sums.nll_loss, "counted": sums.ntokens}
 
 

@@ -79,7 +79,8 @@ class FairseqOFA(OFA, BaseFairseqModel):
     def _tell_origin(self, report: LoadReport) -> None:
         """Logs which parameters a file without all of them has given, and warns of an image trunk that stays random."""
         names = [name for name, _ in self.named_parameters()]
-        taken = [name for name in names if name not in set(report.missing)]
+        missing = set(report.missing)
+        taken = [name for name in names if name not in missing]
         if len(taken) < len(names):
             groups = ", ".join(summarise(taken))
             logger.info("%d of %d parameters are the checkpoint's: %s", len(taken), len(names), groups)
