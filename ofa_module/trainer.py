@@ -241,6 +241,7 @@ def _copy(src: str, dst: str, overwrite: bool = False) -> bool:
 
 def train(cfg: DictConfig) -> None:
     """fairseq's training program with this trainer and our checkpoint files."""
+    vars(checkpoint_utils.save_checkpoint).pop("best", None)  # kept there by an earlier training of this process
     fairseq_cli.train.Trainer = OFATrainer
     checkpoint_utils.load_checkpoint_to_cpu = _reader(cfg)
     checkpoint_utils.torch_persistent_save = _save
