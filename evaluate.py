@@ -1,12 +1,13 @@
 """Evaluates: `python evaluate.py test.tsv --path=checkpoint.pt --task=caption ...` -> predictions as JSON, and scores.
 
-The task and its options come from the checkpoint (`--model-overrides` changes them), generation options and batch size
-from the command line; with `--zero-shot` the task comes from the command line too. No task is named in here.
+The task and its options come from the checkpoint (`--model-overrides` changes them), generation options, batch size
+and `--bpe-dir` from the command line; with `--zero-shot` the task comes from there too. No task is named in here.
 """
 
 import ofa_module  # isort: skip  # noqa: F401  (before fairseq, whose import it quiets)
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -24,8 +25,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 from tqdm import tqdm
 
+from data.answers import read_answers
+from data.base import DataConfig
+from data.card import Card
 from models.generation import GenerationConfig
 from models.ofa import OFAConfig
+from models.predictor.description import ANSWER_OPTIONS, describe, find_vocabulary
 from ofa_module import cli
 from tasks.base import Evaluation, OFATask
 from utils.checkpoint import load_checkpoint, load_model
@@ -84,7 +89,7 @@ def evaluate(cfg: DictConfig) -> None:
     torch.manual_seed(cfg.common.seed)
     overrides = cli.literal_dict(cfg.common_eval.model_overrides or "{}", "--model-overrides")
     paths = fairseq_utils.split_paths(cfg.common_eval.path)
-    task: OFATask = fairseq_tasks.setup_task(_task_config(cfg, paths[0], overrides))
+    task = _task(cfg, paths, overrides)
     cfg.common_eval.results_path = cfg.common_eval.results_path or task.results_path
     if not cfg.common_eval.results_path:
         raise UserError("--results-path is missing: name the folder for the predictions.")
@@ -97,14 +102,24 @@ def evaluate(cfg: DictConfig) -> None:
     _report(cfg, task, rows, sums, skipped, subset)
 
 
-def _task_config(cfg: DictConfig, path: str, overrides: dict[str, Any]) -> DictConfig:
+def _task(cfg: DictConfig, paths: list[str], overrides: dict[str, Any]) -> OFATask:
+    """The task that the checkpoints are evaluated for; UserError where it is not what they were trained with."""
+    checkpoints = {path: load_checkpoint(path, mmap=True) for path in paths}
+    task: OFATask = fairseq_tasks.setup_task(_task_config(cfg, checkpoints[paths[0]], paths[0], overrides))
+    for path, checkpoint in checkpoints.items():
+        if (card := Card.read(checkpoint, path)) is not None:
+            _check(card, path, task, cfg, overrides)
+    return task
+
+
+def _task_config(cfg: DictConfig, checkpoint: dict[str, Any], path: str, overrides: dict[str, Any]) -> DictConfig:
     """The task's options: the command line's, or the checkpoint's with overrides."""
     if cfg.evaluation.zero_shot:
         return cfg.task
-    checkpoint = load_checkpoint(path, mmap=True)
     args = vars(checkpoint["args"]) if checkpoint.get("args") else {}  # files of old fairseq hold flat options
     stored = (checkpoint.get("cfg") or {}).get("task") or args
-    name = stored.get("_name") or args.get("task")
+    card = Card.read(checkpoint, path)
+    name = card.task if card else stored.get("_name") or args.get("task")
     if not name:
         raise UserError(f"{path} says nothing of its task: pass --zero-shot and the task's options.")
     if name not in fairseq_tasks.TASK_DATACLASS_REGISTRY:
@@ -112,12 +127,62 @@ def _task_config(cfg: DictConfig, path: str, overrides: dict[str, Any]) -> DictC
     config = OmegaConf.structured(fairseq_tasks.TASK_DATACLASS_REGISTRY[name]())
     if unknown := [key for key in overrides if key not in config and key not in {f.name for f in fields(OFAConfig)}]:
         raise UserError(f"--model-overrides: neither the task {name!r} nor the network has an option {unknown[0]!r}.")
-    given = {"data": cfg.task.data} if cfg.task.data else {}
+    given = {key: cfg.task[key] for key in ("data", "bpe_dir") if cfg.task.get(key)}
+    own = _own_options(card, checkpoint, path, bool({**given, **overrides}.get("bpe_dir"))) if card else {}
     inference = {"val_inference_type": "beamsearch" if cfg.evaluation.beam_search_vqa_eval else "allcand"}
-    for key, value in {**stored, **given, **inference, **overrides, "_name": name}.items():
+    for key, value in {**stored, **own, **given, **inference, **overrides, "_name": name}.items():
         if key in config:
             config[key] = value
     return config
+
+
+def _own_options(card: Card, checkpoint: dict[str, Any], path: str, has_vocabulary: bool) -> dict[str, Any]:
+    """What a checkpoint says of its task: its card's options, candidates and, unless given, vocabulary's folder."""
+    description = describe(checkpoint, path)
+    own = card.task_options(path)
+    if not has_vocabulary:
+        own["bpe_dir"] = find_vocabulary(description, "--bpe-dir")[0]
+    if answers := description.listed(card.task):
+        own |= {"ans2label_file": None, "ans2label_dict": json.dumps(answers)}
+    return own
+
+
+def _check(card: Card, path: str, task: OFATask, cfg: DictConfig, overrides: dict[str, Any]) -> None:
+    """Raises UserError where a run is not what a checkpoint was trained with, unless --model-overrides say so.
+
+    With --zero-shot only the vocabulary counts.
+    """
+    flag = "--model-overrides: bpe_dir=" if "bpe_dir" in overrides else "--bpe-dir="
+    card.check_vocabulary(task.vocab, path, f"{flag}{task.cfg.bpe_dir}", "name the folder it was trained with")
+    if cfg.evaluation.zero_shot:
+        return
+    card.check_prompts(path)
+    usual = DataConfig()
+    for name, value in card.picture_options(path).items():
+        run = task.cfg[name] if cfg.task[name] == getattr(usual, name) else cfg.task[name]
+        if run != value and name not in overrides:
+            raise UserError(
+                f"--{name.replace('_', '-')} is {run} in this run, and {path} was trained with {value}: leave it out, "
+                f"or pass --model-overrides=\"{{'{name}': {run}}}\"."
+            )
+    if not overrides.get("unconstrained_training"):
+        _check_answers(card, path, task, cfg, overrides)
+
+
+def _check_answers(card: Card, path: str, task: OFATask, cfg: DictConfig, overrides: dict[str, Any]) -> None:
+    """Raises UserError for other candidates than the checkpoint's; where they are an override, it only warns."""
+    explicit = bool(ANSWER_OPTIONS & overrides.keys())
+    asked = None if explicit else cfg.task.get("ans2label_file")
+    answers = read_answers(cfg.task) if asked else task.answers
+    file = asked or task.cfg.get("ans2label_file") or "ans2label_dict"
+    try:
+        card.check_answers(
+            answers, path, file, f"leave it out, or pass --model-overrides=\"{{'ans2label_file': '{file}'}}\""
+        )
+    except UserError as error:
+        if not explicit:
+            raise
+        logger.warning("%s The override is followed.", error)
 
 
 def check_submission(cfg: DictConfig) -> None:

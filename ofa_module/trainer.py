@@ -19,6 +19,8 @@ from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from data.card import KEY, Card
+from data.text import Vocabulary
 from ofa_module.nonfinite import NonFiniteGuard, NonFiniteUpdate
 from utils.checkpoint import SAFE_GLOBALS, DamagedCheckpointError, load_checkpoint, previous_checkpoint, save_checkpoint
 from utils.errors import UserError
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 class OFATrainer(Trainer):
     """Stock trainer, except for the warm-up ratio, safe and self-healing restores, and no dry run of validation.
 
-    Updates that are not finite are skipped (`ofa_module/nonfinite.py`).
+    Updates that are not finite are skipped (`ofa_module/nonfinite.py`). Its files describe themselves (`data/card.py`).
     """
 
     _epoch_began = False
@@ -40,6 +42,11 @@ class OFATrainer(Trainer):
         super().__init__(cfg, task, model, criterion, *args)
         limit = cfg.training.max_nonfinite_updates
         self._guard = NonFiniteGuard(self.get_criterion(), self.get_model(), cfg.checkpoint.save_dir, limit)
+        self._card = task.card().plain()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As stock, and the card of the run."""
+        return {**super().state_dict(), KEY: self._card}
 
     @metrics.aggregate("train")
     def train_step(self, samples: list[Any], raise_oom: bool = False) -> Any:
@@ -70,7 +77,11 @@ class OFATrainer(Trainer):
         return norm
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """As stock; without the file it warns, as training then starts from random weights."""
+        """As stock; without the file it warns, as training then starts from random weights.
+
+        Raises UserError for a network that was trained with other ids, unless this run's only add some behind them.
+        """
+        checkpoint_utils.load_checkpoint_to_cpu = _reader(self.cfg, self.task.vocab)
         if not os.path.isfile(filename):
             given = self.cfg.checkpoint.restore_file != "checkpoint_last.pt"
             reason = f"{filename} does not exist" if given else "There is no --restore-file"
@@ -197,10 +208,10 @@ class _Nothing:
         return []
 
 
-def _reader(cfg: DictConfig) -> Callable[..., dict[str, Any]]:
+def _reader(cfg: DictConfig, vocab: Vocabulary) -> Callable[..., dict[str, Any]]:
     """Replaces fairseq's reader: nothing in a file is executed, and every released form is understood.
 
-    In the save directory a torn file gives way to the most trained good one.
+    In the save directory a torn file gives way to the most trained good one. What a card says of the ids is checked.
     """
     own = os.path.realpath(cfg.checkpoint.save_dir)
 
@@ -213,6 +224,10 @@ def _reader(cfg: DictConfig) -> Callable[..., dict[str, Any]]:
                 raise
             logger.warning("%s Going on from %s.", error, other)
             state = load_checkpoint(other)
+        if (card := Card.read(state, path)) is not None:
+            given = f"--bpe-dir={cfg.task.bpe_dir}"
+            advice = "pass the --bpe-dir, --code-dict-size and --num-bins it was trained with"
+            card.check_vocabulary(vocab, path, given, advice, grown=True)
         extra = state.get("extra_state")
         if cfg.ema.store_ema and extra is not None and "ema" not in extra:
             logger.warning("%s has no averaged weights: the average starts from its weights.", path)
@@ -243,7 +258,6 @@ def train(cfg: DictConfig) -> None:
     """fairseq's training program with this trainer and our checkpoint files."""
     vars(checkpoint_utils.save_checkpoint).pop("best", None)  # kept there by an earlier training of this process
     fairseq_cli.train.Trainer = OFATrainer
-    checkpoint_utils.load_checkpoint_to_cpu = _reader(cfg)
     checkpoint_utils.torch_persistent_save = _save
     PathManager.copy = staticmethod(_copy)
     # Processes hand checkpoints on to each other through the same safe reader.

@@ -16,10 +16,12 @@ from fairseq.tasks import FairseqTask
 from torch import nn
 
 from data.base import DataConfig, OFADataset
+from data.card import Card
 from data.sharding import file_for_epoch, plan_batches
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from models.generation import GenerationConfig, Hypothesis
+from models.predictor.description import decoding_defaults
 from utils.errors import UserError
 from utils.metrics import Metric
 from utils.predictions import Record, check_predictions
@@ -56,12 +58,14 @@ class OFATask(FairseqTask):
         metrics: what validation logs and evaluation prints.
         record_fields: fields of a record and their types, the id first.
         results_path: folder of evaluation's files without --results-path.
+        answers: the candidates of a task that chooses among some.
     """
 
     dataset_class: type[OFADataset]
     record_fields: Mapping[str, type]
     metrics: Mapping[str, Metric] = {}
     results_path: str | None = None
+    answers: Sequence[str] = ()
 
     def __init__(self, cfg: Any, vocab: Vocabulary) -> None:
         super().__init__(cfg)
@@ -210,6 +214,13 @@ class OFATask(FairseqTask):
     def validation_config(self) -> GenerationConfig | None:
         """How validation generates; None if it only computes the loss."""
         return None
+
+    def card(self) -> Card:
+        """What the checkpoints of a run of this task say of themselves; UserError for wrong --eval-args."""
+        eval_args = self.cfg.get("eval_args") or "{}"
+        GenerationConfig.from_json(eval_args, "--eval-args")
+        decoding = decoding_defaults(self.cfg._name, eval_args)
+        return Card.make(self.cfg._name, self.cfg, self.vocab, self.answers, decoding)
 
     @abstractmethod
     def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:

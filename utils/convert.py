@@ -5,7 +5,7 @@
 IN is a file or folder that `load_checkpoint` reads. OUT says by its ending what is written: `.pt`, `.safetensors`, or
 else a folder (config.json, model.safetensors, vocab.json, merges.txt, and what transformers asks for beside them).
 Weights stay as they are, bit by bit, unless `--half` makes a small file to give away: half precision, and without the
-tables that every network computes anew. Training history is left behind, the options of the run go along.
+tables that every network computes anew. Training history is left behind, the run's options and its card go along.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from data.images import HALF, IMAGENET_MEAN, IMAGENET_STD
+from data.card import Card, normalisation
 from data.text import GPT2_DIR, Vocabulary
 from models.ofa import OFAConfig
 from utils import hf_layout
@@ -45,7 +45,7 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
         sentences on what could not be taken along.
 
     Raises:
-        UserError: unreadable input, no OFA network, an ending that says nothing, a vocabulary of another size.
+        UserError: unreadable input, no OFA network, an ending that says nothing, another vocabulary than the network's.
     """
     if target.suffix in OTHER_ENDINGS:
         raise UserError(f"{target}: let the name end in .pt or .safetensors, or name a folder.")
@@ -66,9 +66,10 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
     hf_layout.write_json(target / "config.json", hf_layout.to_config(asdict(config), asdict(OFAConfig())))
     notes = _copy_processor(source, target) if source.is_dir() else None
     if notes is None:
-        task = _task_options(checkpoint)
+        card = Card.read(checkpoint, str(source))
+        task = _task_options(checkpoint) | ({} if card is None else card.task_options(str(source)))
         _write_image_processor(target, task)
-        notes = _write_tokenizer(target, config.vocab_size, task, bpe_dir)
+        notes = _write_tokenizer(target, config.vocab_size, task, bpe_dir, card, str(source))
     write_tensors(target / hf_layout.WEIGHT_FILES[0], hf_layout.to_layout_names(stored), checkpoint)
     return notes
 
@@ -109,13 +110,14 @@ def _write_image_processor(target: Path, task: Mapping[str, Any]) -> None:
     side = task.get("patch_image_size")
     if side is None:
         return
-    imagenet = bool(task.get("imagenet_default_mean_and_std"))
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (HALF, HALF)
+    mean, std = normalisation(bool(task.get("imagenet_default_mean_and_std")))
     content = {"image_processor_type": "OFAImageProcessor", "size": {"height": side, "width": side}}
     hf_layout.write_json(target / "preprocessor_config.json", {**content, "image_mean": mean, "image_std": std})
 
 
-def _write_tokenizer(target: Path, size: int, task: Mapping[str, Any], bpe_dir: Path | None) -> list[str]:
+def _write_tokenizer(
+    target: Path, size: int, task: Mapping[str, Any], bpe_dir: Path | None, card: Card | None, source: str
+) -> list[str]:
     """Writes vocab.json, merges.txt and tokenizer_config.json, or returns why not."""
     folder = bpe_dir or _first_folder(task.get("bpe_dir"), GPT2_DIR)
     numbers = {"code_dict_size": task.get("code_dict_size", 8192), "num_bins": task.get("num_bins", 1000)}
@@ -127,6 +129,8 @@ def _write_tokenizer(target: Path, size: int, task: Mapping[str, Any], bpe_dir: 
             f"The vocabulary of {folder} has {len(vocab)} tokens, the network {size}: name the folder it was trained "
             "with (--bpe-dir)."
         )
+    if card is not None:
+        card.check_vocabulary(vocab, source, f"--bpe-dir={folder}", "name the folder it was trained with")
     bpe = folder if (folder / "encoder.json").is_file() else GPT2_DIR
     encoder = json.loads((bpe / "encoder.json").read_text(encoding="utf-8"))
     token_of = {str(number): token for token, number in encoder.items()}

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from data.answers import AnswerConfig, read_answers
 from data.base import DataConfig
+from data.card import Card
 from data.text import Vocabulary
 from models.generation import GenerationConfig
 from models.ofa import OFAConfig
@@ -32,6 +33,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "snli_ve": {"max_src_length": 80, "prompt_type": "prev_output"},
     "gigaword": {"max_src_length": 512},
 }
+ANSWER_OPTIONS = {"ans2label_file", "ans2label_dict"}
 # How the released evaluations decode.
 DECODING: dict[str, dict[str, Any]] = {
     "caption": {"beam": 5, "max_len_b": 16, "no_repeat_ngram_size": 3},
@@ -51,6 +53,7 @@ class Description:
         options: the task's options as stored, without those that are None.
         averaged: whether the file holds a running average of the weights.
         given: options that the caller named; they win, for every task.
+        card: what `train.py` wrote of the run; None in files of other programs and of earlier versions.
     """
 
     source: str
@@ -59,6 +62,7 @@ class Description:
     options: Mapping[str, Any] = field(default_factory=dict)
     averaged: bool = False
     given: Mapping[str, Any] = field(default_factory=dict)
+    card: Card | None = None
 
     def option(self, name: str, default: Any = None) -> Any:
         """An option of the network, given, stored or else the default."""
@@ -76,9 +80,20 @@ class Description:
 
         Raises UserError for an unknown option or a wrong value.
         """
-        stored = json.loads(self.options.get("eval_args") or "{}") if task == self.task else {}
-        values = {**DECODING.get(task, {}), **stored, **given}
+        own = task == self.task
+        if own and self.card is not None:
+            stored = dict(self.card.decoding)
+        else:
+            stored = decoding_defaults(task, self.options.get("eval_args") if own else None)
+        values = {**stored, **given}
         return GenerationConfig.from_json(json.dumps(values), "Decoding options")
+
+    def listed(self, task: str) -> list[str] | None:
+        """The candidates that the checkpoint itself holds for a task; None where the caller named others."""
+        if self.card is None or task != self.task or ANSWER_OPTIONS & self.given.keys():
+            return None
+        own = self.card.candidates
+        return None if own is None or own.answers is None else list(own.answers)
 
     def answers(self, config: AnswerConfig, task: str, keyword: str) -> list[str] | None:
         """The task's closed answer set; None when the checkpoint has none.
@@ -86,11 +101,13 @@ class Description:
         Args:
             config: options of the task, from `config`. keyword: what a method calls its own set, for the message.
 
-        Raises UserError when the file of the answers is not where it was, or holds none.
+        Raises UserError when the file of the answers is not where it was, holds none, or others than in training.
         """
-        given = {"ans2label_file", "ans2label_dict"} & self.given.keys()
+        given = ANSWER_OPTIONS & self.given.keys()
         if not given and (task != self.task or getattr(config, "unconstrained_training", False)):
             return None
+        if listed := self.listed(task):
+            return listed
         if config.ans2label_file and "ans2label_file" not in given:
             found = find(config.ans2label_file)
             if found is None:
@@ -99,7 +116,16 @@ class Description:
                     f"load it with ans2label_file=..., or pass {keyword}=[...]."
                 )
             config.ans2label_file = str(found)
-        return read_answers(config)
+        answers = read_answers(config)
+        if self.card is not None and not given:
+            advice = f"load it with ans2label_file=..., or pass {keyword}=[...]"
+            self.card.check_answers(answers, self.source, str(config.ans2label_file), advice)
+        return answers
+
+
+def decoding_defaults(task: str, eval_args: str | None) -> dict[str, Any]:
+    """How a network decodes unless told otherwise: as the recipe does, and as --eval-args say (JSON)."""
+    return {**DECODING.get(task, {}), **json.loads(eval_args or "{}")}
 
 
 def describe(checkpoint: Mapping[str, Any], source: str = "The checkpoint", **given: Any) -> Description:
@@ -110,7 +136,8 @@ def describe(checkpoint: Mapping[str, Any], source: str = "The checkpoint", **gi
         given: options that the caller names; those of the network's size are passed on to it.
 
     Raises:
-        UserError: no OFA network, an option that does not exist, or a picture size that is neither stored nor known.
+        UserError: no OFA network, an option that does not exist, a picture size that is neither stored nor known, or
+            a card that cannot be read.
     """
     of_network = {f.name for f in fields(OFAConfig)}
     network = model_config(checkpoint, {name: given[name] for name in given if name in of_network}, source)
@@ -119,41 +146,58 @@ def describe(checkpoint: Mapping[str, Any], source: str = "The checkpoint", **gi
     of_model, args, task = (_plain(part) for part in (stored.get("model"), checkpoint.get("args"), stored.get("task")))
     options = {**of_model, **args, **task}
     options = {name: value for name, value in options.items() if value is not None}
+    if (card := Card.read(checkpoint, source)) is not None:
+        options |= card.task_options(source)
     if "patch_image_size" not in {**options, **given}:
         if network.encoder_embed_dim not in PUBLISHED_SIDES:
             raise UserError(f"{source} does not say how large its pictures are: pass patch_image_size=... (pixels).")
         options["patch_image_size"] = PUBLISHED_SIDES[network.encoder_embed_dim]
     averaged = (checkpoint.get("extra_state") or {}).get("ema") is not None
-    return Description(source, task.get("_name") or args.get("task"), network, options, averaged, given)
+    name = task.get("_name") or args.get("task") if card is None else card.task
+    return Description(source, name, network, options, averaged, given, card)
 
 
 def load_vocabulary(description: Description) -> Vocabulary:
     """The vocabulary of a checkpoint: of the folder given, of the one stored, or of a folder here that fits.
 
-    Raises UserError when none of them has as many ids as the network.
+    With a card it is told by its digest, without one by the number of ids. Raises UserError when none fits.
     """
-    size = description.network.vocab_size
+    return find_vocabulary(description)[1]
+
+
+def find_vocabulary(description: Description, option: str = "bpe_dir") -> tuple[str, Vocabulary]:
+    """The folder of a checkpoint's vocabulary, and the vocabulary; `option` names it in messages.
+
+    See `load_vocabulary`.
+    """
+    size, card, source = description.network.vocab_size, description.card, description.source
     kind = "bert" if size == CHINESE_SIZE else "gpt2"
     options = [description.option(*pair) for pair in (("bpe", kind), ("code_dict_size", 8192), ("num_bins", 1000))]
+    advice = f"pass {option}=..., the folder of the dict.txt it was trained with"
     if given := description.given.get("bpe_dir"):
         vocab = Vocabulary.load(given, *options)
-        if not _fits(vocab, size):
+        if card is not None:
+            card.check_vocabulary(vocab, source, f"{option}={given}", advice)
+        elif not _fits(vocab, size):
             raise UserError(
-                f"bpe_dir={given} makes {len(vocab)} ids, {description.source} has {size}: "
+                f"bpe_dir={given} makes {len(vocab)} ids, {source} has {size}: "
                 "pass the bpe_dir=..., code_dict_size=... and num_bins=... it was trained with."
             )
-        return vocab
+        return str(given), vocab
     stored = find(description.options.get("bpe_dir", ""))
     for folder in [*([stored] if stored else []), *BPE_DIRS]:
         try:
             vocab = Vocabulary.load(folder, *options)
         except UserError:  # another kind of vocabulary
             continue
-        if _fits(vocab, size):
-            return vocab
-    raise UserError(
-        f"No vocabulary here has the {size} ids of {description.source}: pass bpe_dir=..., the folder of its dict.txt."
-    )
+        if _fits(vocab, size) if card is None else card.fits(vocab):
+            return str(folder), vocab
+    if card is None:
+        raise UserError(
+            f"No vocabulary here has the {size} ids of {source}: pass bpe_dir=..., the folder of its dict.txt."
+        )
+    changed = f"{stored} holds another one now, and no" if stored else "No"
+    raise UserError(f"{changed} folder here makes the vocabulary of {source} ({card.vocabulary}): {advice}.")
 
 
 def _plain(options: Any) -> dict[str, Any]:

@@ -113,7 +113,8 @@ class OFAPredictor:
                 prompt_type, ans2label_file, max_image_size, ...
 
         Raises:
-            UserError: not a checkpoint, an unknown option, or one that must be passed: the message names it.
+            UserError: not a checkpoint, an unknown option, one that must be passed: the message names it; or the
+                vocabulary or prompts here are not those the checkpoint was trained with.
         """
         given = {name: value for name, value in overrides.items() if value is not None}
         known = {f.name for kind in CONFIGS for f in fields(kind)}
@@ -121,6 +122,8 @@ class OFAPredictor:
             raise UserError(f"There is no option {', '.join(unknown)}: choose among {', '.join(sorted(known))}.")
         description = describe(load_checkpoint(path, mmap=True), str(path), **given)
         vocab = load_vocabulary(description)
+        if description.card is not None:
+            description.card.check_prompts(str(path))
         if ema is None:
             ema = description.averaged and bool(description.options.get("uses_ema"))
         if device == "auto":
@@ -210,7 +213,8 @@ class OFAPredictor:
         kind = check_prompt_type(config.prompt_type)
         sources = [snli_ve.source_text(*pair, config, self.vocab.bpe) for pair in zip(texts, captions, strict=True)]
         examples = [Example(None, source, "", prompt_type=kind) for source in sources]
-        answers = [ranked[0] for ranked in self._rank(examples, rows, read_answers(config), 1)]
+        names = self.description.listed("snli_ve") or read_answers(config)
+        answers = [ranked[0] for ranked in self._rank(examples, rows, names, 1)]
         return answers[0] if one else answers
 
     def classify(

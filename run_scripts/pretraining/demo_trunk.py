@@ -33,7 +33,7 @@ NOTHING = -1
 
 
 def main() -> None:
-    """Trains on scenes drawn on the way from the training handwriting, and reads those of the validation handwriting."""
+    """Trains on scenes of the training handwriting, drawn on the way; reads scenes of the validation handwriting."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="state dict to write")
     parser.add_argument("--updates", type=int, default=2000)
