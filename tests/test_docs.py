@@ -32,7 +32,13 @@ FOLDERS = ("benchmarks", "criterions", "data", "docs", "models", "ofa_module", "
 WRITTEN = re.compile(r"(^|_)(checkpoints|logs)$")  # folders below run_scripts that training makes
 PATH = re.compile(r"(?:[\w.*-]|<\w+>|\{[^{}\s]*\}|/)+")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
-NOT_DRY = ("pretrain_ofa_demo.sh", "quickstart.sh", "demo_all.sh", "test.sh")  # these run, whatever DRY_RUN says
+NOT_DRY = (
+    "pretrain_ofa_demo.sh",
+    "demo_stage2.sh",
+    "quickstart.sh",
+    "demo_all.sh",
+    "test.sh",
+)  # these run, whatever DRY_RUN says
 
 
 def blocks(text, language):
