@@ -31,28 +31,11 @@ test_of() {
     CHECKPOINT=$(find "$out/$1" -name checkpoint_best.pt) sh "run_scripts/$2.sh" "${@:3}"
 }
 
-# codes: files of the text-to-image task, in the released order of columns, from the pictures.
-codes() {
-    for split in train dev full_test; do
-        file=$DATA_DIR/coco_image_gen_data/pictures_$split.tsv
-        "$OFA_PYTHON" -m utils.image_codes encode --file "$file" --selected-cols 0,1,2,3 --outputs "$file.codes" --code-image-size 64 \
-            --vqgan-model-path "$OFA_ROOT/checkpoints/ofa_demo_vqgan/last.ckpt" --vqgan-config-path "$OFA_ROOT/checkpoints/ofa_demo_vqgan/model.yaml"
-        awk -F '\t' -v OFS='\t' '{ print $1, $4, $3 }' "$file.codes" > "$(dirname "$file")/coco_vqgan_$split.tsv"
-    done
-}
-
-# draw_test: pictures of the test prompts, and whether digits and colours can be read in them.
-draw_test() {
-    test_of image_gen image_gen/evaluate_image_gen --batch-size=25 --beam=1 --min-len=64 --max-len-b=64 --sampling-topk=100 \
-        --temperature=0.7 --code-image-size=64 --constraint-range=2000,3024
-    "$OFA_PYTHON" -m data.demo.image_gen "$RESULTS_DIR/image_gen" "$out/image_gen.png"
-}
-
 # task NAME EPOCHS TRAIN_SCRIPT EVALUATE_SCRIPT ARGS...
 task() {
     case " $tasks " in *" $1 "*) ;; *) return 0 ;; esac
     ofa_once "train_$1" train "$1" "$2" "$3"
-    if [ "$1" = image_gen ]; then ofa_once test_image_gen draw_test; else ofa_once "test_$1" test_of "$1" "${@:4}" --with-scores; fi
+    ofa_once "test_$1" test_of "$1" "${@:4}" --with-scores
 }
 
 few=$(ofa_scaled 400 10)
@@ -61,14 +44,14 @@ ofa_once data_vqa_gen data 16000 vqa_gen
 ofa_once data_refcoco data 16000 refcoco
 ofa_once data_pictures data 10000 snli_ve,image_classify
 ofa_once data_image_gen data 4000 image_gen
-case " $tasks " in *" image_gen "*) ofa_once codes codes ;; esac
+case " $tasks " in *" image_gen "*) ofa_once codes sh run_scripts/image_gen/demo_codes.sh ;; esac
 ofa_once data_texts data 6000 gigaword,cola,mnli,mrpc,qnli,qqp,rte,sst2
 
 # Two lanes of one thread each use two cores better than one run of two threads.
 export OMP_NUM_THREADS=1
 (
     task vqa_gen 3 vqa/train_vqa_distributed vqa/evaluate_vqa_allcand test
-    task image_gen 4 image_gen/train_image_gen_stage1_distributed
+    task image_gen 4 image_gen/train_image_gen_stage1_distributed image_gen/demo_draw
     task gigaword 3 gigaword/train_gigaword gigaword/evaluate_gigaword
     task caption 3 caption/train_caption_stage1 caption/evaluate_caption
     for name in cola mnli mrpc; do task $name 6 glue/train_$name glue/evaluate_glue $name; done

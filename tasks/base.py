@@ -218,7 +218,7 @@ class OFATask(FairseqTask):
     def card(self) -> Card:
         """What the checkpoints of a run of this task say of themselves; UserError for wrong --eval-args."""
         eval_args = self.cfg.get("eval_args") or "{}"
-        GenerationConfig.from_json(eval_args, "--eval-args")
+        GenerationConfig.from_json(eval_args, "--eval-args", **self.generation_options)
         decoding = decoding_defaults(self.cfg._name, eval_args)
         return Card.make(self.cfg._name, self.cfg, self.vocab, self.answers, decoding)
 

@@ -3,12 +3,14 @@
 import json
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from data.text import Vocabulary
 from models.ofa import OFA, OFAConfig
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -44,3 +46,11 @@ def tiny_model() -> OFA:
 def make_golden_model():
     """Factory of golden networks with other options."""
     return golden_model
+
+
+@pytest.fixture(scope="module")
+def one_vocabulary():
+    """Reads a vocabulary once for all tests of a file: `pytestmark = pytest.mark.usefixtures("one_vocabulary")`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Vocabulary, "load", cache(Vocabulary.load))
+        yield

@@ -19,7 +19,15 @@ import evaluate
 import train
 
 ROOT = Path(__file__).parents[1]
-NOT_RUNS = ("lib.sh", "quickstart.sh", "demo_all.sh", "test.sh", "pretrain_ofa_demo.sh", "demo_stage2.sh")
+NOT_RUNS = (
+    "lib.sh",
+    "quickstart.sh",
+    "demo_all.sh",
+    "test.sh",
+    "pretrain_ofa_demo.sh",
+    "demo_stage2.sh",
+    "demo_codes.sh",
+)
 SCRIPTS = {
     path.name: path
     for path in sorted(ROOT.glob("run_scripts/**/*.sh"))

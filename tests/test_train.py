@@ -1,13 +1,6 @@
 """Through the front door: train.py and evaluate.py on digit scenes; kills, resumes, two processes, bad input."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +8,8 @@ import torch
 import evaluate
 import train
 from data.demo.__main__ import main as build_demo
+from tests.programs import ROOT, kill_after, run
 
-ROOT = Path(__file__).parents[1]
 ROWS = 36
 TRAIN = [
     "--task=caption", "--arch=ofa_demo", "--criterion=adjust_label_smoothed_cross_entropy", "--label-smoothing=0.1",
@@ -36,41 +29,13 @@ def demo(tmp_path_factory):
     return folder
 
 
-def start(program, *args, processes=1):
-    """A running train.py or evaluate.py."""
-    launcher = [sys.executable]
-    if processes > 1:
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
-        launcher += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-    return subprocess.Popen([*launcher, str(ROOT / program), *map(str, args)], cwd=ROOT, env=env, **pipes)
-
-
-def run(program, *args, processes=1, code=0):
-    """Output of a finished program."""
-    process = start(program, *args, processes=processes)
-    output = process.communicate(timeout=300)[0]
-    assert (process.returncode == 0) == (code == 0), output[-3000:]
-    return output
-
-
 def training_args(demo, save_dir, *more):
     data = f"{demo}/caption_data/caption_stage1_train.tsv,{demo}/caption_data/caption_val.tsv"
     return [data, f"--bpe-dir={ROOT}/data/demo/BPE", f"--save-dir={save_dir}", *TRAIN, *more]
 
 
 def train_and_kill(demo, save_dir, *more, checkpoint, processes=1):
-    """Trains until a file appears, then kills every process at once."""
-    process = start("train.py", *training_args(demo, save_dir, *more), processes=processes)
-    deadline = time.monotonic() + 120
-    while not (save_dir / checkpoint).exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill_after(save_dir / checkpoint, "train.py", *training_args(demo, save_dir, *more), processes=processes)
 
 
 def weights(path):
@@ -129,8 +94,8 @@ def test_two_processes_resume_with_the_same_samples(demo, tmp_path):
     more = ["--batch-size=3", "--num-workers=1", "--find-unused-parameters", *MIDDLE]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run("train.py", *training_args(demo, whole, *more), processes=2)
-    train_and_kill(demo, killed, *more, checkpoint="checkpoint_1_2.pt", processes=2)
-    run("train.py", *training_args(demo, killed, *more), processes=2)
+    train_and_kill(demo, killed, *more, checkpoint="checkpoint_last.pt", processes=2)
+    assert "Loaded checkpoint" in run("train.py", *training_args(demo, killed, *more), processes=2)
     assert_same_training(whole / "checkpoint_last.pt", killed / "checkpoint_last.pt")
 
 

@@ -9,30 +9,20 @@ from fairseq import tasks, utils
 from fairseq.logging import metrics
 
 import train
-from data.text import Vocabulary
 from models.clip import CLIP
 from models.vqgan import VQGAN, to_pil
 from ofa_module.trainer import OFATrainer
-from tests.tasks.image_gen_world import ARGS, CAPTIONS, CODES, COUNT, FIRST, write_models, write_rows
+from tests.tasks.image_gen_world import ARGS, CAPTIONS, CODES, COUNT, FIRST, write_world
 from utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("one_vocabulary")
 RANGE = f"--constraint-range={FIRST},{FIRST + CODES}"
 SCST = ["--criterion=clip_scst_reward_criterion", "--scst", '--scst-args={"beam":3,"sampling_topk":20}', RANGE]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_vocabulary():
-    """Reads the vocabulary once for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Vocabulary, "load", cache(Vocabulary.load))
-        yield
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    write_rows(folder / "rows.tsv")
-    return folder, write_models(folder)
+    return write_world(tmp_path_factory.mktemp("world"))
 
 
 @cache

@@ -11,11 +11,11 @@ from fairseq.logging import metrics
 
 import train
 from criterions.scst import ScstRewardCriterion
-from data.text import Vocabulary
 from ofa_module.trainer import OFATrainer
 from utils.cider import CiderD, reward_text
 from utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("one_vocabulary")
 DATA = "tests/golden/tsv/caption/caption_val.tsv"  # rows with several captions
 ARGS = [
     DATA, "--task=caption", "--arch=ofa_demo", "--encoder-layers=1", "--decoder-layers=1", "--resnet-type=resnet10",
@@ -25,14 +25,6 @@ ARGS = [
 ]  # fmt: skip
 FREQUENT = "--constraint-range=4,60"  # so that an untrained network says words of the captions: the, of, a, in
 BEAMS = '--scst-args={"beam":3,"max_len_b":5,"no_repeat_ngram_size":3}'
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_vocabulary():
-    """Reads the vocabulary once for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Vocabulary, "load", cache(Vocabulary.load))
-        yield
 
 
 @cache

@@ -2,11 +2,8 @@
 
 import json
 import os
-import socket
-import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,9 +16,9 @@ from fairseq.tasks import FairseqTask
 import train
 from ofa_module.nonfinite import FILE
 from ofa_module.trainer import OFATrainer
+from tests.programs import ROOT, run
 from utils.errors import UserError
 
-ROOT = Path(__file__).parents[2]
 FLAGS = [
     str(ROOT / "tests/golden/tsv/caption/caption_train.tsv"), "--task=caption", "--arch=ofa_demo",
     "--criterion=adjust_label_smoothed_cross_entropy", "--label-smoothing=0.1", "--optimizer=adam", "--lr=1e-3",
@@ -201,14 +198,7 @@ def share(cfg):
 
 
 def test_all_processes_skip_and_stop_together(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", __file__]
-    command += [*FLAGS, f"--save-dir={tmp_path}", "--max-nonfinite-updates=2"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run(__file__, *FLAGS, f"--save-dir={tmp_path}", "--max-nonfinite-updates=2", processes=2, PYTHONPATH=str(ROOT))
     assert [line["ids"] for line in lines(tmp_path)] == [["21a", "21b"], ["40a", "40b", "41a", "41b"], ["50a", "50b"]]
 
 

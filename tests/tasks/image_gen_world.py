@@ -38,3 +38,9 @@ def write_rows(path, captions=CAPTIONS):
     rows = zip(codes, captions, strict=True)
     path.write_text("".join(f"id{i}\t{' '.join(map(str, own))}\t{text}\n" for i, (own, text) in enumerate(rows)))
     return path
+
+
+def write_world(folder):
+    """The folder, with rows and models in it, and the models' flags."""
+    write_rows(folder / "rows.tsv")
+    return folder, write_models(folder)

@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
 from functools import cache
@@ -14,6 +13,7 @@ import pytest
 import evaluate
 import train
 from data.demo.__main__ import main as build_demo
+from tests.programs import run
 
 ROOT = Path(__file__).parents[2]
 ROWS, TEST_ROWS = 12, 7
@@ -128,13 +128,7 @@ def test_every_row_is_answered_with_a_confidence(task, scored, evaluation):
 def test_two_processes_write_the_same_to_the_digit_and_pass_the_check(world, scored, evaluation, tmp_path):
     expected = {task: scored(task) for task in TASKS}
     (tmp_path / "commands.json").write_text(json.dumps([evaluation(task) for task in TASKS]))
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    program = [str(Path(__file__).parent / "evaluate_many.py"), str(tmp_path / "commands.json")]
-    done = subprocess.run([*launcher, *program], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    run("tests/tasks/evaluate_many.py", tmp_path / "commands.json", processes=2)
     for task, (records, scores) in expected.items():
         plain = [{name: record[name] for name in record if name in TASKS[task][3]} for record in records]
         assert results(world, task) == [plain, scores], task

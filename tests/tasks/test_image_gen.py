@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from functools import cache
@@ -18,30 +17,21 @@ from PIL import Image
 
 import evaluate
 import train
-from data.text import Vocabulary
 from models.clip import CLIP
 from models.generation import GenerationConfig
-from tests.tasks.image_gen_world import ARGS, CAPTIONS, CODES, COUNT, FIRST, SIDE, write_models, write_rows
+from tests.programs import run
+from tests.tasks.image_gen_world import ARGS, CAPTIONS, CODES, COUNT, FIRST, SIDE, write_world
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("one_vocabulary")
 BEAM = '--eval-args={"beam":3,"sampling_topk":20}'  # as released: no "sampling"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_vocabulary():
-    """Reads the vocabulary once for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Vocabulary, "load", cache(Vocabulary.load))
-        yield
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A folder with rows and models, and the models' flags."""
-    folder = tmp_path_factory.mktemp("world")
-    write_rows(folder / "rows.tsv")
-    return folder, write_models(folder)
+    return write_world(tmp_path_factory.mktemp("world"))
 
 
 @cache
@@ -276,13 +266,7 @@ def test_training_validates_by_score_and_evaluation_writes_an_index(world, train
 def test_two_processes_draw_the_same_pictures(world, trained, tmp_path):
     evaluate.main(evaluation(world, trained, tmp_path / "one"))
     (tmp_path / "commands.json").write_text(json.dumps([evaluation(world, trained, tmp_path / "two")]))
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    program = [str(Path(__file__).parent / "evaluate_many.py"), str(tmp_path / "commands.json")]
-    done = subprocess.run([*launcher, *program], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    run("tests/tasks/evaluate_many.py", tmp_path / "commands.json", processes=2)
     one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
     assert len(one) == 2 + len(CAPTIONS) * 4 and one == two
     shutil.rmtree(tmp_path / "one")
