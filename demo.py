@@ -1,0 +1,72 @@
+"""The web page: `python demo.py [--checkpoint FILE]`, then open the address it prints in a browser.
+
+Needs gradio (requirements-extras.txt), no internet and no fairseq. Exit code 2: a wrong command line or file.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.predictor import OFAPredictor
+from utils.errors import UserError
+
+CHECKPOINT = Path(__file__).parent / "checkpoints" / "ofa_demo.pt"
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line; SystemExit on a wrong one."""
+    parser = argparse.ArgumentParser("demo.py", description="Try a trained network in the browser.")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=CHECKPOINT,
+        help="fairseq file, Hugging Face folder or safetensors file (default: checkpoints/ofa_demo.pt)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--vqgan", nargs=2, metavar=("CHECKPOINT", "YAML"),
+        help="the VQGAN's last.ckpt and model.yaml, for drawing (default: those in NAME_vqgan/ beside NAME.pt, if any)",
+    )  # fmt: skip
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default %(default)s: this machine)")
+    parser.add_argument("--port", type=int, default=7860, help="(default %(default)s)")
+    return parser.parse_args(argv)
+
+
+def find_vqgan(checkpoint: Path, given: Sequence[str] | None) -> tuple[Path, Path] | None:
+    """The VQGAN's two files: those given, or `ofa_demo_vqgan/{last.ckpt,model.yaml}` beside `ofa_demo.pt`.
+
+    Raises UserError for a given file that is not there.
+    """
+    if given is None:
+        folder = checkpoint.with_name(f"{checkpoint.stem}_vqgan")
+        beside = folder / "last.ckpt", folder / "model.yaml"
+        return beside if all(path.is_file() for path in beside) else None
+    weights, config = map(Path, given)
+    if missing := [path for path in (weights, config) if not path.is_file()]:
+        raise UserError(f"There is no {missing[0]}: name the VQGAN's last.ckpt and model.yaml with --vqgan.")
+    return weights, config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves the page until Ctrl-C; 2 if it cannot."""
+    args = parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        from models import web_page  # after the command line: gradio takes seconds to import
+
+        vqgan = find_vqgan(args.checkpoint, args.vqgan)
+        predictor = OFAPredictor.load(args.checkpoint, args.device, vqgan=vqgan)
+        with tempfile.TemporaryDirectory(prefix="ofa_page_", ignore_cleanup_errors=True) as folder:
+            page = web_page.build(predictor, Path(folder), can_draw=vqgan is not None)
+            print(f"{web_page.serve(page, args.host, args.port)} (stop with Ctrl-C)", flush=True)
+            page.block_thread()
+    except UserError as error:
+        print(f"demo.py: error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"demo.py: error: {error.filename or 'a file'}: {error.strerror}.", file=sys.stderr)
+    else:
+        return 0
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+"""The web page: tabs that put pictures and texts to an `OFAPredictor`. The only file that imports gradio."""
+
+import functools
+import html
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from data.demo import examples
+from models.predictor import Box, OFAPredictor
+from utils.errors import UserError, one_sentence
+
+# Read while gradio is imported: no reports to its makers.
+os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")
+try:
+    import gradio as gr
+except ImportError as error:
+    raise UserError("The web page needs gradio: pip install -r requirements-extras.txt.") from error
+
+MOST = 9  # pictures drawn at once
+PICTURE = 280  # height in the page (pixels)
+BOX_COLOUR = "#ff3df0"  # no colour of the digit scenes
+FONTS = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # the browser's own: nothing is loaded
+CSS = "#drawings img { image-rendering: pixelated; }"  # a demo network's pictures are 32 pixels wide
+NO_VQGAN = (
+    "Drawing needs a VQGAN: start the page with `--vqgan CHECKPOINT YAML`, e.g. its `last.ckpt` and `model.yaml`."
+)
+NO_CODES = "This network has no image codes: start the page with the checkpoint of a text-to-image network."
+
+
+class Answers:
+    """What the buttons do: values of the page in, values out.
+
+    Raises UserError where something is missing or cannot be used.
+    """
+
+    def __init__(self, predictor: OFAPredictor) -> None:
+        self.predictor = predictor
+
+    def anything(self, picture: Image.Image | None, instruction: str) -> tuple[str, str]:
+        """Text and score after any instruction, with or without a picture."""
+        return _said(self.predictor.generate(picture, _text(instruction, "an instruction")))
+
+    def caption(self, picture: Image.Image | None) -> tuple[str, str]:
+        """Caption and score."""
+        return _said(self.predictor.caption(_picture(picture)))
+
+    def question(self, picture: Image.Image | None, question: str, candidates: str) -> tuple[str, str]:
+        """Answer and score; the candidates are one a line, none = those of the checkpoint or any text."""
+        names = list(dict.fromkeys(line.strip() for line in candidates.splitlines() if line.strip()))
+        return _said(self.predictor.answer(_picture(picture), _text(question, "a question"), names or None))
+
+    def grounding(self, picture: Image.Image | None, phrase: str) -> tuple[Image.Image, str, str]:
+        """The picture with the box drawn, the box in words and its score."""
+        shown = _picture(picture).convert("RGB")
+        box: Any = self.predictor.ground(shown, _text(phrase, "a phrase"))
+        corners = f"x0 {box.x0:.0f}, y0 {box.y0:.0f}, x1 {box.x1:.0f}, y1 {box.y1:.0f}"
+        return draw_box(shown, box), f"{corners} of {shown.width} x {shown.height} pixels", f"{box.score:.3f}"
+
+    def drawing(self, prompt: str, count: int) -> list[tuple[Image.Image, str]]:
+        """Pictures with their scores as captions."""
+        drawn: Any = self.predictor.draw([_text(prompt, "a prompt")], n=int(count))
+        pictures = drawn if int(count) == 1 else drawn[0]
+        return [(picture, f"score {picture.info['score']:.3f}") for picture in pictures]
+
+
+def draw_box(picture: Image.Image, box: Box) -> Image.Image:
+    """A copy of a picture with the box drawn on it, its line inside the box."""
+    shown = picture.copy()
+    width = max(2, max(shown.size) // 100)
+    x1, y1 = max(box.x0, box.x1 - 1), max(box.y0, box.y1 - 1)  # right and bottom are outside
+    ImageDraw.Draw(shown).rectangle((box.x0, box.y0, x1, y1), outline=BOX_COLOUR, width=width)
+    return shown
+
+
+def build(predictor: OFAPredictor, folder: Path, can_draw: bool) -> gr.Blocks:
+    """The page of a network.
+
+    Args:
+        folder: for pictures: those of the examples, and gradio's of visitors. can_draw: whether there is a VQGAN.
+    """
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "visitors")
+    answers = Answers(predictor)
+    with gr.Blocks(title="OFA", analytics_enabled=False) as page:
+        gr.Markdown(f"## OFA: `{Path(predictor.description.source).name}`")
+        _anything(answers, folder)
+        _caption(answers, folder)
+        _question(answers, folder)
+        _grounding(answers, folder)
+        _drawing(answers, can_draw)
+    return page
+
+
+def serve(page: gr.Blocks, host: str, port: int) -> str:
+    """Starts to serve the page in a thread of its own; its address. Raises UserError when the port is taken."""
+    theme = gr.themes.Default(font=FONTS[0], font_mono=FONTS[1])
+    try:
+        _, address, _ = page.launch(
+            server_name=host, server_port=port, theme=theme, css=CSS, footer_links=[], run_history=False, share=False,
+            ssr_mode=False, pwa=False, mcp_server=False, quiet=True, prevent_thread_lock=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise UserError(f"Port {port} of {host} cannot be used: name another with --port.") from error
+    return str(address)
+
+
+def _anything(answers: Answers, folder: Path) -> None:
+    picture = _picture_box("Picture (optional)")
+    instruction = gr.Textbox(label="Instruction", placeholder="what does the image describe?", render=False)
+    says = "Any instruction. `<bin_3>` and `<code_7>` are location and image tokens, in instructions and answers."
+    _tab(
+        "Anything", says, "Run", answers.anything, [picture, instruction], _text_boxes("Answer"),
+        examples.instructions(folder),
+    )  # fmt: skip
+
+
+def _caption(answers: Answers, folder: Path) -> None:
+    rows = [[case.picture] for case in examples.captions(folder)]
+    _tab(
+        "Caption",
+        "What the picture shows.",
+        "Describe",
+        answers.caption,
+        [_picture_box()],
+        _text_boxes("Caption"),
+        rows,
+    )
+
+
+def _question(answers: Answers, folder: Path) -> None:
+    question = gr.Textbox(label="Question", placeholder="what color is the zero?", render=False)
+    label = "Candidates, one a line (optional)"
+    candidates = gr.Textbox(label=label, lines=3, max_lines=6, render=False)
+    says = "With candidates the best of them is the answer, and the score is its probability among them."
+    rows = [
+        [case.picture, case.text, "\n".join(case.candidates) if number % 2 else ""]
+        for number, case in enumerate(examples.questions(folder))
+    ]
+    _tab(
+        "Question",
+        says,
+        "Answer",
+        answers.question,
+        [_picture_box(), question, candidates],
+        _text_boxes("Answer"),
+        rows,
+    )
+
+
+def _grounding(answers: Answers, folder: Path) -> None:
+    phrase = gr.Textbox(label="Phrase", placeholder="the red zero", render=False)
+    found = gr.Image(label="Box", format="png", height=PICTURE, interactive=False, buttons=["download"], render=False)
+    rows = [[case.picture, case.text] for case in examples.phrases(folder)]
+    _tab(
+        "Grounding", "Where in the picture is what the phrase describes.", "Find", answers.grounding,
+        [_picture_box(), phrase], [found, *_text_boxes("Coordinates")], rows,
+    )  # fmt: skip
+
+
+def _drawing(answers: Answers, can_draw: bool) -> None:
+    if not can_draw or not answers.predictor.vocab.num_codes:
+        with gr.Tab("Drawing"):
+            gr.Markdown(NO_VQGAN if answers.predictor.vocab.num_codes else NO_CODES)
+        return
+    prompt = gr.Textbox(label="Prompt", placeholder="a red zero", render=False)
+    count = gr.Slider(1, MOST, value=4, step=1, label="How many", render=False)
+    drawn = gr.Gallery(
+        label="Drawings", format="png", columns=3, height=420, elem_id="drawings", buttons=["download"], render=False
+    )
+    rows = [[text, 4] for text in examples.PROMPTS]
+    _tab("Drawing", "Pictures of what the prompt says.", "Draw", answers.drawing, [prompt, count], [drawn], rows)
+
+
+def _tab(
+    name: str,
+    says: str,
+    button: str,
+    answer: Callable[..., Any],
+    inputs: list[Any],
+    outputs: list[Any],
+    rows: Sequence[Sequence[Any]],
+) -> None:
+    """A tab: inputs on the left, outputs on the right; in the shorter column rows of inputs to click on."""
+    with gr.Tab(name):
+        gr.Markdown(says)
+        with gr.Row():
+            with gr.Column() as left:
+                for item in inputs:
+                    item.render()
+                pressed = gr.Button(button, variant="primary")
+            with gr.Column() as right:
+                for item in outputs:
+                    item.render()
+            with right if all(isinstance(item, gr.Textbox) for item in outputs) else left:
+                gr.Examples([list(row) for row in rows], inputs, label="Examples", api_visibility="private")
+        triggers = [
+            pressed.click,
+            *(item.submit for item in inputs if isinstance(item, gr.Textbox) and item.lines == 1),
+        ]
+        # One visitor at a time on all tabs: the network's caches and random numbers are shared.
+        gr.on(
+            triggers, _politely(answer), inputs, outputs, api_name=name.lower(), concurrency_limit=1,
+            concurrency_id="network", show_progress="minimal",
+        )  # fmt: skip
+
+
+def _politely(answer: Callable[..., Any]) -> Callable[..., Any]:
+    """A user's mistake is a sentence in the page, not a stack trace in the log."""
+
+    @functools.wraps(answer)
+    def answered(*values: Any) -> Any:
+        try:
+            return answer(*values)
+        except ValueError as error:
+            raise _notice(one_sentence(error)) from error
+
+    return answered
+
+
+def _notice(sentence: str) -> gr.Error:
+    return gr.Error(html.escape(sentence), title="This cannot be done", print_exception=False)
+
+
+def _picture_box(label: str = "Picture") -> gr.Image:
+    box = gr.Image(
+        type="pil", image_mode="RGB", label=label, height=PICTURE, sources=["upload"], buttons=[], render=False
+    )
+    read = box.preprocess
+
+    def preprocess(payload: Any) -> Any:
+        try:
+            return read(payload)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise _notice("This file cannot be read as a picture: choose a JPEG or PNG file.") from error
+
+    box.preprocess = preprocess  # gradio writes a stub file beside the source of a class made from its own
+    return box
+
+
+def _text_boxes(label: str) -> list[gr.Textbox]:
+    return [gr.Textbox(label=name, interactive=False, render=False) for name in (label, "Score, from 0 to 1")]
+
+
+def _said(prediction: Any) -> tuple[str, str]:
+    return prediction.text, f"{prediction.score:.3f}"
+
+
+def _picture(picture: Image.Image | None) -> Image.Image:
+    if picture is None:
+        raise UserError("There is no picture: choose one first.")
+    return picture
+
+
+def _text(text: str, what: str) -> str:
+    if not text.strip():
+        raise UserError(f"There is no text: write {what} first.")
+    return text
