@@ -51,7 +51,7 @@ ofa_once data_texts data 6000 gigaword,cola,mnli,mrpc,qnli,qqp,rte,sst2
 export OMP_NUM_THREADS=1
 (
     task vqa_gen 3 vqa/train_vqa_distributed vqa/evaluate_vqa_allcand test
-    task image_gen 4 image_gen/train_image_gen_stage1_distributed image_gen/demo_draw
+    task image_gen 16 image_gen/train_image_gen_stage1_distributed image_gen/demo_draw
     task gigaword 3 gigaword/train_gigaword gigaword/evaluate_gigaword
     task caption 3 caption/train_caption_stage1 caption/evaluate_caption
     for name in cola mnli mrpc; do task $name 6 glue/train_$name glue/evaluate_glue $name; done

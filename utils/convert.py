@@ -53,7 +53,8 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
     config = model_config(checkpoint, source=str(source))
     state: dict[str, torch.Tensor] = checkpoint["model"]
     if half:
-        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items() if not k.endswith(COMPUTED)}
+        kept_entries = {k: v for k, v in _without_copies(state).items() if not k.endswith(COMPUTED)}
+        state = {k: v.half() if v.is_floating_point() else v for k, v in kept_entries.items()}
     if target.suffix == ".pt":
         kept = {key: value for key, value in checkpoint.items() if key not in NOT_STORED}
         save_checkpoint({**without_history(_complete(state)), **kept}, target)

@@ -2,18 +2,23 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from data.demo.scene import render
+from data.demo.tasks import TASKS
 from data.text import GPT2_DIR
 from models.ofa import OFA, OFAConfig
+from models.predictor import OFAPredictor
 from utils.checkpoint import load_checkpoint, load_model, model_config
-from utils.convert import main
+from utils.convert import COMPUTED, main
 from utils.hf_layout import TOKENIZER_FILES
 
+DEMO = Path(__file__).parents[2] / "checkpoints" / "ofa_demo.pt"
 TASK = {
     "_name": "caption",
     "patch_image_size": 48,
@@ -124,3 +129,30 @@ def test_refusals(checkpoint, target, task, message, tmp_path, capsys):
     torch.save({**checkpoint, "cfg": {**checkpoint["cfg"], "task": task}}, tmp_path / "a.pt")
     assert main([str(tmp_path / "a.pt"), str(tmp_path / target)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_half(tmp_path, capsys):
+    """What is given away is half as big, is read by all that reads checkpoints, and says the same."""
+    source, target, again = tmp_path / "a.pt", tmp_path / "b.pt", tmp_path / "c.pt"
+    trained, model = load_checkpoint(DEMO), load_model(DEMO)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():  # the file has halves already: give its weights more digits
+            parameter.mul_(1 + 1e-4 * torch.randn_like(parameter))
+    torch.save({**trained, "model": model.state_dict()}, source)
+    assert main([str(source), str(target), "--half"]) == 0 and f"Wrote {target}." in capsys.readouterr().out
+    halved = load_checkpoint(target)
+    assert {x.dtype for x in halved["model"].values() if x.is_floating_point()} == {torch.float16}
+    assert any(name.endswith(COMPUTED) for name in model.state_dict())
+    assert not any(name.endswith(COMPUTED) for name in halved["model"])
+    assert halved["cfg"] == trained["cfg"] and model_config(halved) == model_config(load_checkpoint(source))
+    whole_size = sum(4 * parameter.numel() for parameter in model.parameters())  # bytes in float32, without tables
+    # Half as big; the token table, large in so small a network, may be there under each of its three names.
+    assert 0.49 < target.stat().st_size / whole_size < 0.55 and whole_size < source.stat().st_size
+    read = dict(load_model(target).named_parameters())
+    assert_same({name: x.half().float() for name, x in model.named_parameters()}, read)
+    assert main([str(target), str(again), "--half"]) == 0  # nothing is left to save
+    assert_same(halved["model"], load_checkpoint(again)["model"])
+    picture = render(TASKS["caption"].row(2, 0, seed=1, size=96)[-1])
+    whole, half = (OFAPredictor.load(path, device="cpu").caption(picture) for path in (source, target))
+    assert whole.text == half.text and whole.score == pytest.approx(half.score, rel=0.02)
