@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Shows what stage 2 does, on two CPU cores (a quarter of an hour): a stage 1 cut short after one pass over pictures of
-# one digit, then self-critical training on its own captions; ends with the COCO scores of both on the test pictures.
+# Shows what stage 2 does, on two CPU cores (a quarter of an hour): a stage 1 cut short, on pictures of one
+# digit, then self-critical training on its own captions; ends with the COCO scores of both on the test pictures.
 # (From checkpoints/ofa_demo.pt stage 1 alone is all but perfect.) Started again, it leaves out what is finished.
 set -e
 . "$(dirname "$0")/../lib.sh"
 ofa_setup
 cd "$OFA_ROOT"
 out=${DEMO_DIR:-$OFA_ROOT/outputs/demo_stage2}
-export SIZE=demo OUTPUT_DIR=$out STEPS_DIR=$out GPUS_PER_NODE=1 CAPTION_EPOCHS=1
+export SIZE=demo OUTPUT_DIR=$out STEPS_DIR=$out GPUS_PER_NODE=1 CAPTION_EPOCHS=3
 export OFA_PYTHON=$(ofa_python)
 mkdir -p "$out"
 
@@ -20,10 +20,10 @@ train() {
 
 ofa_once data "$OFA_PYTHON" -m data.demo "$out/data" --size 48 --tasks first_captions,caption --train "$(ofa_scaled 6000 48)" \
     --val "$(ofa_scaled 400 10)" --test "$(ofa_scaled 400 10)"
-ofa_once trunk "$OFA_PYTHON" run_scripts/pretraining/demo_trunk.py "$out/trunk.pt" --updates="$(ofa_scaled 200 20)"
+ofa_once trunk "$OFA_PYTHON" run_scripts/pretraining/demo_trunk.py "$out/trunk.pt" --updates="$(ofa_scaled 2000 20)"
 CHECKPOINT_DIR=$out/none ofa_once stage1 train stage1 --resnet-model-path="$out/trunk.pt" --batch-size=32 --lr=3e-4 \
-    --warmup-ratio=0.1 --label-smoothing=0.0 --weight-decay=0.0
-CHECKPOINT=$(last stage1) ofa_once stage2 train stage2 --batch-size=16 --lr=1e-4 --warmup-ratio=0.0 --max-update="$(ofa_scaled 150 2)"
+    --warmup-ratio=0.1 --label-smoothing=0.0 --weight-decay=0.0 --max-update="$(ofa_scaled 430 2)"
+CHECKPOINT=$(last stage1) ofa_once stage2 train stage2 --batch-size=16 --lr=5e-5 --warmup-ratio=0.1 --max-update="$(ofa_scaled 150 2)"
 for stage in stage1 stage2; do
     DATA_DIR=$out/data CHECKPOINT=$(last $stage) RESULTS_DIR=$out/$stage ofa_once test_$stage \
         sh run_scripts/caption/evaluate_caption.sh --batch-size=50
