@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from timm.data import create_transform
 from torch import Tensor
 
-from data.images import HALF, IMAGENET_MEAN, IMAGENET_STD, ImageTransform
+from data.images import ImageTransform, normalisation
 from data.randaugment import rand_augment
 
 
@@ -47,7 +47,7 @@ def imagenet_train_transform(size: int, imagenet_mean_std: bool = False) -> Imag
     Raises:
         ValueError: (when called) a picture without pixels.
     """
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet_mean_std else (HALF, HALF)
+    mean, std = normalisation(imagenet_mean_std)
     crop, augment, finish = create_transform(
         size,
         is_training=True,

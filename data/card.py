@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from data.images import HALF, IMAGENET_MEAN, IMAGENET_STD
+from data.images import normalisation
 from data.prompts import PROMPTS, prompt
 from data.text import Vocabulary
 from utils.errors import UserError
@@ -218,8 +218,3 @@ def task_prompts(task: str, bpe: str) -> dict[str, str]:
     """Name -> template of all prompts of a task."""
     first = PROMPTS_OF.get(task, (task,))
     return {name: prompt(name, bpe) for name in PROMPTS if name.split()[0] in first}
-
-
-def normalisation(imagenet: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of pictures."""
-    return (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (HALF, HALF)

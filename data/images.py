@@ -52,6 +52,11 @@ def decode_image(data: bytes) -> Image.Image:
         raise ValueError(f"the image cannot be decoded ({type(error).__name__}: {error})") from error
 
 
+def normalisation(imagenet: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the three colours of pictures, ImageNet's or one half."""
+    return (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (HALF, HALF)
+
+
 def standard_transform(size: int, imagenet_mean_std: bool = False) -> ImageTransform:
     """Transform a picture into a (3, R, R) float32 tensor, R = `size`; the aspect ratio is not kept.
 
@@ -64,7 +69,7 @@ def standard_transform(size: int, imagenet_mean_std: bool = False) -> ImageTrans
     Raises:
         ValueError: (when called) a picture without pixels.
     """
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if imagenet_mean_std else (HALF, HALF)
+    mean, std = normalisation(imagenet_mean_std)
     mean_3 = torch.tensor(mean).view(3, 1, 1)
     std_3 = torch.tensor(std).view(3, 1, 1)
 

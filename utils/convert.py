@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from data.card import Card, normalisation
+from data.card import Card
+from data.images import normalisation
 from data.text import GPT2_DIR, Vocabulary
 from models.ofa import OFAConfig
 from utils import hf_layout

@@ -10,7 +10,7 @@ from tokenizers import AddedToken
 from transformers import BatchFeature, ProcessorMixin, RobertaTokenizerFast
 from transformers.image_processing_utils import BaseImageProcessor
 
-from data.images import HALF, IMAGENET_MEAN, IMAGENET_STD, standard_transform
+from data.images import HALF, normalisation, standard_transform
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +76,9 @@ class OFAImageProcessor(BaseImageProcessor):
 
     def _transform(self) -> Any:
         given = (tuple(self.image_mean), tuple(self.image_std))
-        if given not in ((HALF, HALF), (IMAGENET_MEAN, IMAGENET_STD)) or self.size["height"] != self.size["width"]:
+        if given not in map(normalisation, (False, True)) or self.size["height"] != self.size["width"]:
             raise ValueError(f"OFA takes square pictures, normalised by 0.5 or as ImageNet, not {self.size}, {given}.")
-        return standard_transform(self.size["height"], imagenet_mean_std=given[0] == IMAGENET_MEAN)
+        return standard_transform(self.size["height"], imagenet_mean_std=given == normalisation(True))
 
     def preprocess(self, images: Any, return_tensors: Any = "pt", **unused: Any) -> BatchFeature:
         """Pictures, one or a list: PIL, arrays (H, W, 3) of bytes, paths or URLs. -> patch_images (B, 3, R, R)."""
