@@ -46,6 +46,14 @@ def code_ids(column: str, code_image_size: int, vocab: Vocabulary) -> list[int]:
     return [vocab.code_id(code) for code in codes]
 
 
+def drawn_text(text: str, max_words: int) -> str:
+    """The first words of a text to draw; ValueError if it has none."""
+    words = text.split()[:max_words]
+    if not words:
+        raise ValueError("the text has no words")
+    return " ".join(words)
+
+
 class ImageGenDataset(OFADataset):
     """Rows of id, text and codes; of id and text alone, to draw; or with the true picture, to compare with.
 
@@ -67,9 +75,7 @@ class ImageGenDataset(OFADataset):
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
         """The first `max_src_length` words of the text, and the codes."""
         column = dict(zip(self.columns, row, strict=True))
-        caption = " ".join(column["text"].split()[: self.config.max_src_length])
-        if not caption:
-            raise ValueError("the text has no words")
+        caption = drawn_text(column["text"], self.config.max_src_length)
         size = self.config.code_image_size
         if "codes" in column:
             target = code_ids(column["codes"], size, self.vocab)

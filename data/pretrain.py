@@ -1,6 +1,6 @@
-"""The pretraining mixture: which rows of the four files a batch holds, in which order, and how it is collated.
+"""The pretraining mixture: which rows of its files a batch holds, in which order, and how it is collated.
 
-A row is named by one number: rows of the main file first, then those of texts, pictures with codes and detection.
+A row is named by one number: rows of the main file first, then those of the further files in order.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +19,7 @@ from data.pretrain_rows import (
     PretrainData,
     PretrainSample,
     TextInfillingDataset,
+    TextToImageDataset,
 )
 from data.sample import Batch, Sample, SkippedRow
 from data.sharding import plan_batches, row_order
@@ -30,6 +31,7 @@ EXTRA_SOURCES: dict[str, Callable[..., OFADataset]] = {
     "text": TextInfillingDataset,
     "image": ImageInfillingDataset,
     "detection": DetectionDataset,
+    "image_gen": TextToImageDataset,
 }
 LARGEST_DENOMINATOR = 10**6  # a ratio is taken as the fraction that it is meant to be
 
@@ -152,7 +154,7 @@ def with_seconds(samples: Sequence[Sample | SkippedRow]) -> list[Sample | Skippe
 
 
 def collate_parts(samples: Sequence[Sample | SkippedRow], pad: int) -> list[Batch]:
-    """Part 1, the picture-text examples, and part 2, infilling and detection, whose `net_input` has `code_masks` (B,).
+    """Part 1, the picture-text examples, and part 2, the further files, whose `net_input` has `code_masks` (B,).
 
     A part without samples is {}; without any samples the result is []. Messages of skipped rows are in part 1.
 

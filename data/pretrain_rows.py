@@ -1,4 +1,4 @@
-"""Rows of pretraining without a picture-text pair: text infilling, image infilling, object detection.
+"""Rows of pretraining without a picture-text pair: text and image infilling, object detection, text-to-image.
 
 They make up the second part of a batch; their pictures have twice `code_image_size` as sides.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.base import OFADataset
 from data.boxes import jittered_crop
-from data.image_gen import code_ids
+from data.image_gen import code_ids, drawn_text
 from data.images import decode_base64, decode_image, standard_transform
 from data.masking import MaskingOptions, check_masking, infill, word_starts
 from data.prompts import prompt
@@ -22,7 +22,7 @@ from data.text import Vocabulary
 from data.tsv import TsvFile
 
 # What the log calls the losses of the objectives.
-OBJECTIVES = ("caption", "vqa", "grounding", "region_caption", "matching", "text", "image", "detection")
+OBJECTIVES = ("caption", "vqa", "grounding", "region_caption", "matching", "text", "image", "detection", "image_gen")
 SEPARATOR = "&&"  # between objects
 CONFIDENCE = 2.0  # weight of the second part in the loss
 LONGEST_TEXT, KEPT_TEXT = 512, 256  # ids read, and how many of the last of them are used
@@ -39,6 +39,9 @@ class PretrainData(MaskingOptions, RefcocoData):
     detection_data: Optional[str] = field(
         default=None, metadata={"help": "TSV file of pictures with objects; none if not given"}
     )
+    image_gen_data: Optional[str] = field(
+        default=None, metadata={"help": "TSV file of texts with the image codes of what they say; none if not given"}
+    )
     text_selected_cols: Optional[str] = field(default=None, metadata={"help": "columns of --text-data: id, text"})
     image_selected_cols: Optional[str] = field(
         default=None, metadata={"help": "columns of --image-data: id, image, codes"}
@@ -46,10 +49,16 @@ class PretrainData(MaskingOptions, RefcocoData):
     detection_selected_cols: Optional[str] = field(
         default=None, metadata={"help": "columns of --detection-data: id, image, objects"}
     )
+    image_gen_selected_cols: Optional[str] = field(
+        default=None, metadata={"help": "columns of --image-gen-data: id, text, codes"}
+    )
     text_ratio: float = field(default=0.25, metadata={"help": "rows of --text-data per row of the main file"})
     image_ratio: float = field(default=0.125, metadata={"help": "rows of --image-data per row of the main file"})
     detection_ratio: float = field(
         default=0.125, metadata={"help": "rows of --detection-data per row of the main file"}
+    )
+    image_gen_ratio: float = field(
+        default=0.125, metadata={"help": "rows of --image-gen-data per row of the main file"}
     )
     neg_sample_dir: Optional[str] = field(
         default=None, metadata={"help": "folder of all_captions.txt, object.txt and type2ans.json, for matching"}
@@ -68,7 +77,7 @@ class PretrainData(MaskingOptions, RefcocoData):
 
 @dataclass
 class PretrainExample(Example):
-    """An example of one of the eight objectives.
+    """An example of one of the objectives.
 
     Attributes:
         objective: one of `OBJECTIVES`; `objective` in the batch is its number.
@@ -90,7 +99,7 @@ class PretrainSample(Sample):
 
 
 class PretrainRows(OFADataset):
-    """Rows of one of the four files."""
+    """Rows of one of the files."""
 
     config: PretrainData
 
@@ -187,6 +196,27 @@ class ImageInfillingDataset(ExtraRows):
             pixels,
             extras=self.extras,
             objective="image",
+        )
+
+
+class TextToImageDataset(ExtraRows):
+    """Rows of id, text and the codes of the whole picture it describes: no part of the original's pretraining."""
+
+    columns = ("id", "text", "codes")
+    makes_codes = True
+
+    def example(self, row: tuple[str, ...], rng: random.Random) -> PretrainExample:
+        """The prompt of text-to-image generation, and the codes."""
+        uniq_id, text, column = row
+        caption = drawn_text(text, self.config.max_src_length)
+        return PretrainExample(
+            uniq_id,
+            prompt("image_gen", self.vocab.bpe).format(caption=caption),
+            code_ids(column, self.config.code_image_size, self.vocab),
+            torch.zeros(3, self.side, self.side),
+            extras=self.extras,
+            objective="image_gen",
+            sees_image=False,
         )
 
 

@@ -20,7 +20,13 @@ from data.glue import GLUE, GlueData, GlueDataset
 from data.image_classify import ImageClassifyData, ImageClassifyDataset
 from data.image_gen import ImageGenData, ImageGenDataset
 from data.image_text import ImageTextDataset
-from data.pretrain_rows import DetectionDataset, ImageInfillingDataset, PretrainData, TextInfillingDataset
+from data.pretrain_rows import (
+    DetectionDataset,
+    ImageInfillingDataset,
+    PretrainData,
+    TextInfillingDataset,
+    TextToImageDataset,
+)
 from data.refcoco import RefcocoData, RefcocoDataset
 from data.sample import Sample, SkippedRow
 from data.snli_ve import SnliVeData, SnliVeDataset
@@ -55,6 +61,7 @@ ROW_KINDS = {
     "pretrain_text": RowKind(PretrainData, TextInfillingDataset, "0,1"),
     "pretrain_image": RowKind(PretrainData, ImageInfillingDataset, "0,1,2"),
     "pretrain_detection": RowKind(PretrainData, DetectionDataset, "0,1,2"),
+    "pretrain_image_gen": RowKind(PretrainData, TextToImageDataset, "0,2,1"),
 }
 
 

@@ -22,9 +22,9 @@ FRAME = Box(0, 0, SIZE, SIZE)  # where its digit is
 COLUMNS, ROWS, TEXT_HEIGHT = 10, 6, 12  # of the contact sheet
 
 
-def image_gen_row(lot: Lot) -> Row:
+def image_gen_row(lot: Lot, size: int = SIZE) -> Row:
     """Id, image id, picture, text; `utils.image_codes` makes codes of the pictures. All digits come equally often."""
-    scene = replace(lot, size=SIZE).close_up(lot.number % len(DIGITS))
+    scene = replace(lot, size=size).close_up(lot.number % len(DIGITS))
     return str(lot.id), str(lot.id), scene, f"a {scene.things[0].name}"
 
 

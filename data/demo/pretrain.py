@@ -7,6 +7,7 @@ from pathlib import Path
 from data.demo.caption import CAPTION, caption_row
 from data.demo.gigaword import GIGAWORD
 from data.demo.glue import GLUE_TASKS
+from data.demo.image_gen import image_gen_row
 from data.demo.refcoco import refcoco_row
 from data.demo.rows import DemoTask, Lot, Row
 from data.demo.scene import Scene
@@ -46,6 +47,11 @@ def picture_row(lot: Lot) -> Row:
     return str(lot.id), replace(lot, size=CODED_SIZE).scene(lot.choose(COUNTS))
 
 
+def described_row(lot: Lot) -> Row:
+    """As text-to-image generation, in pictures of as many codes as the middles of the others."""
+    return image_gen_row(lot, CODED_SIZE // 2)
+
+
 def detection_row(lot: Lot) -> Row:
     """Id, picture and its digits in reading order, `x0,y0,x1,y1,category_id,name` joined by `&&`."""
     scene = caption_row(lot)[-1]
@@ -63,13 +69,14 @@ EXTRA_FILES = tuple(
         ("text_examples.tsv", text_row, (1,)),
         ("picture_examples.tsv", picture_row, ()),
         ("detection_examples.tsv", detection_row, ()),
+        ("described_examples.tsv", described_row, (3,)),
     )
 )
 EXTRA_SHARE = 4  # rows of the main file for each row of another one
 
 
 class PretrainTask(DemoTask):
-    """Adds the other three files, and what wrong texts are drawn from."""
+    """Adds the other files, and what wrong texts are drawn from."""
 
     def write(self, folder: Path, counts: dict[str, int], seed: int, size: int) -> None:
         """Write all files; see the base."""

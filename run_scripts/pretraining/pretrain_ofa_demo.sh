@@ -19,11 +19,17 @@ DATA_DIR=$DATA_DIR/first CAPTION_EPOCHS=$(ofa_scaled 3 1) ofa_once captions sh r
 ofa_once pretrain_data "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 --tasks pretrain --train "$(ofa_scaled 64000 96)" --seed 2
 ofa_once vqgan "$OFA_PYTHON" run_scripts/image_gen/demo_vqgan.py "$vqgan.ckpt" "$vqgan.yaml" --steps "$(ofa_scaled 6000 10)" \
     --sheet "$out/vqgan.png"
+codes() {
+    "$OFA_PYTHON" -m utils.image_codes encode --vqgan-model-path "$vqgan.ckpt" --vqgan-config-path "$vqgan.yaml" "$@"
+}
 # The text column repeats the picture, so that it stands beside its codes.
-ofa_once codes "$OFA_PYTHON" -m utils.image_codes encode --file "$data/picture_examples.tsv" --selected-cols 0,0,1,1 \
-    --outputs "$data/image_examples.tsv" --code-image-size 64 --crop 32 --vqgan-model-path "$vqgan.ckpt" --vqgan-config-path "$vqgan.yaml"
+ofa_once codes codes --file "$data/picture_examples.tsv" --selected-cols 0,0,1,1 --outputs "$data/image_examples.tsv" \
+    --code-image-size 64 --crop 32
+ofa_once image_gen_codes codes --file "$data/described_examples.tsv" --selected-cols 0,1,2,3 \
+    --outputs "$data/image_gen_examples.tsv" --code-image-size 32
 # Two processes of one thread each use two cores better than one of two.
 GPUS_PER_NODE=2 OMP_NUM_THREADS=1 CHECKPOINT=$(ls -t "$out"/stage1_checkpoints/*/checkpoint_best.pt | head -n 1) ofa_once pretrain \
-    sh run_scripts/pretraining/pretrain_ofa_large.sh \
-    --image-selected-cols=0,2,3 --batch-size=16 --lr=3e-4 --warmup-ratio=0.02 --max-epoch="$(ofa_scaled 2 1)" --weight-decay=0.0 \
+    sh run_scripts/pretraining/pretrain_ofa_large.sh --image-selected-cols=0,2,3 \
+    --image-gen-data="$data/image_gen_examples.tsv" --image-gen-selected-cols=0,2,3 --image-gen-ratio=0.5 \
+    --batch-size=16 --lr=3e-4 --warmup-ratio=0.02 --max-epoch="$(ofa_scaled 2 1)" --weight-decay=0.0 \
     --save-interval-updates=0 --no-epoch-checkpoints --keep-last-epochs=-1 --log-interval=100 --log-format=simple

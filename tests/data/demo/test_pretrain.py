@@ -20,9 +20,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pretrain")
     assert main([str(out), "--tasks", "pretrain", "--size", "48", "--train", "24"]) == 0
     found = out / "pretrain_data"
-    lines = (found / "picture_examples.tsv").read_text().splitlines()
     codes = " ".join(["7"] * CODES)  # what utils.image_codes adds
-    (found / "image_examples.tsv").write_text("".join(f"{line}\t{codes}\n" for line in lines))
+    for source, name in (
+        ("picture_examples.tsv", "image_examples.tsv"),
+        ("described_examples.tsv", "image_gen_examples.tsv"),
+    ):
+        lines = (found / source).read_text().splitlines()
+        (found / name).write_text("".join(f"{line}\t{codes}\n" for line in lines))
     return found
 
 
@@ -38,11 +42,13 @@ def test_every_objective_is_there_and_known_words_only(folder: Path) -> None:
         text_data=str(folder / "text_examples.tsv"),
         image_data=str(folder / "image_examples.tsv"),
         detection_data=str(folder / "detection_examples.tsv"),
+        image_gen_data=str(folder / "image_gen_examples.tsv"),
+        image_gen_selected_cols="0,3,4",
         neg_sample_dir=str(folder / "negative_sample"),
     )
     data = PretrainDataset(TsvFile(folder / "vision_language_examples.tsv"), vocab, config, "train")
-    assert [len(data), *map(len, data.sources)] == [24, 6, 6, 6]
-    parts = data.collate_parts([data[row] for row in range(24 + 3 * 6)])
+    assert [len(data), *map(len, data.sources)] == [24, 6, 6, 6, 6]
+    parts = data.collate_parts([data[row] for row in range(24 + 4 * 6)])
     seen = {OBJECTIVES[number] for part in parts for number in part["objective"].tolist()}  # type: ignore[typeddict-item]
     assert seen == set(OBJECTIVES)
     for part in parts:
