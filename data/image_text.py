@@ -73,7 +73,8 @@ class ImageTextDataset(PretrainRows):
             wrong = self.negatives.caption(caption, objects.split(SEPARATOR), length, rng)
             template = prompt("pretrain match caption", self.vocab.bpe)
             right = normalize_caption(caption, length)
-            example.second = _match(example, template.format(caption=right), template.format(caption=wrong), rng)
+            texts = template.format(caption=right), template.format(caption=wrong)
+            example.second = self._match(example, *texts, rng)
         return self._with_picture(example, image, side, rng)
 
     def _question(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
@@ -93,7 +94,7 @@ class ImageTextDataset(PretrainRows):
             wrong = self.negatives.answer(answer, confidence, rng)
             template = prompt("pretrain match answer", self.vocab.bpe)
             true, false = (template.format(question=question, answer=text) for text in (answer, wrong))
-            example.second = _match(example, true, false, rng)
+            example.second = self._match(example, true, false, rng)
         return self._with_picture(example, image, side, rng)
 
     def _grounding(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
@@ -117,6 +118,11 @@ class ImageTextDataset(PretrainRows):
         source = prompt("refcoco", self.vocab.bpe).format(text=text)
         return PretrainExample(uniq_id, source, place, pixels, extras=extras, objective="grounding", second=region)
 
+    def _match(self, example: PretrainExample, right: str, wrong: str, rng: random.Random) -> PretrainExample:
+        """Image-text matching, of `matching_weight` times the weight of the row's main example."""
+        extras = {"conf": example.extras["conf"] * self.config.matching_weight}
+        return PretrainExample(example.id, *draw_match(right, wrong, rng), extras=extras, objective="matching")
+
     def _draw_side(self, rng: random.Random) -> int:
         return draw_short_side(self.config.patch_image_size, self.config.largest_short_side, rng)
 
@@ -136,11 +142,6 @@ class ImageTextDataset(PretrainRows):
 def draw_match(right: str, wrong: str, rng: random.Random) -> tuple[str, str]:
     """A text and whether it fits the picture, with even odds of the right and the wrong one."""
     return (right, YES) if rng.random() >= 0.5 else (wrong, NO)
-
-
-def _match(example: PretrainExample, right: str, wrong: str, rng: random.Random) -> PretrainExample:
-    """Image-text matching with the weight of the row's main example."""
-    return PretrainExample(example.id, *draw_match(right, wrong, rng), extras=example.extras, objective="matching")
 
 
 def _words(text: str, what: str) -> str:

@@ -63,6 +63,9 @@ class PretrainData(MaskingOptions, RefcocoData):
     neg_sample_dir: Optional[str] = field(
         default=None, metadata={"help": "folder of all_captions.txt, object.txt and type2ans.json, for matching"}
     )
+    matching_weight: float = field(
+        default=1.0, metadata={"help": "weight of image-text matching in the loss, where its two tokens drown"}
+    )
     code_image_size: int = field(
         default=128, metadata={"help": "side of the pictures that image codes describe (pixels)"}
     )
