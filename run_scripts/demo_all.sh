@@ -54,14 +54,14 @@ export OMP_NUM_THREADS=1
     task image_gen 16 image_gen/train_image_gen_stage1_distributed image_gen/demo_draw
     task gigaword 3 gigaword/train_gigaword gigaword/evaluate_gigaword
     task caption 3 caption/train_caption_stage1 caption/evaluate_caption
-    for name in cola mnli mrpc; do task $name 6 glue/train_$name glue/evaluate_glue $name; done
+    for name in cola mnli; do task $name 6 glue/train_$name glue/evaluate_glue $name; done
 ) &
 first_lane=$!
 (
     task refcoco 3 refcoco/train_refcoco refcoco/evaluate_refcoco
     task snli_ve 4 snli_ve/train_snli_ve snli_ve/evaluate_snli_ve test
     task image_classify 4 image_classify/train_imagenet_distributed image_classify/evaluate_imagenet
-    for name in qnli qqp rte sst2; do task $name 6 glue/train_$name glue/evaluate_glue $name; done
+    for name in mrpc qnli qqp rte sst2; do task $name 6 glue/train_$name glue/evaluate_glue $name; done
 ) &
 wait $!
 wait $first_lane

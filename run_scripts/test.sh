@@ -5,4 +5,4 @@ set -e
 ofa_setup requirements-extras.txt
 cd "$OFA_ROOT"
 export OMP_NUM_THREADS=1 # two processes of one thread each
-exec "$(ofa_python)" -m pytest --numprocesses=2 --dist=loadfile "$@"
+exec "$(ofa_python)" -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder "$@"

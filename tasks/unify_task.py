@@ -1,4 +1,4 @@
-"""Multitask pretraining: eight objectives from four files (`data/pretrain.py`)."""
+"""Multitask pretraining: eight objectives from four files, and drawing from a fifth (`data/pretrain.py`)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -18,6 +18,11 @@ sys.path.insert(0, str(GOLDEN))
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of long tests first: none of them is left for the end, when only one process still works."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def load_golden(name: str) -> Any:
     """Parsed JSON of tests/golden/<name>."""
     return json.loads((GOLDEN / name).read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ from data.demo.__main__ import main as build_demo
 from tests.programs import ROOT, kill_after, run
 
 ROWS = 36
+pytestmark = pytest.mark.slow
 TRAIN = [
     "--task=caption", "--arch=ofa_demo", "--criterion=adjust_label_smoothed_cross_entropy", "--label-smoothing=0.1",
     "--selected-cols=0,4,2", "--patch-image-size=48", "--code-dict-size=0", "--num-bins=0", "--optimizer=adam",

@@ -1,4 +1,4 @@
-"""Pretraining data: the four files and the wrong texts for matching, from digit scenes and the texts of the tasks."""
+"""Pretraining data: the five files and the wrong texts for matching, from digit scenes and the texts of the tasks."""
 
 import json
 from dataclasses import replace

@@ -27,14 +27,17 @@ ofa_once codes codes --file "$data/picture_examples.tsv" --selected-cols 0,0,1,1
     --code-image-size 64 --crop 32
 ofa_once image_gen_codes codes --file "$data/described_examples.tsv" --selected-cols 0,1,2,3 \
     --outputs "$data/image_gen_examples.tsv" --code-image-size 32
-# pretrain CHECKPOINT FLAGS...: two processes of one thread each use two cores better than one of two.
+# pretrain CHECKPOINT EPOCHS FLAGS...: two processes of one thread each use two cores better than one of two.
 pretrain() {
     GPUS_PER_NODE=2 OMP_NUM_THREADS=1 CHECKPOINT=$1 sh run_scripts/pretraining/pretrain_ofa_large.sh \
-        --image-selected-cols=0,2,3 --batch-size=16 --lr=3e-4 --warmup-ratio=0.02 --max-epoch="$(ofa_scaled 2 1)" \
+        --image-selected-cols=0,2,3 --batch-size=16 --lr=3e-4 --warmup-ratio=0.02 --max-epoch="$(ofa_scaled "$2" 1)" \
         --weight-decay=0.0 --save-interval-updates=0 --no-epoch-checkpoints --keep-last-epochs=-1 --log-interval=100 \
-        --log-format=simple "${@:2}"
+        --log-format=simple "${@:3}"
 }
-ofa_once pretrain pretrain "$(ls -t "$out"/stage1_checkpoints/*/checkpoint_best.pt | head -n 1)"
-# Whether a text fits a picture is hardest: it is learnt when the rest is known, and if its two tokens count.
-RUN_SUFFIX=_2 ofa_once pretrain_2 pretrain "$out"/checkpoints/ofa_demo_pretraining/checkpoint_last.pt --seed=2 \
-    --matching-weight=5 --image-gen-data="$data/image_gen_examples.tsv" --image-gen-selected-cols=0,2,3 --image-gen-ratio=0.5
+runs=$out/checkpoints/ofa_demo_pretraining
+ofa_once pretrain pretrain "$(ls -t "$out"/stage1_checkpoints/*/checkpoint_best.pt | head -n 1)" 2
+# To compare a text with a picture is hardest: it is learnt when the rest is known, without the rest's large losses.
+RUN_SUFFIX=_matching ofa_once matching pretrain "$runs/checkpoint_last.pt" 1 --seed=2 --matching-weight=20 \
+    --text-data= --image-data= --detection-data=
+RUN_SUFFIX=_drawing ofa_once drawing pretrain "${runs}_matching/checkpoint_last.pt" 1 --seed=3 --matching-weight=20 \
+    --image-gen-data="$data/image_gen_examples.tsv" --image-gen-selected-cols=0,2,3 --image-gen-ratio=1.0

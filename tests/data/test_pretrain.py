@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 from data import image_text
 from data.image_text import draw_match
 from data.pretrain import Extra, PretrainDataset, plan_mixture
-from data.pretrain_rows import PretrainData, parse_objects
+from data.pretrain_rows import OBJECTIVES, PretrainData, parse_objects
+from data.prompts import prompt
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from tests.conftest import load_golden
@@ -347,6 +348,31 @@ def test_ratio_of_nothing(folder: Path, vocab: Vocabulary, config: PretrainData)
     assert dataset[TEXT + 6]["id"] == "d0"
     with pytest.raises(IndexError):
         dataset[TEXT + 6 + 4]
+
+
+def test_texts_with_codes_are_drawn(folder: Path, vocab: Vocabulary, config: PretrainData) -> None:
+    """Prompt and target are those of text-to-image generation; a picture is there for the shape only."""
+    codes, text = " ".join(map(str, range(256))), " ".join(f"word{number}" for number in range(100))
+    (folder / "drawn.tsv").write_text(f"g0\t{text}\t{codes}\n")
+    drawn = replace(config, image_gen_data=str(folder / "drawn.tsv"), text_data=None, image_gen_ratio=1.0)
+    dataset: Any = build(folder, vocab, drawn)
+    sample = dataset[PAIRS + 3 + 4]  # behind pictures and detection
+    wanted = prompt("image_gen", vocab.bpe).format(caption=" ".join(text.split()[:80]))
+    assert sample["id"] == "g0" and sample["source"][1:-1].tolist() == vocab.encode(wanted)
+    assert sample["target"].tolist() == [*map(vocab.code_id, range(256)), vocab.eos]
+    (second,) = dataset.collate_parts([sample])[1:]
+    assert second["net_input"]["code_masks"].tolist() == [True] and not second["net_input"]["patch_masks"].any()
+
+
+def test_matching_may_weigh_more(folder: Path, vocab: Vocabulary, config: PretrainData) -> None:
+    dataset: Any = build(folder, vocab, replace(config, matching_weight=5.0))
+    plain: Any = build(folder, vocab, config)
+    for row in range(PAIRS):
+        given, was = dataset[row], plain[row]
+        matching = OBJECTIVES[was["second"]["extras"]["objective"]] == "matching"
+        assert given["extras"]["conf"] == was["extras"]["conf"]
+        assert given["second"]["extras"]["conf"] == was["second"]["extras"]["conf"] * (5 if matching else 1)
+        assert torch.equal(given["second"]["target"], was["second"]["target"])
 
 
 def test_two_parts(dataset: PretrainDataset) -> None:

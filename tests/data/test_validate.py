@@ -7,18 +7,23 @@ import pytest
 
 from data.validate import main
 
+CODES = 256  # of a whole picture, as many as of the middle of the others
 GOLDEN = Path(__file__).parents[1] / "golden" / "tsv" / "pretrain"
 FILES = {
     "pretrain": "vision_language",
     "pretrain_text": "text",
     "pretrain_image": "image",
     "pretrain_detection": "detection",
+    "pretrain_image_gen": "image_gen",
 }
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(GOLDEN, tmp_path / "pretrain"))
+    copy = Path(shutil.copytree(GOLDEN, tmp_path / "pretrain"))
+    codes = " ".join(["5"] * CODES)
+    (copy / "image_gen_examples.tsv").write_text(f"0\t{codes}\ta cup\n1\t{codes}\ta cat\n")
+    return copy
 
 
 def check(folder: Path, kind: str, *more: str) -> int:
@@ -49,6 +54,8 @@ def test_matching_is_checked_with_its_wrong_texts(folder: Path, capsys: pytest.C
         ("pretrain_image", 2, " ".join(["-1"] * 256), "is outside ..."),
         ("pretrain_image", 2, "5 6", "the row has ... image codes, not ..."),
         ("pretrain_detection", 2, "", "the row has no objects"),
+        ("pretrain_image_gen", 1, "7 8 9", "the row has ... image codes, not ..."),
+        ("pretrain_image_gen", 2, " ", "the text has no words"),
         ("pretrain_detection", 2, "9,9,2,2,1,cup", "has no area"),
     ],
 )

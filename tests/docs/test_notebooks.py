@@ -7,6 +7,7 @@ import pytest
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[2] / "docs" / "notebooks"
+pytestmark = pytest.mark.slow
 # Notebook -> what holds after its last cell with any decent checkpoint.
 RESULTS = {
     "captioning": "right >= 9 and len(captions) == 12",

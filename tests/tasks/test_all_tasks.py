@@ -16,6 +16,7 @@ from data.demo.__main__ import main as build_demo
 from tests.programs import run
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 ROWS, TEST_ROWS = 12, 7
 # task -> training script, evaluation script with its arguments, folder and name of the results, fields of a record
 TASKS = {

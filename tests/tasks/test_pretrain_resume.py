@@ -13,6 +13,7 @@ from tests.tasks.recorded_training import RecordedTask
 from utils.image_codes import main as image_codes
 
 PROGRAM = ROOT / "tests/tasks/recorded_training.py"
+pytestmark = pytest.mark.slow
 ROWS = {"vision_language": 25, "text": 7, "image": 7, "detection": 7}
 SAVED, UPDATES = 3, 14  # the first checkpoint, and the whole run: 2 epochs of 7 updates in two processes
 ARGS = [
