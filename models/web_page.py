@@ -60,9 +60,9 @@ class Answers:
         corners = f"x0 {box.x0:.0f}, y0 {box.y0:.0f}, x1 {box.x1:.0f}, y1 {box.y1:.0f}"
         return draw_box(shown, box), f"{corners} of {shown.width} x {shown.height} pixels", f"{box.score:.3f}"
 
-    def drawing(self, prompt: str, count: int) -> list[tuple[Image.Image, str]]:
+    def drawing(self, prompt: str, count: int, temperature: float) -> list[tuple[Image.Image, str]]:
         """Pictures with their scores as captions."""
-        drawn: Any = self.predictor.draw([_text(prompt, "a prompt")], n=int(count))
+        drawn: Any = self.predictor.draw([_text(prompt, "a prompt")], n=int(count), temperature=temperature)
         pictures = drawn if int(count) == 1 else drawn[0]
         return [(picture, f"score {picture.info['score']:.3f}") for picture in pictures]
 
@@ -170,8 +170,10 @@ def _drawing(answers: Answers, can_draw: bool) -> None:
     drawn = gr.Gallery(
         label="Drawings", format="png", columns=3, height=420, elem_id="drawings", buttons=["download"], render=False
     )
-    rows = [[text, 4] for text in examples.PROMPTS]
-    _tab("Drawing", "Pictures of what the prompt says.", "Draw", answers.drawing, [prompt, count], [drawn], rows)
+    temperature = gr.Slider(0.1, 1.5, value=1.0, step=0.1, label="Temperature", render=False)
+    says = "Pictures of what the prompt says: the lower the temperature, the plainer and the more alike."
+    rows = [[text, 4, examples.TEMPERATURE] for text in examples.PROMPTS]
+    _tab("Drawing", says, "Draw", answers.drawing, [prompt, count, temperature], [drawn], rows)
 
 
 def _tab(

@@ -18,7 +18,9 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import demo
-from data.demo import examples
+from data.demo import examples, scene
+from data.demo.legibility import legibility
+from data.demo.words import Thing
 from data.refcoco import parse_box
 from models import web_page
 from models.predictor import Box, OFAPredictor
@@ -97,9 +99,20 @@ def test_phrases_are_found(ask, cases):
 
 def test_pictures_are_drawn(ask):
     for count in (1, 3):
-        drawn = ask("drawing", "a red zero", count)
+        drawn = ask("drawing", "a red zero", count, 1.0)
         assert len(drawn) == count and all(item["caption"].startswith("score 0.") for item in drawn)
         assert len({Image.open(item["image"]).size for item in drawn}) == 1
+
+
+def test_drawings_show_what_the_prompt_says(ask):
+    torch.manual_seed(0)
+    right = []
+    for prompt in examples.PROMPTS:
+        _, colour, digit = prompt.split()
+        pictures = [Image.open(item["image"]) for item in ask("drawing", prompt, 4, examples.TEMPERATURE)]
+        found = legibility(pictures, [Thing(colour, digit, "center")] * 4, scene.Box(0, 0, *pictures[0].size))
+        right.append((found.digit, found.colour))
+    assert sum(digit >= 0.5 for digit, _ in right) >= 3 and all(colour >= 0.5 for _, colour in right), right
 
 
 def test_any_instruction(ask, cases):
@@ -113,7 +126,7 @@ MISTAKES = [
     ("question", [None, "where is it?", ""], "There is no picture: choose one first."),
     ("question", ["red.png", "  ", ""], "There is no text: write a question first."),
     ("grounding", ["red.png", ""], "There is no text: write a phrase first."),
-    ("drawing", ["", 2], "There is no text: write a prompt first."),
+    ("drawing", ["", 2, 1.0], "There is no text: write a prompt first."),
     ("anything", [None, ""], "There is no text: write an instruction first."),
     ("caption", ["broken.png"], "This file cannot be read as a picture: choose a JPEG or PNG file."),
 ]

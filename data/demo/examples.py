@@ -17,6 +17,7 @@ TEST = 2  # index of the test file; no network is trained with its handwriting
 CAPTIONS = 5
 # What the answers of a kind of question are among.
 CANDIDATES = {**VALUES, "count": [DIGITS[count] for count in COUNTS]}
+TEMPERATURE = 0.3  # of drawing: so small a network is not sure of its codes
 PROMPTS = ("a red zero", "a green three", "a blue seven", "a white one")
 
 
