@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes checkpoints/ofa_demo.pt from nothing on two CPU cores (about an hour and a half): an image trunk that
+# Makes checkpoints/ofa_demo.pt from nothing on two CPU cores (about two hours): an image trunk that
 # knows labels, captions of one digit, image codes, then all objectives on scenes of one to three digits. What a big model
 # finds in BART, a ResNet and the released VQGAN, the demo learns in the first three steps. OFA_DEMO_SCALE shortens it, as in demo_all.sh.
 set -e
