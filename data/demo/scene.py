@@ -92,14 +92,13 @@ def _written(
     colour = list(COLOURS)[rng.integers(len(COLOURS))]
     tint = rng.integers(-_TINT, _TINT + 1, size=3)
     red, green, blue = np.clip(np.array(COLOURS[colour]) + tint, 0, 255).tolist()
-    written = samples.of(digit)
-    ink = _cut_to_strokes(written[rng.integers(len(written))])
+    ink = _cut_to_strokes(samples.write(digit, rng))
     box = _random_box(ink, rng, side, cell)
     return SceneObject(Thing(colour, DIGITS[digit], position), box, ink, (red, green, blue))
 
 
 def _cut_to_strokes(ink: np.ndarray) -> np.ndarray:
-    """(8, 8) -> (h, w): only a rim of one empty pixel is left around the strokes."""
+    """(H, W) -> (h, w): only a rim of one empty pixel is left around the strokes."""
     ink = np.pad(ink, 1)
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     return ink[rows[0] - 1 : rows[-1] + 2, columns[0] - 1 : columns[-1] + 2]

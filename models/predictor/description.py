@@ -26,11 +26,12 @@ SHARED = (
 # Width of a published network -> side of its pictures (pixels): Hugging Face folders do not tell.
 PUBLISHED_SIDES = {256: 256, 512: 256, 768: 384, 1024: 480, 1280: 480}
 CHINESE_SIZE = 4 + 21128 + 1 + 8192 + 1000  # ids with BERT's vocabulary
-# Options of the released recipes, for a network that was not trained for the task.
+# Options of the released recipes, for a network that was not trained for the task. Without --prompt-type: nothing is
+# repeated to the decoder in pretraining, which asks whether a picture shows what a text says in the same words.
 RECIPES: dict[str, dict[str, Any]] = {
     "vqa_gen": {"max_src_length": 80},
     "refcoco": {"max_src_length": 80},
-    "snli_ve": {"max_src_length": 80, "prompt_type": "prev_output"},
+    "snli_ve": {"max_src_length": 80},
     "gigaword": {"max_src_length": 512},
 }
 ANSWER_OPTIONS = {"ans2label_file", "ans2label_dict"}

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from data.demo.__main__ import main
 from data.demo.caption import all_captions, scene_caption
-from data.demo.digits import SPLITS, load_digit_samples
+from data.demo.digits import SPLITS, load_digit_samples, vary
 from data.demo.scene import Scene, close_up, random_scene, render
 from data.demo.tasks import TASKS
 from data.demo.words import COLOURS, DIGITS, GRID, POSITIONS
@@ -71,10 +71,17 @@ def test_a_row_does_not_depend_on_the_number_of_rows(demo: Path, tmp_path: Path)
             assert longer[name].startswith(table) and longer[name] != table, name
 
 
-def test_captions_stay_what_they_were(demo: Path) -> None:
-    first = rows(demo, "train")[0]
-    assert first[:4] == ["0", "100000", "a yellow seven at the bottom left", "yellow seven"]
-    assert hashlib.sha256(first[4].encode()).hexdigest().startswith("663d08acf894")
+@pytest.mark.parametrize(
+    ("split", "image_id", "caption", "digest"),
+    [
+        ("train", "100000", "a yellow seven at the bottom left", "cd7f88dc85b3"),
+        ("test", "300000", "a white five at the right", "b4ca8b9aba45"),
+    ],
+)
+def test_captions_stay_what_they_were(demo: Path, split: str, image_id: str, caption: str, digest: str) -> None:
+    first = rows(demo, split)[0]
+    assert first[:3] == ["0", image_id, caption]
+    assert hashlib.sha256(first[4].encode()).hexdigest().startswith(digest)
 
 
 def test_every_task_has_its_folder_and_rows(demo: Path) -> None:
@@ -121,6 +128,23 @@ def test_handwriting_of_the_splits_is_disjoint_and_complete() -> None:
         samples = load_digit_samples(split)
         assert samples.ink.shape == (len(samples.digits), 8, 8) and samples.ink.max() == 1
         assert set(samples.digits.tolist()) == set(range(10))
+
+
+def test_only_the_handwriting_to_train_on_varies() -> None:
+    for split in SPLITS:
+        samples = load_digit_samples(split)
+        twice = [[samples.write(8, np.random.default_rng(seed)) for seed in range(8)] for _ in range(2)]
+        assert all(map(np.array_equal, *twice)), "the same random numbers write the same"
+        as_they_are = [any(np.array_equal(ink, sample) for sample in samples.of(8)) for ink in twice[0]]
+        assert not any(as_they_are) if split == "train" else all(as_they_are)
+
+
+def test_a_varied_digit_keeps_its_ink_on_the_paper() -> None:
+    ink = load_digit_samples("train").of(0)[0]
+    for seed in range(50):
+        varied = vary(ink, np.random.default_rng(seed))
+        assert 0.7 < varied.sum() / ink.sum() < 1.5 and varied.max() > 0.8
+        assert not np.concatenate([varied[[0, -1]].ravel(), varied[:, [0, -1]].ravel()]).any()
 
 
 def test_scenes_use_the_handwriting_of_their_split_and_digit() -> None:
