@@ -108,12 +108,13 @@ def test_classes_are_chosen(predictor, scenes):
     assert all([p.score for p in labels] == sorted((p.score for p in labels), reverse=True) for labels in ranked)
 
 
-def test_entailment_is_yes_or_no(predictor, scenes):
-    """Pretraining asks whether captions match, and learns little of it; but it never answered "maybe"."""
+def test_entailment_tells_right_captions_from_wrong_ones(predictor, scenes):
+    """Pretraining asks in the same words whether captions match; it never answered "maybe"."""
     pictures, phrases = [render(scene) for scene in scenes], [scene.things[0].phrase for scene in scenes]
-    found = predictor.entail(pictures, phrases) + predictor.entail(pictures, phrases[1:] + phrases[:1])
-    assert {p.text for p in found} <= {"yes", "no"}
-    assert all(1 / 3 < p.score <= 1 for p in found)
+    found = predictor.entail(pictures, phrases)
+    wrong = predictor.entail(pictures, phrases[1:] + phrases[:1])
+    assert sum(p.text == "yes" for p in found) >= 8 and sum(p.text == "no" for p in wrong) >= 8, (found, wrong)
+    assert all(1 / 3 < p.score <= 1 for p in found + wrong)
 
 
 def test_summaries_begin_with_what_the_article_names_first(predictor):
