@@ -32,7 +32,7 @@ pretrain() {
     GPUS_PER_NODE=2 OMP_NUM_THREADS=1 CHECKPOINT=$1 sh run_scripts/pretraining/pretrain_ofa_large.sh \
         --image-selected-cols=0,2,3 --batch-size=16 --lr=3e-4 --warmup-ratio=0.02 --max-epoch="$(ofa_scaled "$2" 1)" \
         --weight-decay=0.0 --save-interval-updates=0 --no-epoch-checkpoints --keep-last-epochs=-1 --log-interval=100 \
-        --log-format=simple --matching-weight=20 "${@:3}"
+        --log-format=simple "${@:3}"
 }
 # everything CHECKPOINT EPOCHS FLAGS...: all objectives, drawing among them.
 everything() {
@@ -49,6 +49,6 @@ runs=$out/checkpoints/ofa_demo_pretraining
 ofa_once pretrain everything "$(ls -t "$out"/stage1_checkpoints/*/checkpoint_best.pt | head -n 1)" 2
 # To compare a text with a picture is hardest. Among large losses it is hardly learnt; by itself, about one digit, it soon is.
 ofa_once one_digit one_digit "$DATA_DIR/one_digit/pretrain_data"
-DATA_DIR=$DATA_DIR/one_digit RUN_SUFFIX=_matching ofa_once matching pretrain "$runs/checkpoint_last.pt" 4 --seed=2 \
+DATA_DIR=$DATA_DIR/one_digit RUN_SUFFIX=_matching ofa_once matching pretrain "$runs/checkpoint_last.pt" 4 --seed=2 --matching-weight=20 \
     --text-data= --image-data= --detection-data=
-RUN_SUFFIX=_together ofa_once together everything "${runs}_matching/checkpoint_last.pt" 1 --seed=3 --lr=1e-4
+RUN_SUFFIX=_together ofa_once together everything "${runs}_matching/checkpoint_last.pt" 1 --seed=3 --matching-weight=20 --lr=1e-4
