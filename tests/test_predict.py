@@ -92,7 +92,7 @@ def test_every_row_of_a_released_file_has_a_record(command, run, tmp_path):
     assert [r["id"] for r in records] == [n if numbered else row.split("\t")[0] for n, row in enumerate(rows)]
 
 
-def test_pictures_are_drawn(checkpoint, run, tmp_path):
+def test_pictures_are_drawn(checkpoint, run, tmp_path, capsys):
     sizes = dict(ch=8, ch_mult=(1, 1, 1, 1), num_res_blocks=1, attn_resolutions=(), resolution=32, z_channels=8)
     VQGAN(VQGANConfig(**sizes, embed_dim=8)).save(tmp_path / "last.ckpt", tmp_path / "model.yaml")
     (tmp_path / "texts.txt").write_text("a cat\n\na dog\n")
@@ -100,6 +100,10 @@ def test_pictures_are_drawn(checkpoint, run, tmp_path):
     assert code == 0 and [record["id"] for record in records] == [0, 1, 2]
     assert records[2]["pictures"] == ["made/000002_0.png", "made/000002_1.png"] and len(records[2]["scores"]) == 2
     assert Image.open("made/000002_1.png").size == (32, 32)
+    (tmp_path / "some.jsonl").write_text('{"prompt": "a cat"}\n{"prompt": " "}\n')
+    code, records = run("draw", "some.jsonl", "--vqgan", "last.ckpt", "model.yaml", "--folder=made", output="2.jsonl")
+    assert code == 1 and [record["id"] for record in records] == [0]
+    assert "some.jsonl, object 2: the text has no words; skipped." in capsys.readouterr().err
 
 
 def test_a_stopped_run_goes_on(run, album, tmp_path):

@@ -19,7 +19,7 @@ from data.answers import check_prompt_type, read_answers
 from data.base import DataConfig, encode_example
 from data.collate import collate, prefix_tokens
 from data.image_classify import ImageClassifyData
-from data.image_gen import ImageGenData, code_count
+from data.image_gen import ImageGenData, code_count, drawn_text
 from data.images import standard_transform
 from data.prompts import prompt
 from data.sample import Batch, Example
@@ -274,7 +274,7 @@ class OFAPredictor:
         Args:
             vqgan: checkpoint and yaml of the VQGAN; None = those given to `load`.
 
-        Raises UserError without a VQGAN, and for a network without image codes.
+        Raises UserError without a VQGAN and for a network without image codes, ValueError for a text without words.
         """
         files = vqgan or self._vqgan
         if not self.vocab.num_codes:
@@ -287,7 +287,7 @@ class OFAPredictor:
         fixed = code_options(self.vocab.code_start, self.vocab.num_codes, count)
         config = self.description.decoding("image_gen", {**decoding, **fixed, "beam": n})
         (texts,), one = _columns(prompts=prompts)
-        captions = [" ".join(text.split()[:limit]) for text in texts]
+        captions = [drawn_text(text, limit) for text in texts]
         template = prompt("image_gen", self.vocab.bpe)
         examples = [Example(None, template.format(caption=caption), "") for caption in captions]
         seed = int(torch.randint(2**62, ()))

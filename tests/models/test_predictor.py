@@ -300,6 +300,8 @@ def test_drawing_needs_codes_and_a_vqgan(predictor, tmp_path):
     painter = OFAPredictor.load(path, device="cpu")
     with pytest.raises(UserError, match=r"pass vqgan=\(checkpoint, yaml\)"):
         painter.draw("a cat")
+    with pytest.raises(ValueError, match="the text has no words"):
+        painter.draw(["a cat", " "], vqgan=files)
     torch.manual_seed(1)
     drawn = painter.draw(["a cat", "a dog on a boat"], n=3, vqgan=files)
     assert [len(of_prompt) for of_prompt in drawn] == [3, 3] and drawn[0][0].size == (32, 32)
