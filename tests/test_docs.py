@@ -66,7 +66,7 @@ SCRIPT_COMMANDS = [
 PYTHON_COMMANDS = [
     pytest.param(line, id=f"{page}: {line}")
     for page, line in COMMANDS
-    if re.match(r"python (-m [\w.]+|train\.py|evaluate\.py|predict\.py)", line)
+    if re.match(r"python (-m [\w.]+|train\.py|evaluate\.py|predict\.py|demo\.py)", line)
 ]
 
 
@@ -185,7 +185,12 @@ def test_flags_exist(monkeypatch):
     accepted = training_flags(monkeypatch)
     for name in named_modules():
         accepted.update(at_command_line(monkeypatch, name, [], accept=False))
-    for path in (*ROOT.glob("run_scripts/**/*.py"), ROOT / "utils" / "fid.py"):  # programs without a module's name
+    programs = (
+        *ROOT.glob("run_scripts/**/*.py"),
+        ROOT / "utils" / "fid.py",
+        ROOT / "demo.py",
+    )  # without a module's name
+    for path in programs:
         accepted.update(re.findall(r'add_argument\(\s*"(--[\w-]+)"', path.read_text(encoding="utf-8")))
     named = {(page, flag) for page, text in PAGES.items() for flag in FLAG.findall(text)}
     assert len(named) > 50 and not [(page, flag) for page, flag in named if flag not in accepted]
@@ -218,7 +223,7 @@ def test_python_command(line, monkeypatch):
     if program == "-m":
         at_command_line(monkeypatch, argv[0], argv[1:], accept=True)
     else:
-        {"train.py": train, "evaluate.py": evaluate, "predict.py": predict}[program].parse_args(argv)
+        importlib.import_module(program.removesuffix(".py")).parse_args(argv)
 
 
 @pytest.mark.parametrize("module", [name for name in PLUGIN_MODULES if name.startswith("tasks.")])
