@@ -45,8 +45,8 @@ class DigitSamples:
 
 
 @cache
-def load_digit_samples(split: str) -> DigitSamples:
-    """Samples of "train", "val" or "test"; no sample is in two of them."""
+def load_digit_samples(split: str, varied: bool = False) -> DigitSamples:
+    """Samples of "train", "val" or "test"; no sample is in two of them. For `varied` see `DigitSamples`."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -54,8 +54,7 @@ def load_digit_samples(split: str) -> DigitSamples:
     part = _PARTS[split]
     images, labels = load_digits(return_X_y=True)
     ink = (images[part] / 16).astype(np.float32).reshape(-1, 8, 8)  # stored as 0..16
-    # Some 135 samples of a digit are soon known by heart, and the next writer's nine is read as a five.
-    return DigitSamples(ink, labels[part], np.arange(len(labels))[part], varied=split == "train")
+    return DigitSamples(ink, labels[part], np.arange(len(labels))[part], varied)
 
 
 def vary(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:

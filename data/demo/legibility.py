@@ -5,7 +5,6 @@ a ninth of the positions.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -115,8 +114,7 @@ def _classifier(size: int) -> Any:
     """scikit-learn's support vector machine for pictures of `size` pixels, taught with the training handwriting."""
     from sklearn.svm import SVC
 
-    samples = replace(load_digit_samples("train"), varied=False)  # as they are: it reads no better with varied ones
-    rng = np.random.default_rng(0)
+    rng, samples = np.random.default_rng(0), load_digit_samples("train")
     grids, digits = [], []
     for _ in range(_LESSONS):
         scene = random_scene(samples, rng, size)

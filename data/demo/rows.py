@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from data.demo.digits import load_digit_samples
+from data.demo.digits import DigitSamples, load_digit_samples
 from data.demo.scene import Scene, SceneObject, close_up, encode_scene, random_scene
 from data.demo.words import VALUES, Thing, named_alone
 
@@ -31,6 +31,7 @@ class Lot:
         id: number that no other row of the task has, in files of up to `IDS_PER_FILE` rows.
         size: side of the picture in pixels.
         rng: random numbers of its own.
+        varied: whether the handwriting differs from drawing to drawing.
     """
 
     split: str
@@ -38,6 +39,12 @@ class Lot:
     id: int
     size: int
     rng: np.random.Generator
+    varied: bool = False
+
+    @property
+    def samples(self) -> DigitSamples:
+        """The handwriting of its split."""
+        return load_digit_samples(self.split, self.varied)
 
     def choose(self, items: Sequence[T]) -> T:
         """One of the items, all equally likely."""
@@ -56,7 +63,7 @@ class Lot:
 
     def scene(self, count: int) -> Scene:
         """A scene of `count` digits."""
-        return random_scene(load_digit_samples(self.split), self.rng, self.size, count)
+        return random_scene(self.samples, self.rng, self.size, count)
 
     def scene_of_names(self, count: int) -> Scene:
         """A scene of `count` digits of which no two have the same colour and digit."""
@@ -67,7 +74,7 @@ class Lot:
 
     def close_up(self, digit: int) -> Scene:
         """A scene that a given digit nearly fills."""
-        return close_up(load_digit_samples(self.split), self.rng, self.size, digit)
+        return close_up(self.samples, self.rng, self.size, digit)
 
     def scene_with_referent(self, count: int, template: str) -> tuple[Scene, SceneObject]:
         """A scene of `count` digits and one of them that the filled template tells from the others."""
@@ -92,6 +99,7 @@ class DemoTask:
         words: answers and label words, which the vocabulary must know too.
         candidates: name and answers of the pickled dict answer -> label, if there is one.
         hold_out: whether texts of validation and test never occur in training.
+        varied: whether the handwriting to train on differs from drawing to drawing.
     """
 
     folder: str
@@ -102,6 +110,7 @@ class DemoTask:
     words: tuple[str, ...] = ()
     candidates: tuple[str, tuple[str, ...]] | None = None
     hold_out: bool = False
+    varied: bool = False
 
     @property
     def salt(self) -> tuple[int, ...]:
@@ -112,7 +121,7 @@ class DemoTask:
         """Row `number` of the file of that index."""
         split = self.files[file][0]
         rng = np.random.default_rng([seed, file, number, *self.salt])
-        lot = Lot(split, number, IDS_PER_FILE * (file + 1) + number, size, rng)
+        lot = Lot(split, number, IDS_PER_FILE * (file + 1) + number, size, rng, self.varied and split == "train")
         row = self.make_row(lot)
         while self.hold_out and _split_of(self.row_texts(row)) != split:
             row = self.make_row(lot)

@@ -34,10 +34,6 @@ pretrain() {
         --weight-decay=0.0 --save-interval-updates=0 --no-epoch-checkpoints --keep-last-epochs=-1 --log-interval=100 \
         --log-format=simple "${@:3}"
 }
-# everything CHECKPOINT EPOCHS FLAGS...: all objectives, drawing among them.
-everything() {
-    pretrain "$@" --image-gen-data="$data/image_gen_examples.tsv" --image-gen-selected-cols=0,2,3 --image-gen-ratio=0.5
-}
 # one_digit FOLDER: the captions of one digit among the rows, and among the wrong texts.
 one_digit() {
     mkdir -p "$1/negative_sample"
@@ -46,9 +42,10 @@ one_digit() {
     awk -F '\t' '$8 == "caption" && $6 !~ /&&/' "$data/vision_language_examples.tsv" > "$1/vision_language_examples.tsv"
 }
 runs=$out/checkpoints/ofa_demo_pretraining
-ofa_once pretrain everything "$(ls -t "$out"/stage1_checkpoints/*/checkpoint_best.pt | head -n 1)" 2
-# To compare a text with a picture is hardest. Among large losses it is hardly learnt; by itself, about one digit, it soon is.
+ofa_once pretrain pretrain "$(ls -t "$out"/stage1_checkpoints/*/checkpoint_best.pt | head -n 1)" 2
+# To compare a text with a picture is hardest. Among large losses it is not learnt; by itself, about one digit, it soon is.
 ofa_once one_digit one_digit "$DATA_DIR/one_digit/pretrain_data"
 DATA_DIR=$DATA_DIR/one_digit RUN_SUFFIX=_matching ofa_once matching pretrain "$runs/checkpoint_last.pt" 4 --seed=2 --matching-weight=20 \
     --text-data= --image-data= --detection-data=
-RUN_SUFFIX=_together ofa_once together everything "${runs}_matching/checkpoint_last.pt" 1 --seed=3 --matching-weight=20 --lr=1e-4
+RUN_SUFFIX=_drawing ofa_once drawing pretrain "${runs}_matching/checkpoint_last.pt" 1 --seed=3 --matching-weight=20 \
+    --image-gen-data="$data/image_gen_examples.tsv" --image-gen-selected-cols=0,2,3 --image-gen-ratio=0.5

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from data.demo.__main__ import main
 from data.demo.caption import all_captions, scene_caption
-from data.demo.digits import SPLITS, load_digit_samples, vary
+from data.demo.digits import SPLITS, DigitSamples, load_digit_samples, vary
 from data.demo.scene import Scene, close_up, random_scene, render
 from data.demo.tasks import TASKS
 from data.demo.words import COLOURS, DIGITS, GRID, POSITIONS
@@ -130,13 +130,27 @@ def test_handwriting_of_the_splits_is_disjoint_and_complete() -> None:
         assert set(samples.digits.tolist()) == set(range(10))
 
 
-def test_only_the_handwriting_to_train_on_varies() -> None:
-    for split in SPLITS:
-        samples = load_digit_samples(split)
+def as_they_are(samples: DigitSamples, digit: int, written: list[np.ndarray]) -> list[bool]:
+    return [any(np.array_equal(ink, sample) for sample in samples.of(digit)) for ink in written]
+
+
+def test_varied_handwriting_is_no_sample_and_repeats() -> None:
+    for varied in (False, True):
+        samples = load_digit_samples("train", varied)
         twice = [[samples.write(8, np.random.default_rng(seed)) for seed in range(8)] for _ in range(2)]
         assert all(map(np.array_equal, *twice)), "the same random numbers write the same"
-        as_they_are = [any(np.array_equal(ink, sample) for sample in samples.of(8)) for ink in twice[0]]
-        assert not any(as_they_are) if split == "train" else all(as_they_are)
+        assert as_they_are(samples, 8, twice[0]) == [not varied] * 8
+
+
+def test_only_captions_to_train_on_vary() -> None:
+    for name, task in TASKS.items():
+        for file, (split, _) in enumerate(task.files):
+            made = [column for column in task.row(file, 0, 1, 48) if isinstance(column, Scene)]
+            unvaried = replace(task, varied=False).row(file, 0, 1, 48)
+            changed = [one.objects[0].ink.tolist() for one in made] != [
+                column.objects[0].ink.tolist() for column in unvaried if isinstance(column, Scene)
+            ]
+            assert changed == (name == "caption" and split == "train"), (name, split)
 
 
 def test_a_varied_digit_keeps_its_ink_on_the_paper() -> None:
