@@ -185,12 +185,8 @@ def test_flags_exist(monkeypatch):
     accepted = training_flags(monkeypatch)
     for name in named_modules():
         accepted.update(at_command_line(monkeypatch, name, [], accept=False))
-    programs = (
-        *ROOT.glob("run_scripts/**/*.py"),
-        ROOT / "utils" / "fid.py",
-        ROOT / "demo.py",
-    )  # without a module's name
-    for path in programs:
+    unnamed = (*ROOT.glob("run_scripts/**/*.py"), ROOT / "utils" / "fid.py", ROOT / "demo.py")
+    for path in unnamed:  # programs without a module's name
         accepted.update(re.findall(r'add_argument\(\s*"(--[\w-]+)"', path.read_text(encoding="utf-8")))
     named = {(page, flag) for page, text in PAGES.items() for flag in FLAG.findall(text)}
     assert len(named) > 50 and not [(page, flag) for page, flag in named if flag not in accepted]
