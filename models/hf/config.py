@@ -13,7 +13,7 @@ class OFAHFConfig(PretrainedConfig):
     """Fields and defaults are `utils.hf_layout.DEFAULTS`; options of `OFAConfig` may stand beside them by name."""
 
     model_type = "ofa"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # before `transformers` 5.24 and since
     attribute_map = {
         "hidden_size": "d_model",
         "num_attention_heads": "encoder_attention_heads",

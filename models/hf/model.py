@@ -3,7 +3,7 @@
 Shapes: B samples, G rows per sample (beams, samples), L source tokens, T decoder tokens, S encoder positions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import torch
@@ -26,6 +26,8 @@ from utils.hf_layout import LAYER_NAMES, VERSION_ENTRIES
 # Decoder positions whose biases a new cache holds; it doubles when they are used up.
 CACHE_POSITIONS = 64
 ENCODER_INPUTS = ("patch_images", "patch_images_2", "patch_masks")
+# `transformers` 5.24 renamed the cache: `generate` hands it to `forward` and reads it from the output by this name.
+CACHE_NAME = "cache" if "cache" in {field.name for field in fields(Seq2SeqLMOutput)} else "past_key_values"
 
 
 def weight_renamings() -> list[WeightRenaming]:
@@ -96,7 +98,7 @@ class _CacheLayer(CacheLayerMixin):
 
 
 class OFAHFCache(Cache):
-    """`past_key_values`: the state of step-by-step decoding of B * G rows.
+    """`past_key_values` or `cache`: the state of step-by-step decoding of B * G rows.
 
     Args:
         decoder: the network's. enc: the encoder's output of the B samples. groups: G. code: image codes are decoded.
@@ -221,6 +223,7 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):
         past_key_values: OFAHFCache | None = None,
         use_cache: bool | None = None,
         labels: Tensor | None = None,
+        cache: OFAHFCache | None = None,
     ) -> Seq2SeqLMOutput:
         """Logits of the next token at each decoder position.
 
@@ -233,14 +236,18 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):
                 above, in their place.
             past_key_values: what an earlier call returned. use_cache: whether to return one; config.use_cache when
                 absent, but never with labels.
-            labels: (B * G, T), -100 is not counted.
+            labels: (B * G, T), -100 is not counted. cache: the name of `past_key_values` since `transformers` 5.24.
 
         Returns:
-            loss (mean over counted labels, or None), logits (B * G, T, V), past_key_values.
+            loss (mean over counted labels, or None), logits (B * G, T, V), past_key_values (`cache` since 5.24).
 
         Raises:
-            ValueError: nothing to decode, a foreign cache, text and codes in one batch with a cache, too long inputs.
+            ValueError: nothing to decode, a foreign cache or two, text and codes in one batch with a cache, too long
+                inputs.
         """
+        if cache is not None and past_key_values is not None:
+            raise ValueError("past_key_values and cache are two names of the same argument: pass one.")
+        cache = past_key_values if cache is None else cache
         if decoder_input_ids is None:
             if labels is None:
                 raise ValueError("decoder_input_ids are missing: pass them, or labels, or call generate().")
@@ -252,18 +259,14 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):
         enc = _encoded(encoder_outputs)
         if use_cache is None:
             use_cache = self.config.use_cache and labels is None and not self.training
-        if past_key_values is None and not use_cache:
+        if cache is None and not use_cache:
             logits = self.decode(decoder_input_ids, enc, code_masks)
         else:
-            past_key_values = self._cache(past_key_values, enc, decoder_input_ids.size(0), code_masks)
-            logits = self.project(past_key_values.step(decoder_input_ids))
+            cache = self._cache(cache, enc, decoder_input_ids.size(0), code_masks)
+            logits = self.project(cache.step(decoder_input_ids))
         loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
-        return Seq2SeqLMOutput(
-            loss=loss,
-            logits=logits,
-            past_key_values=past_key_values,
-            encoder_last_hidden_state=enc.out,
-        )
+        state: dict[str, Any] = {CACHE_NAME: cache}
+        return Seq2SeqLMOutput(loss=loss, logits=logits, encoder_last_hidden_state=enc.out, **state)
 
     def _shifted(self, labels: Tensor) -> Tensor:
         """Labels (B, T) -> decoder inputs: bos, then all labels but the last; -100 becomes padding."""
@@ -278,7 +281,7 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):
                 raise ValueError("A batch of texts and image codes has no cache: pass use_cache=False or two batches.")
             return OFAHFCache(self.decoder, enc, rows // enc.out.size(0), code)
         if not isinstance(past, OFAHFCache):
-            raise ValueError(f"past_key_values is a {type(past).__name__}: pass what an earlier call of OFA returned.")
+            raise ValueError(f"The cache is a {type(past).__name__}: pass what an earlier call of OFA returned.")
         return past
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:

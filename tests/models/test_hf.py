@@ -1,5 +1,6 @@
 """The `transformers` classes: figures of the original, cache, search, files of the layout, texts and pictures."""
 
+import inspect
 import json
 
 import numpy as np
@@ -25,7 +26,8 @@ from weights import fill_
 from data.images import IMAGENET_MEAN, IMAGENET_STD, standard_transform
 from data.text import GPT2_DIR, Vocabulary
 from models.generation import GenerationConfig, generate
-from models.hf import OFAForConditionalGeneration, OFAHFConfig, OFAProcessor, OFATokenizer
+from models.hf import OFAForConditionalGeneration, OFAHFCache, OFAHFConfig, OFAProcessor, OFATokenizer
+from models.hf.model import CACHE_NAME
 from models.ofa import OFAConfig
 from utils.checkpoint import load_model
 from utils.convert import convert
@@ -137,6 +139,32 @@ def test_greedy_sampling_and_image_codes(model):
                 model.generate(SOURCES, patch_images=PICTURES, max_new_tokens=9, use_cache=use_cache, **options)
             )
         assert torch.equal(*outputs) and outputs[0].size(0) == 3 * options.get("num_return_sequences", 1)
+
+
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])
+def test_both_names_of_the_cache(model, name):
+    """`transformers` 5.24 renamed it; a caller written for either version is served by either."""
+    inputs = {"input_ids": SOURCES, "patch_images": PICTURES}
+    tokens = torch.tensor([[0, 5, 6], [0, 7, 8], [0, 8, 9]])
+    with torch.no_grad():
+        whole = model(**inputs, decoder_input_ids=tokens, use_cache=False).logits
+        first = model(**inputs, decoder_input_ids=tokens[:, :2])
+        held = first[CACHE_NAME]
+        assert first.past_key_values is held
+        last = model(**inputs, decoder_input_ids=tokens[:, 2:], **{name: held})
+    assert last[CACHE_NAME] is held and held.get_seq_length() == 3
+    torch.testing.assert_close(last.logits, whole[:, 2:], atol=1e-5, rtol=0)
+    assert name in model.config.keys_to_ignore_at_inference
+    with pytest.raises(ValueError, match="pass one"):
+        model(**inputs, decoder_input_ids=tokens, past_key_values=held, cache=held)
+    with pytest.raises(ValueError, match="DynamicCache"):
+        model(**inputs, decoder_input_ids=tokens, **{name: DynamicCache()})
+
+
+def test_cache_has_the_name_that_generate_reads(model):
+    output = search(model, PICTURES, True, max_new_tokens=4)
+    assert type(output[CACHE_NAME]) is OFAHFCache
+    assert CACHE_NAME in inspect.signature(type(model).prepare_inputs_for_generation).parameters
 
 
 class EndAsInFairseq(LogitsProcessor):
