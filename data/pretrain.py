@@ -6,7 +6,7 @@ A row is named by one number: rows of the main file first, then those of the fur
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from data.pretrain_rows import (
     TextToImageDataset,
 )
 from data.sample import Batch, Sample, SkippedRow
-from data.sharding import plan_batches, row_order
+from data.sharding import Read, num_batches, plan_batches, row_order
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from utils.errors import UserError
@@ -41,6 +41,11 @@ class Extra(NamedTuple):
 
     num_rows: int
     ratio: float
+
+    def rows_of(self, steps: "int | np.ndarray", batch_size: int) -> Any:
+        """Rows that a rank reads of this file in the first steps."""
+        per_step = batch_size * Fraction(self.ratio).limit_denominator(LARGEST_DENOMINATOR)
+        return steps * per_step.numerator // per_step.denominator
 
 
 class PretrainDataset(ImageTextDataset):
@@ -77,10 +82,20 @@ class PretrainDataset(ImageTextDataset):
             number -= len(source)
         raise IndexError(f"row {index} of {len(self) + sum(map(len, self.sources))}")
 
-    def plan(self, batch_size: int, rank: int, world_size: int, epoch: int, shuffle: bool) -> list[np.ndarray]:
-        """Numbers of the rows of each step of an epoch; see `plan_mixture`."""
+    def plan(
+        self,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        epoch: int,
+        shuffle: bool,
+        seed: int | None = None,
+        read: Sequence[Read] = (),
+    ) -> list[np.ndarray]:
+        """Numbers of the rows of each step of an epoch, by the dataset's seed or another; see `plan_mixture`."""
         extras = [Extra(len(source), ratio) for source, ratio in zip(self.sources, self.ratios, strict=True)]
-        return plan_mixture(len(self), extras, batch_size, rank, world_size, self.seed, epoch, shuffle)
+        seed = self.seed if seed is None else seed
+        return plan_mixture(len(self), extras, batch_size, rank, world_size, seed, epoch, shuffle, read)
 
     def collater(self, samples: Sequence[Sample | SkippedRow]) -> Batch:
         """One batch of all examples of rows of the main file: for evaluation."""
@@ -100,6 +115,7 @@ def plan_mixture(
     seed: int,
     epoch: int,
     shuffle: bool,
+    read: Sequence[Read] = (),
 ) -> list[np.ndarray]:
     """Batches of row numbers that a rank reads in an epoch: those of `plan_batches`, each with further files' rows.
 
@@ -110,16 +126,18 @@ def plan_mixture(
     Args:
         num_rows: rows of the main file.
         extras: the further files; their rows are numbered from `num_rows` on, one file after the other.
-        batch_size, rank, world_size, seed, epoch, shuffle: as in `plan_batches`.
+        batch_size, rank, world_size, seed, epoch, shuffle, read: as in `plan_batches`.
     Raises:
         UserError: as `plan_batches`.
     """
-    batches = plan_batches(num_rows, batch_size, rank, world_size, seed, epoch, shuffle)
+    batches = plan_batches(num_rows, batch_size, rank, world_size, seed, epoch, shuffle, read)
+    first_ranks, first_size, _ = read[0] if read else Read(world_size, batch_size, 0)  # with which the epoch began
+    steps = num_batches(num_rows, first_size, first_ranks)
     start, streams = num_rows, []
     for extra in extras:
-        per_step = batch_size * Fraction(extra.ratio).limit_denominator(LARGEST_DENOMINATOR)
-        ends = np.arange(len(batches) + 1, dtype=np.int64) * per_step.numerator // per_step.denominator
-        begin = (epoch - 1) * world_size * int(ends[-1])
+        ends = extra.rows_of(np.arange(len(batches) + 1, dtype=np.int64), batch_size)
+        begin = (epoch - 1) * first_ranks * extra.rows_of(steps, first_size)
+        begin += sum(part.processes * extra.rows_of(part.batches, part.batch_size) for part in read)
         # In every step the ranks take consecutive pieces of the stream.
         counts = np.diff(ends)
         first = begin + world_size * ends[:-1] + rank * counts

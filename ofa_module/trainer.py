@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from data.card import KEY, Card
 from data.text import Vocabulary
 from ofa_module.nonfinite import NonFiniteGuard, NonFiniteUpdate
+from tasks.epochs import rows_of_earlier_version
 from utils.checkpoint import SAFE_GLOBALS, DamagedCheckpointError, load_checkpoint, previous_checkpoint, save_checkpoint
 from utils.errors import UserError
 
@@ -118,6 +119,8 @@ class OFATrainer(Trainer):
         self.task.shuffle_rows = not self.task.cfg.no_shuffle_rows and epoch > self.cfg.dataset.curriculum
         iterator = super().get_train_iterator(epoch, *args, **kwargs)
         self._train_batches = len(iterator)
+        freq = self.cfg.optimization.update_freq
+        iterator.update_freq = freq[min(epoch, len(freq)) - 1]
         return iterator
 
     def lr_step(self, epoch: int, val_loss: float | None = None) -> float:
@@ -228,6 +231,7 @@ def _reader(cfg: DictConfig, vocab: Vocabulary) -> Callable[..., dict[str, Any]]
             given = f"--bpe-dir={cfg.task.bpe_dir}"
             advice = "pass the --bpe-dir, --code-dict-size and --num-bins it was trained with"
             card.check_vocabulary(vocab, path, given, advice, grown=True)
+        rows_of_earlier_version(state)
         extra = state.get("extra_state")
         if cfg.ema.store_ema and extra is not None and "ema" not in extra:
             logger.warning("%s has no averaged weights: the average starts from its weights.", path)

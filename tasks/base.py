@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fairseq.data import iterators
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.optim.amp_optimizer import AMPOptimizer
@@ -17,11 +16,12 @@ from torch import nn
 
 from data.base import DataConfig, OFADataset
 from data.card import Card
-from data.sharding import file_for_epoch, plan_batches
+from data.sharding import Read, file_for_epoch, plan_batches
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from models.generation import GenerationConfig, Hypothesis
 from models.predictor.description import decoding_defaults
+from tasks.epochs import EpochBatches, Order
 from utils.errors import UserError
 from utils.metrics import Metric
 from utils.predictions import Record, check_predictions
@@ -133,27 +133,34 @@ class OFATask(FairseqTask):
         epoch: int = 1,
         data_buffer_size: int = 0,
         **_: Any,
-    ) -> iterators.EpochBatchIterator:
+    ) -> EpochBatches:
         """Batches of `max_sentences` rows of this process's share; token budgets and size filters do not apply."""
         if max_sentences is None:
             raise UserError("--batch-size is missing: batches are counted in rows.")
         dataset.seed = seed
-        return iterators.EpochBatchIterator(
+        return EpochBatches(
             dataset=dataset,
             collate_fn=self.collate_of(dataset),
-            batch_sampler=self.plan_of(dataset, max_sentences, shard_id, num_shards, epoch),
+            plan=partial(self.plan_of, dataset, max_sentences, shard_id, num_shards, epoch),
+            order=Order(seed, dataset.split == "train" and self.shuffle_rows),
+            setting=Read(num_shards, max_sentences, 0),
             num_workers=num_workers,
             epoch=epoch,
             buffer_size=data_buffer_size if num_workers else 0,  # a thread would share random state
-            disable_shuffling=True,  # the plan holds the order; batches of file order must stay in it
         )
 
     def plan_of(
-        self, dataset: OFADataset, batch_size: int, shard_id: int, num_shards: int, epoch: int
+        self,
+        dataset: OFADataset,
+        batch_size: int,
+        shard_id: int,
+        num_shards: int,
+        epoch: int,
+        order: Order,
+        read: Sequence[Read] = (),
     ) -> list[np.ndarray]:
-        """Numbers of the rows in each batch of this process."""
-        shuffle = dataset.split == "train" and self.shuffle_rows
-        return plan_batches(len(dataset), batch_size, shard_id, num_shards, dataset.seed, epoch, shuffle)
+        """Numbers of the rows in each batch of this process; `read`: what is done of the epoch with other settings."""
+        return plan_batches(len(dataset), batch_size, shard_id, num_shards, order.seed, epoch, order.shuffle, read)
 
     def collate_of(self, dataset: OFADataset) -> Callable[[Sequence[Any]], Any]:
         """What makes a batch of a dataset's items."""

@@ -12,9 +12,11 @@ from torch import nn
 from data.base import OFADataset
 from data.pretrain import PretrainDataset
 from data.pretrain_rows import PretrainData
+from data.sharding import Read
 from data.tsv import TsvFile
 from models.generation import GenerationConfig
 from tasks.base import Evaluation, OFATask
+from tasks.epochs import Order
 from utils.errors import UserError
 
 
@@ -39,12 +41,19 @@ class UnifyTask(OFATask):
         self.datasets[split] = self.build_dataset(TsvFile(path, self.cfg.selected_cols), split, epoch)
 
     def plan_of(
-        self, dataset: OFADataset, batch_size: int, shard_id: int, num_shards: int, epoch: int
+        self,
+        dataset: OFADataset,
+        batch_size: int,
+        shard_id: int,
+        num_shards: int,
+        epoch: int,
+        order: Order,
+        read: Sequence[Read] = (),
     ) -> list[np.ndarray]:
         """As the base; in training each batch also holds its share of the further files' rows."""
         if isinstance(dataset, PretrainDataset) and dataset.split == "train":
-            return dataset.plan(batch_size, shard_id, num_shards, epoch, self.shuffle_rows)
-        return super().plan_of(dataset, batch_size, shard_id, num_shards, epoch)
+            return dataset.plan(batch_size, shard_id, num_shards, epoch, order.shuffle, order.seed, read)
+        return super().plan_of(dataset, batch_size, shard_id, num_shards, epoch, order, read)
 
     def collate_of(self, dataset: OFADataset) -> Callable[[Sequence[Any]], Any]:
         """As the base; training batches have two parts."""

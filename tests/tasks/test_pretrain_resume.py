@@ -1,6 +1,10 @@
-"""Pretraining killed in an epoch and started again: every sample of every file, and the network, are as without it."""
+"""Pretraining killed in an epoch and started again: every sample of every file, and the network, are as without it.
+
+Started again with another batch size or number of processes, it reads the rows that were left, each once.
+"""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
@@ -92,3 +96,21 @@ def test_a_killed_run_learns_from_the_samples_that_would_have_come(data, train_w
         assert files == set(ROWS)
     first, second = network(whole), network(killed)
     assert not [name for name in first if not torch.equal(first[name], second[name])]
+
+
+def test_restarts_with_other_settings_read_every_row_once(data, train_with, tmp_path):
+    """8 -> 4 -> 6 rows a batch in 1 -> 2 -> 1 processes, then an epoch in 2 processes; 14 rows of each further file."""
+    args = [*data, f"--save-dir={tmp_path}", "--max-epoch=2"]
+    for number, (processes, batch_size, updates) in enumerate([(1, 8, 1), (2, 4, 2), (1, 6, 4), (2, 4, 8)]):
+        record = tmp_path / f"record{number}"
+        train_with([*args, f"--batch-size={batch_size}", f"--max-update={updates}"], processes, record)
+    read: dict[int, Counter] = {1: Counter(), 2: Counter()}
+    for record in tmp_path.glob("record*"):
+        for line in record.read_text().splitlines():
+            update, *parts = json.loads(line)
+            read[1 if update < 4 else 2].update({one for *ids, _ in parts for one in ids})
+    for epoch in (1, 2):
+        pairs = {name: times for name, times in read[epoch].items() if name.startswith("vision_language")}
+        assert len(pairs) == ROWS["vision_language"] and set(pairs.values()) == {1}
+    further = {name: times for name, times in read[1].items() if name not in pairs}
+    assert len(further) == 21 and set(further.values()) == {2}  # two passes over each file, without a gap

@@ -1,0 +1,122 @@
+"""Where a run stands in an epoch, as rows: it goes on with those left at any batch size and number of processes."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from fairseq.data import iterators
+
+from data.base import OFADataset
+from data.sharding import Read, num_left
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+ADVICE = "pass --reset-dataloader to begin with epoch 1."
+
+
+class Order(NamedTuple):
+    """What besides the epoch fixes the order of its rows: the seed, and whether they are shuffled."""
+
+    seed: int
+    shuffle: bool
+
+
+class EpochBatches(iterators.EpochBatchIterator):
+    """fairseq's iterator; its state also says which rows of the epoch were read, under `rows`.
+
+    With the settings of the state it goes on with the next batch of the same plan. With another batch size, number of
+    processes or --update-freq the rows left are dealt anew, in the order in which the epoch began.
+
+    Args:
+        plan: batches of this process, given an order and what is done of the epoch with other settings.
+        order: that of a new epoch. setting: processes and batch size (its number of batches is not used).
+        options: as fairseq's.
+
+    Attributes:
+        update_freq: batches per update, which the trainer sets.
+        recut: whether the rest of the epoch is dealt anew.
+    """
+
+    update_freq = 1
+
+    def __init__(
+        self,
+        dataset: OFADataset,
+        collate_fn: Callable[[Sequence[Any]], Any],
+        plan: Callable[[Order, Sequence[Read]], list[np.ndarray]],
+        order: Order,
+        setting: Read,
+        **options: Any,
+    ) -> None:
+        self._plan, self._order, self._setting = plan, order, setting
+        self._read: list[Read] = []  # with other settings, in this epoch
+        self._start = 0  # number of the first batch of the present setting
+        self.recut = False
+        # The plan holds the order; batches of file order must stay in it.
+        super().__init__(dataset, collate_fn, plan(order, ()), disable_shuffling=True, **options)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As stock, and `rows`: how many there are, how many are read, in which order, and in which stretches."""
+        state = super().state_dict()
+        done = [*self._read, self._setting._replace(batches=self.iterations_in_epoch - self._start)]
+        if state["iterations_in_epoch"] == 0:  # of the next epoch
+            done = []
+        total = len(self.dataset)
+        order = {"seed": self._order.seed, "shuffle": self._order.shuffle}
+        stretches = [list(part) for part in done]
+        state["rows"] = {"total": total, "read": total - num_left(total, done), **order, "stretches": stretches}
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """As stock, for every setting; UserError if the state is not of this data file."""
+        rows, position = state_dict.get("rows"), state_dict.get("iterations_in_epoch", 0)
+        if rows is None or position == 0:
+            if position and position >= len(self.frozen_batches):
+                reason = f"The checkpoint has read {position} batches of an epoch, and this data has fewer"
+                raise UserError(f"{reason}: {ADVICE}")
+            super().load_state_dict(dict(state_dict))
+            return
+        done, total = [Read(*part) for part in rows["stretches"]], len(self.dataset)
+        if rows.get("total", total) != total or not num_left(total, done):
+            there = f"of {rows['total']} rows" if "total" in rows else "after more rows than that"
+            raise UserError(
+                f"{self.dataset.rows.path} has {total} rows, and the checkpoint is in the middle of an epoch {there}: "
+                f"name the file it was trained on, or {ADVICE}"
+            )
+        *earlier, last = done
+        if last._replace(batches=0) == self._setting and last.batches % self.update_freq == 0:
+            self._read, offset = earlier, last.batches
+        else:
+            self._read, offset, self.recut = done, 0, True
+            logger.info(
+                "%d rows of epoch %d are left: %d processes read them in batches of %d.",
+                num_left(total, done), state_dict["epoch"], self._setting.processes, self._setting.batch_size,
+            )  # fmt: skip
+        # fairseq counts updates in batches from the start of an epoch: the present ones begin at a whole update.
+        before = sum(part.batches for part in self._read)
+        self._start = math.ceil(before / self.update_freq) * self.update_freq
+        self._order = Order(rows["seed"], rows["shuffle"])
+        batches = self._plan(self._order, self._read)
+        self._frozen_batches = (*[batches[0][:0]] * self._start, *batches)
+        super().load_state_dict({**state_dict, "iterations_in_epoch": self._start + offset})
+
+
+def rows_of_earlier_version(state: dict[str, Any]) -> None:
+    """Adds `rows` to the train iterator of a checkpoint that lacks it, from the options it was trained with.
+
+    The original reads in file order, as --no-shuffle-rows does.
+    """
+    iterator, cfg = (state.get("extra_state") or {}).get("train_iterator"), state.get("cfg")
+    if not cfg or not iterator or "rows" in iterator or not iterator.get("iterations_in_epoch"):
+        return
+    try:
+        seed, epoch, dataset = cfg["common"]["seed"], iterator["epoch"], cfg["dataset"]
+        seed += epoch if dataset.get("update_ordered_indices_seed") else 0
+        shuffle = not cfg["task"].get("no_shuffle_rows", True) and epoch > dataset["curriculum"]
+        processes = cfg["distributed_training"]["distributed_world_size"]
+        stretch = [processes, dataset["batch_size"], iterator["iterations_in_epoch"]]
+    except (KeyError, TypeError):  # no training of ours or of the original
+        return
+    iterator["rows"] = {"seed": seed, "shuffle": shuffle, "stretches": [stretch]}
