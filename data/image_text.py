@@ -70,7 +70,7 @@ class ImageTextDataset(PretrainRows):
         )
         if self.negatives is not None:
             length = self.config.max_src_length
-            wrong = self.negatives.caption(caption, objects.split(SEPARATOR), length, rng)
+            wrong = self.negatives.caption(caption, objects.strip().split(SEPARATOR), length, rng)
             template = prompt("pretrain match caption", self.vocab.bpe)
             right = normalize_caption(caption, length)
             texts = template.format(caption=right), template.format(caption=wrong)

@@ -252,7 +252,7 @@ def parse_objects(column: str, width: int, height: int) -> tuple[Tensor, list[st
         raise ValueError("the row has no objects")
     boxes, names = [], []
     for item in column.split(SEPARATOR):
-        parts = item.split(",", 5)
+        parts = item.strip().split(",", 5)  # ends are stripped, a blank before the name is part of it, as released
         if len(parts) != 6 or not parts[5].strip():
             raise ValueError(f"the object {item!r} is not x0,y0,x1,y1,category_id,name")
         boxes.append(parse_box(",".join(parts[:4]), width, height))

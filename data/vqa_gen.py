@@ -48,7 +48,7 @@ def source_text(question: str, objects: str | None, config: VqaGenData, bpe: str
     question += "" if question.endswith("?") else "?"
     if objects is None:
         return prompt("vqa_gen", bpe).format(question=question)
-    names = " ".join(objects.split(SEPARATOR)[: config.max_object_length])
+    names = " ".join(objects.strip().split(SEPARATOR)[: config.max_object_length])
     return prompt("vqa_gen objects", bpe).format(question=question, objects=names)
 
 

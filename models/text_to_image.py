@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from models.clip import CLIP
-from models.generation import GenerationConfig, Hypothesis, generate
+from models.generation import GenerationConfig, Hypothesis, generate, require_hypotheses
 from models.ofa import OFA
 from models.vqgan import VQGAN, to_pil
 from utils.errors import UserError
@@ -87,10 +87,7 @@ def sample_codes(
         UserError: a network whose outputs are not numbers.
     """
     rounds = [generate(models, inputs, config, generators=generators) for _ in range(times)]
-    samples = [list(chain.from_iterable(own)) for own in zip(*rounds, strict=True)]
-    if not all(samples):
-        raise UserError("The network's output for a prompt is not a number: check the weights, or leave out --fp16.")
-    return samples
+    return require_hypotheses([list(chain.from_iterable(own)) for own in zip(*rounds, strict=True)])
 
 
 class Painter:

@@ -20,10 +20,14 @@ class PolynomialDecayConfig(PolynomialDecayLRScheduleConfig):
     """Options of fairseq's schedule and the warm-up ratio."""
 
     total_num_update: float = field(
-        default=0.0, metadata={"help": "updates over which to decay; 0: all of --max-epoch or --max-update"}
+        default=1_000_000.0,
+        metadata={"help": "updates over which to decay, unless --warmup-ratio and --max-epoch say it"},
     )
     warmup_ratio: float = field(
-        default=0.0, metadata={"help": "share of all updates (known from --max-epoch) that warms up the learning rate"}
+        default=0.0,
+        metadata={
+            "help": "share of the updates of --max-epoch epochs that warms up the rate, which then decays over them"
+        },
     )
 
 
@@ -38,24 +42,20 @@ class PolynomialDecay(PolynomialDecayLRSchedule):
     def __init__(self, cfg: Any, optimizer: Any) -> None:
         if not 0 <= cfg.warmup_ratio < 1:
             raise UserError(f"--warmup-ratio {cfg.warmup_ratio}: choose a share of at least 0 and below 1.")
-        # With a ratio the total is known only when the data are: see `reinit`.
-        self.pending = cfg.total_num_update <= 0
-        if self.pending:
-            cfg.total_num_update = 1
+        if cfg.total_num_update <= 0:
+            raise UserError(f"--total-num-update {cfg.total_num_update:g}: choose a number of updates above 0.")
         super().__init__(cfg, optimizer)
 
     def reinit(self, total_num_update: int, num_updates: int) -> bool:
-        """Fixes total and warm-up once the number of updates is known; True if this schedule depends on it.
+        """Fixes total and warm-up once the updates of all epochs are known; False without a ratio, which needs neither.
 
         A ratio so small that no update would warm up means no warm-up.
         """
-        if self.cfg.warmup_ratio <= 0 and not self.pending:
+        if self.cfg.warmup_ratio <= 0:
             return False
         self.total_num_update = max(total_num_update, 1)
-        if self.cfg.warmup_ratio > 0:
-            self.cfg.warmup_updates = int(self.total_num_update * self.cfg.warmup_ratio)
+        self.cfg.warmup_updates = int(self.total_num_update * self.cfg.warmup_ratio)
         self.warmup_factor = 1.0 / self.cfg.warmup_updates if self.cfg.warmup_updates > 0 else 1.0
-        self.pending = False
         if num_updates == 0:
             self.optimizer.set_lr(self.warmup_factor * self.lr)
         else:

@@ -132,26 +132,26 @@ class OFATrainer(Trainer):
         return rate
 
     def total_updates(self, batches: int) -> int:
-        """Updates of the whole run, from --max-epoch and the batches per epoch, or --max-update."""
-        max_epoch, max_update = self.cfg.optimization.max_epoch, self.cfg.optimization.max_update
-        if not max_epoch:
-            return max_update
+        """Updates of --max-epoch epochs of so many batches, whatever --max-update says; 0 without --max-epoch."""
         freq = self.cfg.optimization.update_freq
-        per_epoch = [math.ceil(batches / freq[min(i, len(freq) - 1)]) for i in range(max_epoch)]
-        return min(sum(per_epoch), max_update or sum(per_epoch))
+        epochs = range(self.cfg.optimization.max_epoch or 0)
+        return sum(math.ceil(batches / freq[min(i, len(freq) - 1)]) for i in epochs)
 
     def reinit_schedule(self, total: int) -> None:
-        """Tells a schedule with a warm-up ratio the total number of updates."""
-        reinit = getattr(self.lr_scheduler, "reinit", None)
-        if reinit is None:
+        """Tells a schedule with a warm-up ratio the updates of all epochs, and logs over how many the rate decays."""
+        schedule = self.lr_scheduler
+        if not hasattr(schedule, "reinit"):
             return
-        if total <= 0 and (self.lr_scheduler.pending or self.lr_scheduler.cfg.warmup_ratio > 0):
-            raise UserError("--lr-scheduler polynomial_decay needs --max-epoch, --max-update or --total-num-update.")
-        if reinit(total, self.get_num_updates()):
-            warmup = self.lr_scheduler.cfg.warmup_updates
-            logger.info(
-                "Total steps %d, warmup steps %d, warmup_factor %s", total, warmup, self.lr_scheduler.warmup_factor
-            )
+        from_epochs = total > 0 and schedule.reinit(total, self.get_num_updates())
+        if schedule.cfg.warmup_ratio > 0 and not from_epochs:
+            logger.warning("--warmup-ratio %s has no effect without --max-epoch.", schedule.cfg.warmup_ratio)
+        flag, decay = "--max-epoch" if from_epochs else "--total-num-update", int(schedule.total_num_update)
+        last = min(total or math.inf, self.cfg.optimization.max_update or math.inf)
+        end = f", of which this run makes {last}" if last < decay else ""
+        logger.info(
+            "Total steps %d, warmup steps %d, warmup_factor %s: the learning rate decays over %d updates (%s)%s",
+            decay, schedule.cfg.warmup_updates, schedule.warmup_factor, decay, flag, end,
+        )  # fmt: skip
 
     def get_valid_iterator(self, subset: str, disable_iterator_cache: bool = False) -> Any:
         """As stock, but empty before the first epoch: the stock loop would read all validation data for nothing."""

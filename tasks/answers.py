@@ -11,7 +11,7 @@ from data.base import OFADataset
 from data.collate import prefix_tokens
 from data.text import Vocabulary
 from data.tsv import TsvFile
-from models.generation import CandidateTrie, GenerationConfig, generate, rank_candidates
+from models.generation import CandidateTrie, GenerationConfig, generate, rank_candidates, require_hypotheses
 from tasks.base import OFATask, encoder_inputs, generation_confidence
 from utils.errors import UserError
 
@@ -89,7 +89,7 @@ class AnswerTask(OFATask):
         if "decoder_prompts" in batch and not config.zero_shot:
             prefix = prefix_tokens(batch["decoder_prompts"], self.vocab.pad)
         trie = None if config.zero_shot else self.trie
-        found = generate(list(models), encoder_inputs(batch), config, trie, prefix)
+        found = require_hypotheses(generate(list(models), encoder_inputs(batch), config, trie, prefix))
         choices = []
         for row, hypotheses in enumerate(found):
             best, given = hypotheses[0], 0 if prefix is None else int(prefix[row].ne(self.vocab.pad).sum())

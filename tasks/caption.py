@@ -11,7 +11,7 @@ from torch import nn
 
 from data.caption import CaptionDataset, split_captions
 from data.tsv import TsvFile
-from models.generation import GenerationConfig, generate
+from models.generation import GenerationConfig, generate, require_hypotheses
 from tasks.base import Evaluation, OFATask, OFATaskConfig, encoder_inputs, generation_confidence
 from utils.cider import CiderD
 from utils.coco_caption import score_captions
@@ -81,7 +81,8 @@ class CaptionTask(OFATask):
 
     def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One caption per image: the best hypothesis without punctuation."""
-        best = [hypotheses[0] for hypotheses in generate(list(models), encoder_inputs(batch), config)]
+        found = require_hypotheses(generate(list(models), encoder_inputs(batch), config))
+        best = [hypotheses[0] for hypotheses in found]
         captions = [remove_punctuation(self.vocab.decode(hypothesis.tokens)).strip() for hypothesis in best]
         records: list[Record] = [
             {"image_id": str(image_id), "caption": caption}

@@ -11,7 +11,7 @@ from fairseq.tasks import register_task
 from torch import nn
 
 from data.gigaword import GigawordData, GigawordDataset
-from models.generation import GenerationConfig, generate
+from models.generation import GenerationConfig, generate, require_hypotheses
 from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
 from utils.metrics import Metric
 from utils.predictions import Record
@@ -53,7 +53,8 @@ class GigawordTask(OFATask):
 
     def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One summary per article, in the tokenisation of the data set."""
-        best = [hypotheses[0] for hypotheses in generate(list(models), encoder_inputs(batch), config)]
+        found = require_hypotheses(generate(list(models), encoder_inputs(batch), config))
+        best = [hypotheses[0] for hypotheses in found]
         references = batch["target_strs"]
         # Only validation during training, which --eval-rouge belongs to, respaces unknown words.
         summaries = [clean_summary(self.vocab.decode(h.tokens), config is self.validation_config) for h in best]

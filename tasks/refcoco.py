@@ -12,7 +12,7 @@ from fairseq.tasks import register_task
 from torch import nn
 
 from data.refcoco import RefcocoData, RefcocoDataset, location_range, predicted_boxes
-from models.generation import GenerationConfig, generate
+from models.generation import GenerationConfig, generate, require_hypotheses
 from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
 from utils.metrics import Metric, box_hits
 from utils.predictions import Record
@@ -48,7 +48,7 @@ class RefcocoTask(OFATask):
 
     def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One box per phrase, in pixels of the original image; all beams' boxes are among the confidences."""
-        found = generate(list(models), encoder_inputs(batch), self._four_tokens(config))
+        found = require_hypotheses(generate(list(models), encoder_inputs(batch), self._four_tokens(config)))
         ratios = torch.stack([batch["w_resize_ratios"], batch["h_resize_ratios"]], dim=1).cpu()  # (B, 2)
         boxes = [
             predicted_boxes([hypothesis.tokens for hypothesis in hypotheses], ratio, self.vocab, self.cfg)

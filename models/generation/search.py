@@ -68,10 +68,11 @@ def generate(
             for a sample then does not depend on the rest of the batch. None: PyTorch's own for all.
 
     Returns:
-        For each sample up to K hypotheses, best first; fewer where fewer outputs are possible.
+        For each sample up to K hypotheses, best first; fewer where fewer outputs are possible, none where the
+        network's outputs are not numbers (`require_hypotheses`).
 
     Raises:
-        UserError: options that contradict each other or the inputs.
+        UserError: options that contradict each other or the inputs, or that leave no output possible.
         ValueError: outputs longer than the network has positions for.
     """
     models = [model] if isinstance(model, OFA) else list(model)
@@ -91,6 +92,17 @@ def generate(
     with retained_dropout(models, config.retain_dropout):
         ensemble = Ensemble(models, inputs, max_len + 1, config.gen_code, config.temperature)
         return _Search(ensemble, rules, config, max_len, lm, generators).run(prefix_tokens)
+
+
+def require_hypotheses(found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
+    """What `generate` found, if every sample has a hypothesis.
+
+    Raises:
+        UserError: one has none, since the network's outputs are not numbers.
+    """
+    if not all(found):
+        raise UserError("The network's output for a sample is not a number: check the weights, or leave out --fp16.")
+    return found
 
 
 class _Search:
@@ -125,7 +137,7 @@ class _Search:
                 candidates.tokens = ids[candidates.tokens]
             ended = candidates.tokens.eq(EOS) & candidates.scores.isfinite()
             self._finish(candidates, ended[:, : self.beam])
-            if step == self.max_len or not self._advance(survivors(candidates, ended, self.beam), step):
+            if not self._advance(survivors(candidates, ended, self.beam), step):
                 break
         return [sorted(found, key=lambda h: h.score, reverse=True) for found in self.finished]
 
@@ -178,9 +190,21 @@ class _Search:
             positional = total.diff(prepend=total.new_zeros(1))
             found.append(Hypothesis(tokens, total[-1].item() / length, positional))
 
+    def _check_stuck(self, stuck: list[int]) -> None:
+        """UserError if one of these samples (indices into the current ones) has numbers to go on from, but no way."""
+        n = self.scores.size(1)
+        for b in stuck:
+            if all(bool(x[b * n : (b + 1) * n].isfinite().all()) for x in self.features):
+                what = "output" if self.rules.trie is None else "answer of the closed set"
+                raise UserError(
+                    f"No {what} of {self.config.min_len} to {self.max_len} tokens is possible: lower --min-len, "
+                    "raise --max-len-b, or loosen --no-repeat-ngram-size and --constraint-range."
+                )
+
     def _advance(self, chosen: Candidates, step: int) -> bool:
         """Feeds the tokens of the surviving beams (B, K), dropping finished samples; False when none is left."""
-        alive = chosen.scores.isfinite().any(1).tolist()
+        alive = (chosen.scores.isfinite().any(1) & (step < self.max_len)).tolist()
+        self._check_stuck([b for b, sample in enumerate(self.samples) if not alive[b] and not self.finished[sample]])
         going = [b for b, sample in enumerate(self.samples) if alive[b] and len(self.finished[sample]) < self.beam]
         if not going:
             return False

@@ -24,7 +24,14 @@ from data.images import standard_transform
 from data.prompts import prompt
 from data.sample import Batch, Example
 from data.text import Vocabulary
-from models.generation import CandidateTrie, GenerationConfig, Hypothesis, generate, rank_candidates
+from models.generation import (
+    CandidateTrie,
+    GenerationConfig,
+    Hypothesis,
+    generate,
+    rank_candidates,
+    require_hypotheses,
+)
 from models.ofa import OFA, OFAConfig
 from models.predictor.description import Description, describe, load_vocabulary
 from models.predictor.images import ImageLike, read_image
@@ -191,7 +198,7 @@ class OFAPredictor:
         examples = [Example(None, refcoco.source_text(text, rows_config, self.vocab.bpe), "") for text in texts]
 
         def find(batch: Batch, pictures: Sequence[Image.Image | None]) -> list[list[Box]]:
-            found = generate(self.model, self._inputs(batch), config)
+            found = require_hypotheses(generate(self.model, self._inputs(batch), config))
             return [
                 self._boxes(hypotheses[:n_best], picture, rows_config)
                 for hypotheses, picture in zip(found, pictures, strict=True)
@@ -323,7 +330,7 @@ class OFAPredictor:
         def write(batch: Batch, _: Sequence[Image.Image | None]) -> list[Prediction]:
             prompts = batch.get("decoder_prompts")
             prefix = None if prompts is None else prefix_tokens(prompts, self.vocab.pad)
-            found = generate(self.model, self._inputs(batch), config, prefix_tokens=prefix)
+            found = require_hypotheses(generate(self.model, self._inputs(batch), config, prefix_tokens=prefix))
             given = [0] * len(found) if prompts is None else [len(prompt) - 1 for prompt in prompts]
             return [self._text(hypotheses[0], start) for hypotheses, start in zip(found, given, strict=True)]
 

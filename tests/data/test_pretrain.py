@@ -213,6 +213,20 @@ def test_objects_with_commas() -> None:
     assert boxes.tolist() == [[1, 2, 3, 4], [0, 0, 9, 9]] and names == ["box, wooden", "b"]
 
 
+def test_ends_of_columns_are_stripped(folder: Path, vocab: Vocabulary, config: PretrainData) -> None:
+    boxes, names = parse_objects(" 1,2,3,4,/m/1,box \u3000&& 0,0,9,9,x, big b\t", 10, 10)
+    assert boxes.tolist() == [[1, 2, 3, 4], [0, 0, 9, 9]] and names == ["box", " big b"]
+    for column, text in ((7, "caption"), (2, "a cap"), (5, "  cap&&dog \u3000")):
+        rewritten(folder / "vision_language_examples.tsv", column, text)
+    dataset = build(folder, vocab, config)
+    assert dataset.negatives is not None
+    named: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset.negatives, "caption", lambda *args: named.extend(args[1]) or "a hat")
+        dataset[1]
+    assert named == ["cap", "dog"]
+
+
 def rewritten(path: Path, column: int, text: str) -> None:
     """Changes a column of the second row."""
     lines = path.read_text().split("\n")

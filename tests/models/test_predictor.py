@@ -142,6 +142,34 @@ def test_rows_are_what_evaluation_makes_of_them(task, folder, model, tmp_path):
         assert score == pytest.approx(expected_score, rel=1e-5)
 
 
+@pytest.mark.parametrize("task", ["caption", "vqa_gen", "refcoco", "gigaword"])
+def test_a_network_without_numbers_is_one_sentence(task, folder, tmp_path):
+    broken = network()
+    torch.nn.init.constant_(broken.decoder.layer_norm.weight, float("nan"))
+    kind, config, file, columns, options = TASKS[task]
+    if task == "vqa_gen":
+        options = {"unconstrained_training": True, "val_inference_type": "beamsearch"}
+    cfg = OmegaConf.structured(config(patch_image_size=SIDE, selected_cols=columns, **options))
+    cfg.data, cfg.bpe_dir = str(shutil.copy(TSV / file, tmp_path / "rows.tsv")), str(ROOT / "utils/BPE")
+    stored = {**OmegaConf.to_container(cfg), "_name": task}
+    predictor = OFAPredictor.load(store(folder / f"{task}_nan.pt", broken, stored), device="cpu")
+    reference = kind(cfg, predictor.vocab)
+    reference.load_dataset("test")
+    dataset = reference.dataset("test")
+    with pytest.raises(UserError, match="not a number"):
+        ask(predictor, task, dataset.rows[0])
+    with pytest.raises(UserError, match="not a number"):
+        reference.evaluate([broken], dataset.collater([dataset[0]]), predictor.description.decoding(task, {}))
+
+
+def test_impossible_lengths_are_one_sentence(predictor, pictures):
+    impossible = dict(max_len_b=4, min_len=4, no_repeat_ngram_size=1, constraint_range="50,52")
+    with pytest.raises(UserError, match="No output of 4 to 4 tokens is possible"):
+        predictor.caption(pictures[0], **impossible)
+    with pytest.raises(UserError, match="No output of 4 to 4 tokens is possible"):
+        predictor.ground(pictures[0], "the sea", **impossible)
+
+
 def test_forms_of_pictures_and_order_of_results(predictor, pictures, tmp_path):
     file = io.BytesIO()
     pictures[1].save(file, format="PNG")

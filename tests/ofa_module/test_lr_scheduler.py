@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from ofa_module.lr_scheduler import PolynomialDecay
+from ofa_module.lr_scheduler import PolynomialDecay, PolynomialDecayConfig
 from utils.errors import UserError
 
 
@@ -22,8 +22,8 @@ class Optimizer:
 
 def schedule(monkeypatch, **options):
     defaults = dict(
-        lr=[1.0], warmup_updates=0, force_anneal=None, end_learning_rate=0.0, power=1.0, total_num_update=0.0,
-        warmup_ratio=0.0,
+        lr=[1.0], warmup_updates=0, force_anneal=None, end_learning_rate=0.0, power=1.0, warmup_ratio=0.0,
+        total_num_update=PolynomialDecayConfig().total_num_update,
     )  # fmt: skip
     monkeypatch.setattr("fairseq.optim.lr_scheduler.fairseq_lr_scheduler.FairseqOptimizer", Optimizer)
     return PolynomialDecay(OmegaConf.create({**defaults, **options}), Optimizer())
@@ -39,6 +39,18 @@ def test_share_too_small_for_an_update_means_no_warm_up(monkeypatch):
     rates = schedule(monkeypatch, warmup_ratio=0.01)
     assert rates.reinit(20, 0)
     assert rates.step_update(0) == 1.0
+
+
+def test_without_ratio_and_total_the_rate_decays_over_a_million_updates(monkeypatch):
+    rates = schedule(monkeypatch)
+    assert not rates.reinit(99, 0)
+    assert [rates.step_update(n) for n in (0, 99, 500_000, 1_000_000)] == pytest.approx([1, 1 - 99e-6, 0.5, 0])
+
+
+@pytest.mark.parametrize("total", [0.0, -1.0])
+def test_total_must_be_positive(monkeypatch, total):
+    with pytest.raises(UserError, match="--total-num-update"):
+        schedule(monkeypatch, total_num_update=total)
 
 
 def test_given_totals_stay(monkeypatch):

@@ -89,3 +89,37 @@ def test_trajectory(name, golden, tmp_path):
     check_probes(model.state_dict(), setup["after_six_updates"], exact=name in TOLERANCES)
     if averaged is not None:
         check_probes(averaged.state_dict(), setup["ema_after_six_updates"], exact=False)
+
+
+BY_EPOCHS, BY_TOTAL = "over 20 updates (--max-epoch)", "(--total-num-update)"
+
+
+@pytest.mark.parametrize(
+    ("flags", "total", "warmup", "said"),
+    [
+        (["--warmup-ratio=0.1"], 20, 2, [BY_EPOCHS]),
+        (["--warmup-ratio=0.1", "--max-update=6"], 20, 2, [BY_EPOCHS, "this run makes 6"]),
+        (["--warmup-ratio=0.1", "--max-update=99"], 20, 2, [BY_EPOCHS]),
+        (["--warmup-ratio=0.1", "--total-num-update=7", "--warmup-updates=1"], 20, 2, [BY_EPOCHS]),
+        ([], 1_000_000, 0, ["over 1000000 updates " + BY_TOTAL, "this run makes 20"]),
+        (["--max-update=6"], 1_000_000, 0, ["over 1000000 updates", "this run makes 6"]),
+        (["--total-num-update=7", "--warmup-updates=3"], 7, 3, ["over 7 updates " + BY_TOTAL]),
+        (["--warmup-ratio=0.1", "--max-epoch=0", "--max-update=6"], 1_000_000, 0, ["no effect without --max-epoch"]),
+    ],
+)
+def test_the_rate_decays_over_the_updates_of_the_original(flags, total, warmup, said, tmp_path, caplog):
+    """5 batches an epoch of 4 epochs; --max-update does not shorten the schedule."""
+    data = "tests/golden/tsv/caption/caption_train.tsv"
+    options = ["--arch=ofa_demo", "--lr=1", "--max-epoch=4", "--update-freq=1", *flags]
+    trainer, _ = make_trainer(options, tmp_path, data)
+    trainer._train_batches = 5
+    with caplog.at_level("INFO", "ofa_module.trainer"):
+        trainer.lr_step(1)
+        trainer.lr_step(2)
+    (line,) = [record.getMessage() for record in caplog.records if "Total steps" in record.getMessage()]
+    assert line.startswith(f"Total steps {total}, warmup steps {warmup},")
+    assert all(part in caplog.text for part in said)
+    assert ("this run makes" in line) == (said[-1].startswith("this run makes") or "--max-epoch=0" in flags)
+    middle = warmup + (total - warmup) // 2
+    assert trainer.lr_scheduler.step_update(middle) == pytest.approx(1 - (middle - warmup) / (total - warmup))
+    assert trainer.lr_scheduler.step_update(total) == 0

@@ -126,6 +126,15 @@ def test_every_row_is_answered_with_a_confidence(task, scored, evaluation):
         assert 0 < record["probability"] <= 1 if "probability" in record else record["log_prob"] <= 0
 
 
+def test_beam_search_for_answers_of_impossible_length_is_one_sentence(evaluation, tmp_path, capsys):
+    argv = evaluation("vqa_gen", "--beam-search-vqa-eval", "--beam=3", f"--results-path={tmp_path}", "--min-len=90")
+    with pytest.raises(SystemExit) as caught:
+        evaluate.main([word for word in argv if word != "--ema-eval"])
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and "Traceback" not in error
+    assert "No answer of the closed set of" in error and "--min-len" in error and "--max-len-b" in error
+
+
 def test_two_processes_write_the_same_to_the_digit_and_pass_the_check(world, scored, evaluation, tmp_path):
     expected = {task: scored(task) for task in TASKS}
     (tmp_path / "commands.json").write_text(json.dumps([evaluation(task) for task in TASKS]))

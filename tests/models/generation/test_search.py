@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.generation import CandidateTrie, GenerationConfig, generate
+from models.generation import CandidateTrie, GenerationConfig, generate, require_hypotheses
 from utils.errors import UserError
 
 RUNS = [
@@ -284,8 +284,32 @@ def test_sample_without_a_number_leaves_the_others_alone(tiny_model, inputs):
     config = GenerationConfig(beam=3, max_len_b=4)
     broken = generate(tiny_model, {**inputs, "patch_images": images}, config)
     assert broken[1] == []
+    with pytest.raises(UserError, match="not a number"):
+        require_hypotheses(broken)
     whole = generate(tiny_model, inputs, config)
     assert_same(broken[::2], whole[::2])
+
+
+IMPOSSIBLE = {
+    "trie": (dict(min_len=4), [[50], [60, 61]], None),
+    "zero shot": (dict(min_len=4, zero_shot=True), [[50], [60, 61]], None),
+    "sampling": (dict(min_len=4, sampling=True), [[50], [60, 61]], None),
+    "too long": (dict(max_len_b=2), [[50, 51, 52], [60, 61, 62]], None),
+    "prefix": (dict(min_len=6), [[50], [60, 61]], [[70, 71], [70, 1], [72, 73]]),
+    "range": (dict(min_len=4, max_len_b=4, constraint_range="50,52", no_repeat_ngram_size=1), None, None),
+    "repeats": (dict(min_len=3, no_repeat_ngram_size=1), [[50, 50, 50], [60]], None),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_no_possible_output_is_one_sentence(name, small):
+    options, answers, prefix = IMPOSSIBLE[name]
+    with pytest.raises(UserError, match="tokens is possible: lower --min-len, raise --max-len-b"):
+        generate(
+            small, {"src_tokens": SOURCES}, GenerationConfig(**{"max_len_b": 9, "beam": 3, **options}),
+            trie=CandidateTrie(answers) if answers else None,
+            prefix_tokens=torch.tensor(prefix) if prefix else None,
+        )  # fmt: skip
 
 
 def test_results_can_be_trained_on(small):
