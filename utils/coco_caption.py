@@ -3,25 +3,17 @@
     python -m utils.coco_caption RESULT.json ANNOTATIONS.json [OUT.json]
 
 RESULT.json is a list of {"image_id", "caption"}, ANNOTATIONS.json has COCO's caption format. The scores are printed,
-or written to OUT.json. Tokenisation and METEOR need Java; without it CIDEr-D alone is computed.
+or written to OUT.json. Tokenisation and METEOR need Java and pycocoevalcap; without them CIDEr-D alone is computed.
 """
 
 import argparse
 import json
 import logging
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.meteor.meteor import Meteor
-from pycocoevalcap.rouge.rouge import Rouge
-from pycocoevalcap.spice import spice
-from pycocoevalcap.tokenizer import ptbtokenizer
 
 from utils.cider import CiderD
 from utils.errors import UserError
@@ -41,8 +33,8 @@ def score_captions(predictions: list[dict[str, Any]], annotations: str | Path | 
         annotations: path of a COCO caption file, or its content; ids are compared as strings.
 
     Returns:
-        Bleu_1 .. Bleu_4, METEOR, ROUGE_L, CIDEr and, where its models are installed, SPICE; without Java only
-        CIDEr-D over lower-cased words without punctuation, under `NO_JAVA_KEY`.
+        Bleu_1 .. Bleu_4, METEOR, ROUGE_L, CIDEr and, where its models are installed, SPICE; without Java or
+        pycocoevalcap only CIDEr-D over lower-cased words without punctuation, under `NO_JAVA_KEY`.
 
     Raises:
         UserError: unreadable or malformed input, an image scored twice, an image without references.
@@ -67,7 +59,12 @@ def score_captions(predictions: list[dict[str, Any]], annotations: str | Path | 
     if shutil.which("java") is None:
         logger.warning("No Java on PATH: only CIDEr-D is computed; install Java for the other scores.")
         return {NO_JAVA_KEY: _own_cider(hypotheses, references)}
-    return _coco_scores(_tokenize(hypotheses), _tokenize(references))
+    try:
+        from utils import coco_java  # its packages take a second to import, and few programs score captions
+    except ImportError as error:
+        logger.warning("Only CIDEr-D is computed (%s): pip install pycocoevalcap for the other scores.", error)
+        return {NO_JAVA_KEY: _own_cider(hypotheses, references)}
+    return coco_java.scores(coco_java.tokenize(hypotheses), coco_java.tokenize(references))
 
 
 def _read_json(path: str | Path) -> Any:
@@ -102,53 +99,6 @@ def _own_cider(hypotheses: Captions, references: Captions) -> float:
 
     prepared = [words(captions) for captions in references.values()]
     return CiderD.from_references(prepared).score([words(captions)[0] for captions in hypotheses.values()], prepared)[0]
-
-
-def _tokenize(captions: Captions) -> Captions:
-    """Penn Treebank words of each caption, lower-cased, without punctuation.
-
-    Calls the tokenizer of pycocoevalcap, but through a pipe: its own wrapper writes into site-packages.
-    """
-    lines = [caption for group in captions.values() for caption in group]
-    jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
-    command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer"]
-    command += ["-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
-    done = subprocess.run(command, input="\n".join(lines) + "\n", capture_output=True, encoding="utf-8")
-    tokenized = done.stdout.split("\n")[:-1]
-    if done.returncode or len(tokenized) != len(lines):
-        reason = done.stderr.strip().split("\n")[0]
-        raise UserError(f"Java failed to tokenize the captions ({reason}); check that `java -version` works.")
-    rest = iter(tokenized)
-    return {image: [_without_punctuation(next(rest)) for _ in group] for image, group in captions.items()}
-
-
-def _without_punctuation(tokens: str) -> str:
-    return " ".join(token for token in tokens.split() if token not in ptbtokenizer.PUNCTUATIONS)
-
-
-def _coco_scores(hypotheses: Captions, references: Captions) -> dict[str, float]:
-    """The scores of tokenized captions, in the order of the COCO server."""
-    bleu = Bleu(4).compute_score(references, hypotheses, verbose=0)[0]
-    scores = {f"Bleu_{order}": value for order, value in enumerate(bleu, start=1)}
-    try:
-        scores["METEOR"] = Meteor().compute_score(references, hypotheses)[0]
-    except (OSError, ValueError) as error:  # its Java process ended early
-        raise UserError(f"METEOR's Java process failed ({error}); give it 2 GB of free memory.") from error
-    scores["ROUGE_L"] = Rouge().compute_score(references, hypotheses)[0]
-    scores["CIDEr"] = Cider().compute_score(references, hypotheses)[0]
-    if not _spice_is_installed():  # asking its class would download 400 MB
-        logger.warning("SPICE is left out: `python -m pycocoevalcap.spice.get_stanford_models` installs it.")
-    else:
-        try:
-            scores["SPICE"] = spice.Spice().compute_score(references, hypotheses)[0]
-        except (OSError, subprocess.CalledProcessError) as error:
-            logger.warning("SPICE is left out, its Java process failed (%s); it was made for Java 8.", error)
-    return {name: float(value) for name, value in scores.items()}
-
-
-def _spice_is_installed() -> bool:
-    folder = Path(spice.__file__).with_name("lib")
-    return all((folder / f"stanford-corenlp-3.6.0{part}.jar").exists() for part in ("", "-models"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,12 +1,14 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from utils import coco_caption
+import utils
+from utils import coco_caption, coco_java
 from utils.coco_caption import NO_JAVA_KEY, main, score_captions
 from utils.errors import UserError
 
@@ -38,6 +40,17 @@ def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
 
 
+def test_without_pycocoevalcap_the_own_scorer_is_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/java")
+    monkeypatch.delattr(utils, "coco_java")
+    monkeypatch.delitem(sys.modules, "utils.coco_java")
+    monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu", None)
+    scores = score_captions(predictions(HYPOTHESES), coco(REWARDS["corpus"]))
+    assert list(scores) == [NO_JAVA_KEY] and "pip install pycocoevalcap" in caplog.text
+
+
 def test_scores_of_the_machine_at_hand(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     annotations = tmp_path / "annotations.json"
     content = coco([*REWARDS["corpus"], ["an image", "nobody predicted"]])
@@ -62,7 +75,7 @@ def test_tokens_do_not_shift_between_captions() -> None:
     if shutil.which("java") is None:
         assert grouped == {"7": ["Two dogs run!", ""], "8": ["caf\xe9 -- at 5 o'clock..."]}
     else:
-        assert coco_caption._tokenize(grouped) == {"7": ["two dogs run", ""], "8": ["caf\xe9 at 5 o'clock"]}
+        assert coco_java.tokenize(grouped) == {"7": ["two dogs run", ""], "8": ["caf\xe9 at 5 o'clock"]}
 
 
 @pytest.mark.usefixtures("no_java")
@@ -85,10 +98,10 @@ def test_spice_is_optional(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
     class FakeSpice(Fake):
         pass
 
-    monkeypatch.setattr(coco_caption, "Meteor", Fake)
-    monkeypatch.setattr(coco_caption.spice, "Spice", FakeSpice)
-    monkeypatch.setattr(coco_caption, "_spice_is_installed", lambda: True)
-    scores = coco_caption._coco_scores({"1": ["a dog"]}, {"1": ["a dog", "dogs"]})
+    monkeypatch.setattr(coco_java, "Meteor", Fake)
+    monkeypatch.setattr(coco_java.spice, "Spice", FakeSpice)
+    monkeypatch.setattr(coco_java, "_spice_is_installed", lambda: True)
+    scores = coco_java.scores({"1": ["a dog"]}, {"1": ["a dog", "dogs"]})
     assert scores["METEOR"] == 0.5 and scores.get("SPICE") == (0.5 if works else None)
     assert ("SPICE is left out" in caplog.text) is not works
 
