@@ -199,7 +199,8 @@ def model_config(
 ) -> "OFAConfig":
     """Options of a checkpoint's network: those of its size, the stored ones, what the tensors tell, the overrides.
 
-    Where they disagree the later ones win. A flag that is absent from stored options was not given, hence False.
+    Where they disagree the later ones win, except for `code_image_size`: the tensor it is told by had another length
+    in older files. A flag that is absent from stored options was not given, hence False.
 
     Args:
         checkpoint: as `load_checkpoint` returns it. source: what error messages call it.
@@ -221,6 +222,8 @@ def model_config(
         # The trunk's weights are in the checkpoint; the file they once came from may be gone.
         given = {k: v for k, v in stored.items() if k in known and v is not None and k != "resnet_model_path"}
         options = {**size, **given}
+        if "code_image_size" in given:
+            inferred["code_image_size"] = given["code_image_size"]
     try:
         return replace(OFAConfig(), **{**options, **inferred, **(overrides or {})})
     except ValueError as error:

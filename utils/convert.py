@@ -4,8 +4,9 @@
 
 IN is a file or folder that `load_checkpoint` reads. OUT says by its ending what is written: `.pt`, `.safetensors`, or
 else a folder (config.json, model.safetensors, vocab.json, merges.txt, and what transformers asks for beside them).
-Weights stay as they are, bit by bit, unless `--half` makes a small file to give away: half precision, and without the
-tables that every network computes anew. Training history is left behind, the run's options and its card go along.
+Weights stay as they are, bit by bit (the table of code positions has the length that a kind wants), unless `--half`
+makes a small file to give away: half precision, and without the tables that every network computes anew. Training
+history is left behind, the run's options and its card go along.
 """
 
 import argparse
@@ -23,13 +24,15 @@ from data.card import Card
 from data.images import normalisation
 from data.text import GPT2_DIR, Vocabulary
 from models.ofa import OFAConfig
+from models.ofa.decoder import code_position_ids
 from utils import hf_layout
 from utils.checkpoint import load_checkpoint, model_config, save_checkpoint, without_history
 from utils.errors import UserError
+from utils.hf_layout import CODE_POSITIONS
 from utils.tensor_file import NOT_STORED, write_tensors
 from utils.upgrade import TOKEN_TABLES
 
-COMPUTED = ("token_rp_bucket", "image_rp_bucket", "image_position_idx")  # ends of names
+COMPUTED = ("token_rp_bucket", "image_rp_bucket", CODE_POSITIONS)  # ends of names
 # Endings of files, which nobody means as a folder's.
 OTHER_ENDINGS = (".bin", ".pth", ".ckpt", ".pkl")
 
@@ -52,7 +55,9 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
         raise UserError(f"{target}: let the name end in .pt or .safetensors, or name a folder.")
     checkpoint = load_checkpoint(source)
     config = model_config(checkpoint, source=str(source))
-    state: dict[str, torch.Tensor] = checkpoint["model"]
+    state: dict[str, torch.Tensor] = dict(checkpoint["model"])
+    if CODE_POSITIONS in state:  # of another length in older files and in folders
+        state[CODE_POSITIONS] = code_position_ids(config.code_window, config.image_bucket_size)
     if half:
         kept_entries = {k: v for k, v in _without_copies(state).items() if not k.endswith(COMPUTED)}
         state = {k: v.half() if v.is_floating_point() else v for k, v in kept_entries.items()}
@@ -72,6 +77,8 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
         task = _task_options(checkpoint) | ({} if card is None else card.task_options(str(source)))
         _write_image_processor(target, task)
         notes = _write_tokenizer(target, config.vocab_size, task, bpe_dir, card, str(source))
+    if CODE_POSITIONS in stored:
+        stored[CODE_POSITIONS] = hf_layout.code_positions(stored[CODE_POSITIONS], config.code_window)
     write_tensors(target / hf_layout.WEIGHT_FILES[0], hf_layout.to_layout_names(stored), checkpoint)
     return notes
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from utils.errors import UserError
 
 T = TypeVar("T")
@@ -27,6 +29,9 @@ _OUR_NAMES = {side: {ours: theirs for theirs, ours in names.items()} for side, n
 _LAYER_ENTRY = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.([^.]+)\.(.+)")
 # fairseq's mark of the format; the layout does not have it.
 VERSION_ENTRIES = ("encoder.version", "decoder.version")
+# A table that the authors' class checks the length of: begin of sentence, the grid, and these; fairseq's has one more.
+CODE_POSITIONS = "decoder.image_position_idx"
+BEYOND_GRID = 768
 
 # config.json: every field with its default. Some belong to the layout only and change nothing here.
 DEFAULTS: dict[str, Any] = {
@@ -97,6 +102,11 @@ def to_layout_names(state: Mapping[str, T]) -> dict[str, T]:
     return {_renamed(name, _OUR_NAMES): value for name, value in state.items() if name not in VERSION_ENTRIES}
 
 
+def code_positions(ids: Tensor, window: int) -> Tensor:
+    """The entries of `CODE_POSITIONS` that the layout has; window: cells per side of the grid of image codes."""
+    return ids[: 1 + window**2 + BEYOND_GRID].clone()
+
+
 def _renamed(name: str, names: Mapping[str, Mapping[str, str]]) -> str:
     match = _LAYER_ENTRY.fullmatch(name)
     if match is None:
@@ -139,7 +149,10 @@ def find_weights(folder: Path) -> Path:
 
 
 def read_options(folder: Path) -> dict[str, Any]:
-    """`to_options` of a folder's config.json; raises UserError when it is unreadable or another model's."""
+    """`to_options` of a folder's config.json, without `code_image_size` where it is not in there: the weights tell.
+
+    Raises UserError when the file is unreadable or another model's.
+    """
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -148,7 +161,10 @@ def read_options(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a JSON object ({error}): copy or download the folder again.") from error
     if kind != "ofa":
         raise UserError(f"{path} describes a network of type {kind!r}, not 'ofa': name an OFA folder.")
-    return to_options(config)
+    options = to_options(config)
+    if "code_image_size" not in config:
+        del options["code_image_size"]
+    return options
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -15,14 +15,17 @@ from torch import Tensor
 
 from utils import bart
 from utils.errors import UserError
+from utils.hf_layout import BEYOND_GRID as BEYOND_GRID_HF
+from utils.hf_layout import CODE_POSITIONS
 
 # One tensor in the model: the name that is loaded last wins.
 TOKEN_TABLES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
 COUNTER = "num_batches_tracked"
 TRUNK = "encoder.embed_images.conv1.weight"
 HEADS = "classification_heads."
-# image_position_idx holds one begin of sentence, window^2 cells, and these.
-BEYOND_GRID = 769
+# CODE_POSITIONS holds one begin of sentence, window^2 cells, and one of these numbers of further entries: files from
+# before June 2022 have what the Hugging Face layout still has.
+BEYOND_GRID = (BEYOND_GRID_HF + 1, BEYOND_GRID_HF)
 OLD_NORMS = {
     "encoder": ("self_attn_layer_norm", "final_layer_norm"),
     "decoder": ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
@@ -146,11 +149,10 @@ def _drop_other_heads(up: _Upgrade) -> None:
 
 
 def _keep_code_positions(up: _Upgrade) -> None:
-    name = "decoder.image_position_idx"
-    if name in up.state:
-        if up.state[name].shape != up.target[name].shape:
-            up.set_rows(name, up.target[name])
-        up.state[name] = up.target[name]
+    if CODE_POSITIONS in up.state:
+        if up.state[CODE_POSITIONS].shape != up.target[CODE_POSITIONS].shape:
+            up.set_rows(CODE_POSITIONS, up.target[CODE_POSITIONS])
+        up.state[CODE_POSITIONS] = up.target[CODE_POSITIONS]
 
 
 def _append_image_positions(up: _Upgrade) -> None:
@@ -254,9 +256,9 @@ def describe(state: Mapping[str, Tensor], trunks: Trunks) -> dict[str, Any]:
     """
     options: dict[str, Any] = {name: entry in state for name, entry in PRESENCE.items()}
 
-    def read(option: str, entry: str, dim: int, convert: Callable[[int], int] = int) -> None:
-        if entry in state and option not in options:
-            options[option] = convert(state[entry].shape[dim])
+    def read(option: str, entry: str, dim: int, convert: Callable[[int], int | None] = int) -> None:
+        if entry in state and option not in options and (value := convert(state[entry].shape[dim])) is not None:
+            options[option] = value
 
     for table in TOKEN_TABLES:
         read("vocab_size", table, 0)
@@ -270,12 +272,31 @@ def describe(state: Mapping[str, Tensor], trunks: Trunks) -> dict[str, Any]:
         read(f"{side}_attention_heads", f"{side}.token_rel_pos_table_list.0.weight", 1)
         read(f"max_{text}_positions", f"{side}.embed_positions.weight", 0, lambda rows: rows - 2)
     read("token_bucket_size", "encoder.token_rel_pos_table_list.0.weight", 0, lambda rows: (rows + 1) // 2)
-    read("image_bucket_size", "encoder.embed_image_positions.weight", 0, lambda rows: math.isqrt(rows - 1))
-    read("code_image_size", "decoder.image_position_idx", 0, lambda ids: 8 * math.isqrt(ids - 1 - BEYOND_GRID))
+    read("image_bucket_size", "encoder.image_rel_pos_table_list.0.weight", 0, _side_of_buckets)
+    read("image_bucket_size", "encoder.embed_image_positions.weight", 0, lambda rows: _square_side(rows - 1))
+    read("code_image_size", CODE_POSITIONS, 0, _code_image_size)
     read("num_images", "encoder.type_embedding.weight", 0, lambda rows: rows - 1)
     if TRUNK in state:
         options["resnet_type"] = _trunk(state, trunks)
     return options
+
+
+def _square_side(cells: int) -> int | None:
+    """Side of a square of so many cells; None if there is none."""
+    side = math.isqrt(max(cells, 0))
+    return side if side > 0 and side * side == cells else None
+
+
+def _side_of_buckets(rows: int) -> int | None:
+    """`image_bucket_size` of a table with a row for each offset of two cells, and three more."""
+    offsets = _square_side(rows - 3)
+    return None if offsets is None else (offsets + 1) // 2
+
+
+def _code_image_size(entries: int) -> int | None:
+    """`code_image_size` of `CODE_POSITIONS`: only one of the lengths of its end leaves a square."""
+    sides = (_square_side(entries - 1 - beyond) for beyond in BEYOND_GRID)
+    return next((8 * side for side in sides if side is not None), None)
 
 
 def _blocks(state: Mapping[str, Tensor], stack: str) -> int:

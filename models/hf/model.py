@@ -21,7 +21,7 @@ from models.ofa.cache import DecoderState, LayerCache
 from models.ofa.decoder import Decoder, code_position_ids
 from models.ofa.encoder import EncoderOutput
 from models.ofa.positions import MAX_TEXT, PositionTables, image_buckets, token_buckets
-from utils.hf_layout import LAYER_NAMES, VERSION_ENTRIES
+from utils.hf_layout import CODE_POSITIONS, LAYER_NAMES, VERSION_ENTRIES, code_positions
 
 # Decoder positions whose biases a new cache holds; it doubles when they are used up.
 CACHE_POSITIONS = 64
@@ -191,8 +191,29 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):
         initialization.copy_(module.token_rp_bucket, token_buckets(options.token_bucket_size))
         initialization.copy_(module.image_rp_bucket, image_buckets(options.image_bucket_size))
         if isinstance(module, Decoder):
-            ids = code_position_ids(options.code_window, options.image_bucket_size)
-            initialization.copy_(module.image_position_idx, ids)
+            initialization.copy_(module.image_position_idx, self._code_positions())
+
+    def _code_positions(self) -> Tensor:
+        options = self.config.network()
+        return code_position_ids(options.code_window, options.image_bucket_size)
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
+        """As in `transformers`, which calls it after loading: a file's table of code positions never counts.
+
+        It follows from config.json, and the authors' folders have it one entry shorter.
+        """
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        found = loading_info.mismatched_keys
+        loading_info.mismatched_keys = {entry for entry in found if entry[0] != CODE_POSITIONS}
+        table = self.decoder.image_position_idx
+        self.decoder.image_position_idx = self._code_positions().to(table.device)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, state_dict: Any = None, **options: Any) -> Any:
+        """As in `transformers`; the table of code positions is written as long as the authors' class has it."""
+        state = dict(self.state_dict() if state_dict is None else state_dict)
+        if CODE_POSITIONS in state:
+            state[CODE_POSITIONS] = code_positions(state[CODE_POSITIONS], self.config.network().code_window)
+        return super().save_pretrained(save_directory, *args, state_dict=state, **options)
 
     def get_input_embeddings(self) -> nn.Module:
         """The token table."""
