@@ -22,6 +22,7 @@ from utils.hf_layout import CODE_POSITIONS
 TOKEN_TABLES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
 COUNTER = "num_batches_tracked"
 TRUNK = "encoder.embed_images.conv1.weight"
+VIT, VIT_BLOCKS = "ViT-B/16", 9
 HEADS = "classification_heads."
 # CODE_POSITIONS holds one begin of sentence, window^2 cells, and one of these numbers of further entries: files from
 # before June 2022 have what the Hugging Face layout still has.
@@ -308,7 +309,8 @@ def _blocks(state: Mapping[str, Tensor], stack: str) -> int:
 def _trunk(state: Mapping[str, Tensor], trunks: Trunks) -> str:
     """Type of the image trunk; of two types that are one network (resnet34, resnet50) the usual name."""
     if "encoder.embed_images.positional_embedding" in state:
-        return "ViT-B/16"
+        layers = _blocks(state, r"encoder\.embed_images\.transformer\.resblocks")
+        return VIT if layers == VIT_BLOCKS else f"{VIT} of {layers} blocks"
     stages = tuple(_blocks(state, rf"encoder\.embed_images\.layer{stage}") for stage in (1, 2, 3))
     names = [name for name, blocks in trunks.items() if blocks == stages]
     return names[-1] if names else f"of {'+'.join(map(str, stages))} blocks"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Optional
 
 from utils.options import option
+from utils.upgrade import VIT
 
 RESNET_BLOCKS: dict[str, tuple[int, int, int]] = {
     "resnet10": (1, 1, 1),
@@ -18,6 +19,7 @@ RESNET_BLOCKS: dict[str, tuple[int, int, int]] = {
     "resnet101": (3, 4, 23),
     "resnet152": (3, 8, 36),
 }
+TRUNKS = (*RESNET_BLOCKS, VIT)
 
 
 @dataclass
@@ -40,9 +42,9 @@ class OFAConfig:
     encoder_drop_path_rate: float = option(0.0, "drop path rate of the last encoder layer (linear over depth)")
     decoder_drop_path_rate: float = option(0.0, "drop path rate of the last decoder layer (linear over depth)")
     resnet_drop_path_rate: float = option(0.0, "drop path rate of the last block of each image trunk stage")
-    resnet_type: str = option("resnet101", f"image trunk: {', '.join(RESNET_BLOCKS)}")
+    resnet_type: str = option("resnet101", f"image trunk: {', '.join(TRUNKS)}")
     resnet_model_path: Optional[str] = option(
-        None, "weights of a ResNet (torchvision, timm or a trunk) for a newly built image trunk"
+        None, "weights of a ResNet (torchvision, timm), of CLIP's ViT or of a trunk for a newly built image trunk"
     )
     freeze_resnet: bool = option(False, "freeze the image trunk's batch norm (statistics and affine)")
     sync_bn: bool = option(False, "batch norm statistics over all processes, eps 1e-3")
@@ -84,8 +86,8 @@ class OFAConfig:
             width, heads = getattr(self, f"{side}_embed_dim"), getattr(self, f"{side}_attention_heads")
             if heads < 1 or width % heads:
                 raise ValueError(f"--{side}-attention-heads {heads} must divide --{side}-embed-dim {width}.")
-        if self.resnet_type not in RESNET_BLOCKS:
-            raise ValueError(f"--resnet-type {self.resnet_type}: choose one of {', '.join(RESNET_BLOCKS)}.")
+        if self.resnet_type not in TRUNKS:
+            raise ValueError(f"--resnet-type {self.resnet_type}: choose one of {', '.join(TRUNKS)}.")
         if self.num_images not in (1, 2):
             raise ValueError(f"--num-images {self.num_images}: choose 1 or 2.")
 

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.ofa.config import OFAConfig
+from models.ofa.config import VIT, OFAConfig
 from models.ofa.positions import PositionTables, grid_ids
-from models.ofa.resnet import STRIDE, TRUNK_CHANNELS, ResNet, output_grid
+from models.ofa.resnet import STRIDE, ResNet
+from models.ofa.vit import ViT
 
 PAD = 1
 
@@ -42,8 +43,8 @@ class EncoderEmbedding(PositionTables):
         self.embed_tokens = nn.Embedding(config.vocab_size, dim, padding_idx=PAD)
         self.layernorm_embedding = nn.LayerNorm(dim) if config.layernorm_embedding else None
         self.type_embedding = nn.Embedding(1 + max(config.num_images, 1), dim) if config.add_type_embedding else None
-        self.embed_images = ResNet(config)
-        self.image_proj = nn.Linear(TRUNK_CHANNELS, dim)
+        self.embed_images: ResNet | ViT = ViT(config) if config.resnet_type == VIT else ResNet(config)
+        self.image_proj = nn.Linear(self.embed_images.channels, dim)
         self.patch_layernorm_embedding = nn.LayerNorm(dim) if config.patch_layernorm_embedding else None
 
     def embed_text(self, tokens: Tensor, embeddings: Tensor | None = None) -> Tensor:
@@ -61,7 +62,7 @@ class EncoderEmbedding(PositionTables):
             sample_patch_num: patches to draw per sample without replacement, in random order.
         """
         height, width = self._checked_grid(images)
-        features = self.embed_images(images).flatten(2).transpose(1, 2)  # (B, P, 1024)
+        features = self.embed_images(images).flatten(2).transpose(1, 2)  # (B, P, 1024 or 768)
         ids = grid_ids(height, width, self.side, images.device)
         positions = self._patch_positions(ids, height, width)[None]  # (1, P, C)
         if sample_patch_num is not None:
@@ -85,7 +86,9 @@ class EncoderEmbedding(PositionTables):
         return F.dropout(x, self.dropout, self.training)
 
     def _checked_grid(self, images: Tensor) -> tuple[int, int]:
-        height, width = output_grid(*images.shape[-2:])
+        height, width = self.embed_images.grid(*images.shape[-2:])
+        if min(height, width) < 1:
+            raise ValueError(f"An image of {images.size(-2)}x{images.size(-1)} pixels has no patch: resize it.")
         if max(height, width) > self.side:
             raise ValueError(
                 f"An image of {images.size(-2)}x{images.size(-1)} pixels makes {height}x{width} patches; the network "

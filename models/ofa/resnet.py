@@ -17,7 +17,6 @@ from utils.upgrade import COUNTER
 
 logger = logging.getLogger(__name__)
 
-TRUNK_CHANNELS = 1024
 STRIDE = 16
 CLASSIFIER = ("layer4.", "fc.")  # what ImageNet networks of torchvision and timm have beyond the trunk
 
@@ -33,6 +32,8 @@ class FrozenBatchNorm2d(_FrozenBatchNorm2d):
 class ResNet(nn.Module):
     """Pixels (B, 3, R, R') -> features (B, 1024, ceil(R / 16), ceil(R' / 16)); no fourth stage, no pooling."""
 
+    channels = 1024
+
     def __init__(self, config: OFAConfig) -> None:
         super().__init__()
         norm = _norm_layer(config)
@@ -46,7 +47,8 @@ class ResNet(nn.Module):
         self.layer3 = _stage(512, 256, blocks[2], 2, norm, rate)
         self.reset_parameters()
         if config.resnet_model_path is not None:
-            self._load(config.resnet_model_path)
+            advice = "name the weights of a ResNet with bottleneck blocks, and its --resnet-type"
+            load_trunk(self, config.resnet_model_path, CLASSIFIER, advice)
 
     def reset_parameters(self) -> None:
         """Kaiming normal (fan out) convolutions; batch norms keep weight 1, bias 0, mean 0, variance 1."""
@@ -54,27 +56,33 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def _load(self, path: str) -> None:
-        """Takes the weights of a trunk, or of a bottleneck ResNet of torchvision or timm; ValueError for others."""
-        own, given = self.state_dict(), dict(load_checkpoint(path)["model"])
-        for name in list(given):
-            if name.startswith(CLASSIFIER) or (name.endswith(COUNTER) and name not in own):
-                del given[name]
-        # Files of before 2018 and frozen batch norms have no counters.
-        unlike = [name for name in own if name not in given and not name.endswith(COUNTER)]
-        unlike += [name for name, value in given.items() if name not in own or own[name].shape != value.shape]
-        if unlike:
-            raise ValueError(
-                f"--resnet-model-path {path} does not fit the image trunk (first at {unlike[0]}): name the weights of "
-                "a ResNet with bottleneck blocks, and its --resnet-type."
-            )
-        self.load_state_dict({**own, **given})
-        logger.info("image trunk: %d entries of %s", len(given), path)
-
     def forward(self, images: Tensor) -> Tensor:
         x = images.contiguous(memory_format=torch.channels_last)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return self.layer3(self.layer2(self.layer1(x)))
+
+    @staticmethod
+    def grid(height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the feature map of an image: each of the four halvings rounds up."""
+        return math.ceil(height / STRIDE), math.ceil(width / STRIDE)
+
+
+def load_trunk(trunk: nn.Module, path: str, beyond: tuple[str, ...], advice: str) -> None:
+    """Takes the weights of a trunk, or of a network whose entries that begin with `beyond` are not part of it.
+
+    Raises ValueError, which ends in `advice`, for others.
+    """
+    own, given = trunk.state_dict(), dict(load_checkpoint(path)["model"])
+    for name in list(given):
+        if name.startswith(beyond) or (name.endswith(COUNTER) and name not in own):
+            del given[name]
+    # Files of before 2018 and frozen batch norms have no counters.
+    unlike = [name for name in own if name not in given and not name.endswith(COUNTER)]
+    unlike += [name for name, value in given.items() if name not in own or own[name].shape != value.shape]
+    if unlike:
+        raise ValueError(f"--resnet-model-path {path} does not fit the image trunk (first at {unlike[0]}): {advice}.")
+    trunk.load_state_dict({**own, **given})
+    logger.info("image trunk: %d entries of %s", len(given), path)
 
 
 def _norm_layer(config: OFAConfig) -> Callable[[int], nn.Module]:
@@ -105,8 +113,3 @@ def _stage(
             )
         )
     return nn.Sequential(*layers)
-
-
-def output_grid(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the feature map of an image: each of the four halvings rounds up."""
-    return math.ceil(height / STRIDE), math.ceil(width / STRIDE)

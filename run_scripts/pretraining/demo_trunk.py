@@ -24,7 +24,7 @@ from data.demo.scene import random_scene, render
 from data.demo.words import COLOURS, DIGITS, GRID, POSITIONS
 from data.images import standard_transform
 from models.ofa import OFAConfig
-from models.ofa.resnet import TRUNK_CHANNELS, ResNet
+from models.ofa.resnet import ResNet
 from utils.files import atomic_write
 
 BATCH, RATE, WEIGHT_DECAY = 32, 1e-3, 0.01
@@ -42,7 +42,7 @@ def main() -> None:
     torch.manual_seed(1)
     rng, samples = np.random.default_rng(1), load_digit_samples("train")
     trunk = ResNet(OFAConfig.from_arch("ofa_demo"))
-    head = nn.Linear(TRUNK_CHANNELS, len(DIGITS) + len(COLOURS) + 1)
+    head = nn.Linear(trunk.channels, len(DIGITS) + len(COLOURS) + 1)
     optimizer = torch.optim.AdamW([*trunk.parameters(), *head.parameters()], lr=RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=args.updates, pct_start=0.1)
     for _ in tqdm(range(args.updates), desc="image trunk", mininterval=0.5 if sys.stderr.isatty() else 20):

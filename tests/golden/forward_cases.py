@@ -11,11 +11,13 @@ CASES = [
     "codes_mixed", "codes_256", "codes_1024",
 ]  # fmt: skip
 IMAGE_SIZES = {"image480": (480, 480), "image_not_square": (96, 160), "codes_mixed": (256, 256)}
-# Options of later work (adapters, prompts, ViT trunk) are not among these.
+# Options of later work (adapters, prompts) are not among these.
 VARIANTS = {
     "frozen_resnet": dict(freeze_resnet=True),
     "sync_bn": dict(sync_bn=True),
     "resnet101": dict(resnet_type="resnet101"),
+    "vit": dict(resnet_type="ViT-B/16"),
+    "vit_other_size": dict(resnet_type="ViT-B/16"),
     "scale_resids": dict(scale_resids=True),
     "no_scales": dict(scale_attn=False, scale_fc=False, scale_heads=False),
     "entangled_positions": dict(entangle_position_embedding=True, disable_entangle=False),

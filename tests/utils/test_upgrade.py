@@ -247,6 +247,8 @@ def test_wrong_size_names_the_arch():
         ({}, dict(scale_attn=False, scale_fc=False, scale_heads=False), "--scale-attn --scale-fc --scale-heads"),
         (dict(resnet_type="resnet18"), {}, "--resnet-type resnet18"),
         ({}, dict(resnet_type="resnet18"), "--resnet-type resnet10"),
+        (dict(resnet_type="ViT-B/16"), {}, "--resnet-type ViT-B/16"),
+        ({}, dict(resnet_type="ViT-B/16"), "--resnet-type resnet10"),
         (dict(encoder_layers=3), {}, "--encoder-layers 3"),
         ({}, dict(decoder_layers=3), "--arch ofa_demo"),
         (dict(max_source_positions=64), {}, "--max-source-positions 64"),

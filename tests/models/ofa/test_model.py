@@ -68,4 +68,21 @@ def test_forward_variants(name, golden, arrays, make_golden_model):
     side = figures["picture"]
     inputs = make_inputs(case, figures["seed"], (side, side))
     inputs["patch_images"] = torch.from_numpy(make_picture(case, figures["seed"], (side, side)))
-    check_logits(model(prev_output_tokens=torch.from_numpy(case["in_prev_output_tokens"]).long(), **inputs), case)
+    enc = model.encode(**inputs)
+    positions, real = case["encoder_positions"], ~case["encoder_padding_mask"]
+    np.testing.assert_array_equal(enc.padding_mask.numpy(), ~real)
+    out, expected = enc.out[:, positions, :16].numpy(), case["encoder_out"].transpose(1, 0, 2)
+    np.testing.assert_allclose(out[real[:, positions]], expected[real[:, positions]], atol=TOLERANCE)
+    check_logits(model.decode(torch.from_numpy(case["in_prev_output_tokens"]).long(), enc), case)
+
+
+def test_vit_names_and_shapes(golden):
+    figures = golden("forward_tiny_variants.json")["variants"]["vit"]
+    with torch.device("meta"):
+        states = [OFA(OFAConfig.from_arch("ofa_tiny", **more)).state_dict() for more in ({}, VARIANTS["vit"])]
+    resnet, vit = ({name: list(value.shape) for name, value in state.items()} for state in states)
+    assert {name: shape for name, shape in vit.items() if name not in resnet} == figures["entries_added"]
+    removed = figures["entries_removed"]
+    assert len(resnet.keys() - vit.keys()) == (int(removed.split()[0]) if isinstance(removed, str) else len(removed))
+    changed = {name: shape for name, shape in vit.items() if resnet.get(name, shape) != shape}
+    assert changed == figures["entries_of_other_shape"]
