@@ -29,6 +29,14 @@ class TrainingFlags(FairseqDataclass):
             "help": "stop after this many updates in a row whose loss or gradient is not finite (they are skipped)"
         },
     )
+    use_ema_weights_to_init_param: bool = field(
+        default=False,
+        metadata={"help": "start from the averaged weights of the checkpoint that is restored, if it holds some"},
+    )
+    use_latest_weights_to_init_ema: bool = field(
+        default=False,
+        metadata={"help": "with --store-ema: the average starts from the checkpoint's last weights, not its average"},
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -232,13 +232,26 @@ def _reader(cfg: DictConfig, vocab: Vocabulary) -> Callable[..., dict[str, Any]]
             advice = "pass the --bpe-dir, --code-dict-size and --num-bins it was trained with"
             card.check_vocabulary(vocab, path, given, advice, grown=True)
         rows_of_earlier_version(state)
-        extra = state.get("extra_state")
-        if cfg.ema.store_ema and extra is not None and "ema" not in extra:
-            logger.warning("%s has no averaged weights: the average starts from its weights.", path)
-            extra["ema"] = dict(state["model"])  # the stock trainer would look for them where it deleted them
+        _choose_weights(cfg, state, path)
         return state
 
     return read
+
+
+def _choose_weights(cfg: DictConfig, state: dict[str, Any], path: str) -> None:
+    """Says by a checkpoint's last and averaged weights what the network and its average start from; in place."""
+    latest, extra = state["model"], state.get("extra_state") or {}
+    average = extra.get("ema_fp32_params") or extra.get("ema")
+    if cfg.training.use_ema_weights_to_init_param and average:
+        logger.info("Training starts from the averaged weights of %s.", path)
+        state["model"] = dict(average)
+    if cfg.ema.store_ema and extra and (cfg.training.use_latest_weights_to_init_ema or "ema" not in extra):
+        if "ema" not in extra:
+            logger.warning("%s has no averaged weights: the average starts from its weights.", path)
+        else:
+            logger.info("The average starts from the last weights of %s.", path)
+        extra["ema"] = dict(latest)  # the stock trainer would look for them where it deleted them
+        extra.pop("ema_fp32_params", None)
 
 
 def _save(obj: Any, filename: str, async_write: bool = False) -> None:

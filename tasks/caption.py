@@ -15,7 +15,7 @@ from models.generation import GenerationConfig, generate, require_hypotheses
 from tasks.base import Evaluation, OFATask, OFATaskConfig, encoder_inputs, generation_confidence
 from utils.cider import CiderD
 from utils.coco_caption import score_captions
-from utils.metrics import Metric
+from utils.metrics import Metric, bleu, bleu_sums
 from utils.predictions import Record
 from utils.punctuation import remove_punctuation
 
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 class CaptionConfig(OFATaskConfig):
     """Options of captioning."""
 
+    eval_bleu: bool = field(default=False, metadata={"help": "generate and score captions in validation (BLEU)"})
     eval_cider: bool = field(default=False, metadata={"help": "generate and score captions in validation (CIDEr-D)"})
     eval_args: Optional[str] = field(
         default="{}", metadata={"help": 'generation options of validation as JSON, e.g. {"beam":5,"max_len_b":16}'}
@@ -43,7 +44,7 @@ class CaptionConfig(OFATaskConfig):
 class CaptionTask(OFATask):
     """Captions by beam search; records in the form of the COCO caption server."""
 
-    metrics = {"cider": Metric(3)}
+    metrics = {"cider": Metric(3), "bleu": Metric(2, bleu)}
     record_fields = {"image_id": str, "caption": str}
 
     def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> CaptionDataset:
@@ -52,8 +53,9 @@ class CaptionTask(OFATask):
 
     @cached_property
     def validation_config(self) -> GenerationConfig | None:
-        """Options of --eval-args with --eval-cider."""
-        return GenerationConfig.from_json(self.cfg.eval_args, "--eval-args") if self.cfg.eval_cider else None
+        """Options of --eval-args with --eval-cider or --eval-bleu."""
+        scored = self.cfg.eval_cider or self.cfg.eval_bleu
+        return GenerationConfig.from_json(self.cfg.eval_args, "--eval-args") if scored else None
 
     @cached_property
     def cider(self) -> CiderD:
@@ -89,7 +91,9 @@ class CaptionTask(OFATask):
             for image_id, caption in zip(batch["id"], captions, strict=True)
         ]
         references = batch["references"]
-        sums = {}
+        sums: dict[str, tuple[float, ...]] = {}
+        if self.cfg.eval_bleu:
+            sums["bleu"] = bleu_sums(captions, references)
         if self.cfg.eval_cider:
             scores = self.cider.score(captions, references)[1]
             sums["cider"] = (float(scores.sum()), float(len(scores)))

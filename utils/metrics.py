@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -84,6 +85,27 @@ def mcc(sums: Sequence[float]) -> float:
     """
     tp, fp, tn, fn = sums
     return mean((tp * tn - fp * fn, math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))))
+
+
+def bleu_sums(texts: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[int, ...]:
+    """What `bleu` needs of texts and the references of each, in sacrebleu's tokens (13a).
+
+    Returns:
+        (10,) n-grams found in a reference for n = 1..4, all n-grams for n = 1..4, tokens, tokens of the references
+        closest in length.
+    """
+    from sacrebleu.metrics import BLEU
+
+    score = BLEU().corpus_score(list(texts), list(zip_longest(*references)))
+    return (*score.counts, *score.totals, score.sys_len, score.ref_len)
+
+
+def bleu(sums: Sequence[float]) -> float:
+    """BLEU of a corpus, 0 to 100, from the sums of `bleu_sums`; orders without a match are smoothed exponentially."""
+    from sacrebleu.metrics import BLEU
+
+    whole = [int(total) for total in sums]
+    return BLEU.compute_bleu(whole[:4], whole[4:8], whole[8], whole[9], smooth_method="exp").score
 
 
 def _area(boxes: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from fairseq.logging import metrics
 
 import train
 from ofa_module.trainer import OFATrainer
+from utils.checkpoint import save_checkpoint, without_history
 
 BATCHES = [(700, [9, 6, 7], [8, 5, 6], 64), (701, [5, 10], [4, 9], 64)]
 BASE = [
@@ -91,6 +92,55 @@ def test_trajectory(name, golden, tmp_path):
         check_probes(averaged.state_dict(), setup["ema_after_six_updates"], exact=False)
 
 
+SMALL = [
+    "--arch=ofa_demo",
+    "--lr=1",
+    "--bpe-dir=data/demo/BPE",
+    "--code-dict-size=0",
+    "--num-bins=0",
+    "--image-bucket-size=8",
+]
+USE_AVERAGE, USE_LATEST, STORE = (
+    "--use-ema-weights-to-init-param", "--use-latest-weights-to-init-ema", ["--store-ema", "--ema-fp32"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "held", "weight", "average"),
+    [
+        ([], ["ema"], 1, None),
+        (STORE, ["ema"], 1, 2),
+        (STORE, ["ema", "ema_fp32_params"], 1, 3),
+        (STORE, [], 1, 1),
+        ([USE_AVERAGE], ["ema"], 2, None),
+        ([USE_AVERAGE], ["ema", "ema_fp32_params"], 3, None),
+        ([USE_AVERAGE], ["ema_fp32_params"], 3, None),
+        ([USE_AVERAGE, *STORE], [], 1, 1),
+        ([USE_AVERAGE, *STORE], ["ema"], 2, 2),
+        ([USE_LATEST, *STORE], ["ema"], 1, 1),
+        ([USE_LATEST, *STORE], ["ema", "ema_fp32_params"], 1, 1),
+        ([USE_LATEST, USE_AVERAGE, *STORE], ["ema", "ema_fp32_params"], 3, 1),
+        ([USE_LATEST, USE_AVERAGE], ["ema"], 2, None),
+    ],
+)
+def test_what_network_and_average_start_from(flags, held, weight, average, tmp_path):
+    """The file's weights are all 1, their average 2, the average in single precision 3."""
+    trainer, model = make_trainer([*SMALL, *flags], tmp_path, "tests/golden/tsv/caption/caption_train.tsv")
+    filled = {
+        value: {n: torch.full_like(t, value) if t.is_floating_point() else t for n, t in model.state_dict().items()}
+        for value in (1, 2, 3)
+    }
+    state = without_history(filled[1])
+    state["extra_state"] |= {name: filled[2 + ("fp32" in name)] for name in held}
+    save_checkpoint(state, tmp_path / "start.pt")
+    trainer.load_checkpoint(str(tmp_path / "start.pt"), reset_optimizer=True)
+    name = "decoder.layers.0.fc1.weight"
+    assert model.state_dict()[name].eq(weight).all()
+    if average is not None:
+        live = trainer.ema.fp32_params[name]
+        assert live.eq(average).all()
+
+
 BY_EPOCHS, BY_TOTAL = "over 20 updates (--max-epoch)", "(--total-num-update)"
 
 
@@ -110,7 +160,7 @@ BY_EPOCHS, BY_TOTAL = "over 20 updates (--max-epoch)", "(--total-num-update)"
 def test_the_rate_decays_over_the_updates_of_the_original(flags, total, warmup, said, tmp_path, caplog):
     """5 batches an epoch of 4 epochs; --max-update does not shorten the schedule."""
     data = "tests/golden/tsv/caption/caption_train.tsv"
-    options = ["--arch=ofa_demo", "--lr=1", "--max-epoch=4", "--update-freq=1", *flags]
+    options = [*SMALL, "--max-epoch=4", "--update-freq=1", *flags]
     trainer, _ = make_trainer(options, tmp_path, data)
     trainer._train_batches = 5
     with caplog.at_level("INFO", "ofa_module.trainer"):

@@ -12,6 +12,7 @@ from data.demo.__main__ import main as build_demo
 from models.generation import GenerationConfig
 from utils.cider import CiderD
 from utils.errors import UserError
+from utils.metrics import bleu, bleu_sums
 
 ROOT = Path(__file__).parents[2]
 ARGS = [
@@ -53,6 +54,24 @@ def test_validation_logs_what_evaluate_sums(make):
         task.reduce_metrics([{**logged, "loss": loss}, {**logged, "loss": loss}], criterion)
     assert shown.get_smoothed_value("cider") == pytest.approx(logged["_cider_0"] / 4, abs=5e-4)
     assert size == logged["sample_size"]
+
+
+@pytest.mark.parametrize("more", [[], ["--eval-cider"]])
+def test_bleu_is_of_all_captions_together(make, more, monkeypatch):
+    task, model, criterion, batch = make("--eval-bleu", '--eval-args={"beam":2,"max_len_b":6}', *more)
+    loss, _, logged = task.valid_step(batch, model, criterion)
+    assert ("_cider_0" in logged) == bool(more)
+    said = [record["caption"] for record in task.evaluate([model], batch, task.validation_config).records]
+    true = [captions[0] for captions in batch["references"]]
+    assert tuple(logged[f"_bleu_{i}"] for i in range(10)) == bleu_sums(said, batch["references"])
+    texts = iter(true)
+    monkeypatch.setattr(task.vocab, "decode", lambda tokens: next(texts))
+    perfect = task.valid_step(batch, model, criterion)[2]
+    with metrics.aggregate(new_root=True) as shown:
+        task.reduce_metrics([{**logged, "loss": loss}, {**perfect, "loss": loss}], criterion)
+    expected = round(bleu(bleu_sums(said + true, [*batch["references"], *batch["references"]])), 2)
+    assert shown.get_smoothed_value("bleu") == expected > 1
+    assert bleu([perfect[f"_bleu_{i}"] for i in range(10)]) == pytest.approx(100)
 
 
 def test_one_record_per_row_with_its_image_id(make, demo):

@@ -1,15 +1,29 @@
 """Metric sums and figures, against golden figures, scikit-learn and torchvision."""
 
 import json
+import math
 import random
 from pathlib import Path
 
 import pytest
+import sacrebleu
 import torch
 from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef
 from torchvision import ops
 
-from utils.metrics import Metric, box_hits, box_iou, clamp_boxes, confusion, f1, mcc, mean, vqa_soft_scores
+from utils.metrics import (
+    Metric,
+    bleu,
+    bleu_sums,
+    box_hits,
+    box_iou,
+    clamp_boxes,
+    confusion,
+    f1,
+    mcc,
+    mean,
+    vqa_soft_scores,
+)
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "metrics.json").read_text())["box_accuracy"]
 
@@ -19,6 +33,27 @@ def test_mean_of_sums() -> None:
     assert mean((0, 0)) == 0.0
     assert Metric(3).value([7, 2]) == 3.5 and Metric(3).digits == 3
     assert Metric(4, f1).value([1, 1, 0, 0]) == f1([1, 1, 0, 0])
+
+
+def test_bleu_by_hand() -> None:
+    # Of 4, 3, 2, 1 n-grams 3, 2, 1, 0 are found; 0 of 1 is smoothed to 1 / 2. The closer reference is as long.
+    assert bleu_sums(["a b c d"], [["a b c e", "z"]]) == (3, 2, 1, 0, 4, 3, 2, 1, 4, 4)
+    assert bleu([3, 2, 1, 0, 4, 3, 2, 1, 4, 4]) == pytest.approx(100 * (3 / 4 * 2 / 3 * 1 / 2 * 1 / 2) ** 0.25)
+    assert bleu([3.0, 2, 1, 0, 4, 3, 2, 1, 4, 8]) == pytest.approx(bleu([3, 2, 1, 0, 4, 3, 2, 1, 4, 4]) / math.e)
+    assert bleu([0] * 10) == bleu(bleu_sums([""], [["a"]])) == 0
+
+
+def test_bleu_of_parts_is_bleu_of_the_whole() -> None:
+    rng = random.Random(0)
+    texts = [
+        " ".join(rng.choices(["a", "red", "on", "it's", "x-ray,", "3.5"], k=rng.randint(0, 12))) for _ in range(60)
+    ]
+    references = [rng.choices(texts, k=rng.randint(1, 5)) for _ in texts]
+    parts = [bleu_sums(texts[i : i + 7], references[i : i + 7]) for i in range(0, 60, 7)]
+    padded = [[own[i] if i < len(own) else None for own in references] for i in range(5)]
+    expected = sacrebleu.corpus_bleu(texts, padded)  # type: ignore[arg-type]
+    assert bleu([sum(column) for column in zip(*parts, strict=True)]) == pytest.approx(expected.score)
+    assert expected.score > 5
 
 
 def test_vqa_score_is_the_confidence_of_the_answer() -> None:
