@@ -16,6 +16,7 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from omegaconf import DictConfig, open_dict
 
 from ofa_module import cli
+from ofa_module.continuing import last_checkpoint
 from ofa_module.trainer import train
 
 
@@ -55,7 +56,7 @@ def parse_args(argv: Sequence[str]) -> DictConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains as the command line says."""
-    cli.run(train, parse_args(sys.argv[1:] if argv is None else argv))
+    cli.run(train, parse_args(sys.argv[1:] if argv is None else argv), last_checkpoint)
 
 
 if __name__ == "__main__":

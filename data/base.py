@@ -2,7 +2,8 @@
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -121,11 +122,23 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
         """Batch of samples; the name is the one fairseq calls."""
         return collate(samples, self.vocab.pad)
 
-    def _sample(self, index: int) -> Sample:
+    def example_of(self, index: int) -> Example:
+        """What a row means, before its text and picture become tensors; BadRowError if it is bad."""
         row = self.rows[index]
         rng = random.Random(f"{self.seed} {self.epoch} {index}")  # independent of workers and of order
+        with self._naming(index):
+            return self.example(row, rng)
+
+    def _sample(self, index: int) -> Sample:
+        example = self.example_of(index)
+        with self._naming(index):
+            return self._encode(index, example)
+
+    @contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        """Errors inside name the row."""
         try:
-            return self._encode(index, self.example(row, rng))
+            yield
         except UserError:
             raise
         except ValueError as error:

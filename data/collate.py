@@ -1,6 +1,7 @@
 """Samples -> Batch: the only collate."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,16 @@ def collate(samples: Sequence[Sample | SkippedRow], pad: int) -> Batch:
     if skipped:
         batch["skipped"] = skipped
     return batch
+
+
+def without_skipped(batch: Any) -> tuple[Any, list[str]]:
+    """A batch, or both parts of one, without the messages of skipped rows; {} if no row is left."""
+    parts = batch if isinstance(batch, list) else [batch]
+    messages = [message for part in parts for message in part.get("skipped", ())]
+    good = [{key: value for key, value in part.items() if key != "skipped"} for part in parts]
+    if not any("net_input" in part for part in good):
+        return {}, messages
+    return good if isinstance(batch, list) else good[0], messages
 
 
 def prefix_tokens(decoder_prompts: Sequence[Sequence[int]], pad: int) -> Tensor:

@@ -4,7 +4,9 @@ import argparse
 import ast
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -103,8 +105,13 @@ def literal_dict(text: str, flag: str) -> dict[str, Any]:
     return value
 
 
-def run(program: Callable[[DictConfig], None], cfg: DictConfig) -> None:
-    """Runs a program on this process, or on one process per GPU; user errors end it with one sentence and code 2."""
+def run(
+    program: Callable[[DictConfig], None], cfg: DictConfig, interrupted: Callable[[DictConfig], str] | None = None
+) -> None:
+    """Runs a program on this process, or on one process per GPU; user errors end it with one sentence and code 2.
+
+    Ctrl-C (SIGINT) ends it with code 130, one line, and what `interrupted` says.
+    """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if cfg.common.log_file and int(os.environ.get("RANK", "0")) == 0:
         Path(cfg.common.log_file).parent.mkdir(parents=True, exist_ok=True)
@@ -119,8 +126,41 @@ def run(program: Callable[[DictConfig], None], cfg: DictConfig) -> None:
     )
     warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")
     full_precision_on_cpu(cfg)
+    name, stop = Path(sys.argv[0]).name, Interruption()
     try:
-        distributed_utils.call_main(cfg, program)
+        with stop:
+            distributed_utils.call_main(cfg, program)
     except UserError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {one_sentence(error)}", file=sys.stderr)
+        print(f"{name}: error: {one_sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from error
+    except BaseException as error:
+        # Another process may leave first, which this one sees as a broken connection.
+        if not stop.asked and not isinstance(error, KeyboardInterrupt):
+            raise
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"{name}: interrupted. {interrupted(cfg) if interrupted else ''}".strip(), file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+class Interruption:
+    """Inside, a first Ctrl-C raises KeyboardInterrupt and is remembered (`asked`); a second one ends the process.
+
+    A process that was started to ignore Ctrl-C (in the background of a script) goes on ignoring it.
+    """
+
+    asked = False
+
+    def __enter__(self) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        self._before = signal.getsignal(signal.SIGINT) if main else None
+        if self._before not in (None, signal.SIG_IGN):
+            signal.signal(signal.SIGINT, self._stop)
+
+    def _stop(self, *_: Any) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    def __exit__(self, *_: Any) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)

@@ -20,13 +20,17 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from data.card import KEY, Card
+from data.collate import without_skipped
 from data.text import Vocabulary
+from ofa_module.continuing import FinishedRun, check_unfinished, log_differences
 from ofa_module.nonfinite import NonFiniteGuard, NonFiniteUpdate
+from ofa_module.preflight import check_room, check_start, check_validation, locked_folder
 from tasks.epochs import rows_of_earlier_version
 from utils.checkpoint import SAFE_GLOBALS, DamagedCheckpointError, load_checkpoint, previous_checkpoint, save_checkpoint
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
+_restore = checkpoint_utils.load_checkpoint
 
 
 class OFATrainer(Trainer):
@@ -78,15 +82,13 @@ class OFATrainer(Trainer):
         return norm
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """As stock; without the file it warns, as training then starts from random weights.
+        """As stock; without the file, which only the save folder's may lack, training starts from random weights.
 
         Raises UserError for a network that was trained with other ids, unless this run's only add some behind them.
         """
         checkpoint_utils.load_checkpoint_to_cpu = _reader(self.cfg, self.task.vocab)
         if not os.path.isfile(filename):
-            given = self.cfg.checkpoint.restore_file != "checkpoint_last.pt"
-            reason = f"{filename} does not exist" if given else "There is no --restore-file"
-            logger.warning("%s: training starts from random weights.", reason)
+            logger.warning("There is no --restore-file: training starts from random weights.")
         try:
             return super().load_checkpoint(filename, *args, **kwargs)
         except Exception as error:
@@ -160,7 +162,7 @@ class OFATrainer(Trainer):
 
     def reset_dummy_batch(self, batch: dict[str, Any]) -> None:
         """The batch that processes without data run; it must hold a good row."""
-        good, messages = _without_skipped(batch)
+        good, messages = without_skipped(batch)
         if not good:
             raise UserError(f"No row of a whole batch can be read: {messages[0]}")
         super().reset_dummy_batch(good)
@@ -168,23 +170,13 @@ class OFATrainer(Trainer):
     def _prepare_sample(self, sample: Any, is_dummy: bool = False) -> Any:
         """As stock; rows skipped as bad are reported, and a batch without good rows counts as empty."""
         if sample:
-            sample, messages = _without_skipped(sample)
+            sample, messages = without_skipped(sample)
             for message in messages:
                 logger.warning("skipped %s", message)
             if messages:
                 self.skipped_rows += len(messages)
                 metrics.log_scalar("skipped_rows", self.skipped_rows, weight=0)
         return super()._prepare_sample(sample, is_dummy)
-
-
-def _without_skipped(batch: Any) -> tuple[Any, list[str]]:
-    """A batch, or both parts of one, without the messages of skipped rows; {} if no row is left."""
-    parts = batch if isinstance(batch, list) else [batch]
-    messages = [message for part in parts for message in part.get("skipped", ())]
-    good = [{key: value for key, value in part.items() if key != "skipped"} for part in parts]
-    if not any("net_input" in part for part in good):
-        return {}, messages
-    return good if isinstance(batch, list) else good[0], messages
 
 
 class _Average(EMA):
@@ -232,6 +224,7 @@ def _reader(cfg: DictConfig, vocab: Vocabulary) -> Callable[..., dict[str, Any]]
             advice = "pass the --bpe-dir, --code-dict-size and --num-bins it was trained with"
             card.check_vocabulary(vocab, path, given, advice, grown=True)
         rows_of_earlier_version(state)
+        log_differences(cfg, state, path)
         _choose_weights(cfg, state, path)
         return state
 
@@ -271,13 +264,28 @@ def _copy(src: str, dst: str, overwrite: bool = False) -> bool:
     return True
 
 
+def _restore_and_check(cfg: Any, trainer: OFATrainer, **options: Any) -> Any:
+    """As stock, the last step before the first update: raises what would stop the run later, or that it is over."""
+    restored = _restore(cfg, trainer, **options)
+    check_unfinished(trainer, restored[1].next_epoch_idx)
+    check_room(trainer)
+    check_validation(trainer)
+    return restored
+
+
 def train(cfg: DictConfig) -> None:
-    """fairseq's training program with this trainer and our checkpoint files."""
+    """fairseq's training program with this trainer, our checkpoint files, and checks before the first update."""
+    check_start(cfg.checkpoint)
     vars(checkpoint_utils.save_checkpoint).pop("best", None)  # kept there by an earlier training of this process
     fairseq_cli.train.Trainer = OFATrainer
     checkpoint_utils.torch_persistent_save = _save
+    checkpoint_utils.load_checkpoint = _restore_and_check
     PathManager.copy = staticmethod(_copy)
     # Processes hand checkpoints on to each other through the same safe reader.
     torch.serialization.add_safe_globals([distributed_utils._TensorPlaceholder, *SAFE_GLOBALS])
     cfg.dataset.ignore_unused_valid_subsets = True  # the check takes --data for a folder
-    fairseq_cli.train.main(cfg)
+    with locked_folder(cfg):
+        try:
+            fairseq_cli.train.main(cfg)
+        except FinishedRun as end:
+            logger.warning("%s", end)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Multitask pretraining, continued from a released checkpoint; without the file it starts from random weights and says
-# so. SIZE=tiny..huge (large); CHECKPOINT names another file to start from; other flags are passed through.
+# Multitask pretraining, continued from a released checkpoint. SIZE=tiny..huge (large); CHECKPOINT names another file to
+# start from, or none for random weights; other flags are passed through.
 set -e
 . "$(dirname "$0")/../lib.sh"
 ofa_size large

@@ -116,6 +116,19 @@ def test_continuing_says_so_and_scratch_warns(data: Path, tmp_path: Path) -> Non
     torch.testing.assert_close(after[TABLE], before[TABLE], rtol=0.0, atol=1e-6)
 
 
-def test_a_missing_checkpoint_is_named(data: Path, tmp_path: Path) -> None:
-    log, _ = run(data, tmp_path, "--restore-file=/nowhere/ofa_base.pt", *RESETS)
-    assert "/nowhere/ofa_base.pt does not exist: training starts from random weights." in log
+def test_a_missing_checkpoint_is_an_error_and_random_weights_have_a_name(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flag in ("--restore-file=/nowhere/ofa_base.pt", "--restore-file=", f"--restore-file={tmp_path}"):
+        with pytest.raises(SystemExit) as caught:
+            run(data, tmp_path, flag, *RESETS)
+        said = capsys.readouterr().err
+        assert caught.value.code == 2 and flag in said and "--restore-file=none" in said
+        assert not list(tmp_path.glob("*.pt"))
+    with pytest.raises(SystemExit):
+        run(data, tmp_path, "--finetune-from-model=/nowhere/ofa_base.pt")
+    assert "--finetune-from-model=/nowhere/ofa_base.pt does not exist" in capsys.readouterr().err
+    log, _ = run(data, tmp_path, "--restore-file=none", *RESETS)
+    assert "training starts from random weights" in log
+    log, _ = run(data, tmp_path, "--restore-file=none", "--max-update=2")
+    assert f"Loaded checkpoint {tmp_path}/checkpoint_last.pt" in log  # the run of this folder goes on
