@@ -154,7 +154,7 @@ def test_a_finished_run_says_so_and_names_what_differs(data, tmp_path, updates, 
             assert "checkpoint_last.pt: --lr=0.0005 (was 0.001)\n" in said
     train.main(argv(data, tmp_path, "--max-epoch=2", "--batch-size=4", "--dropout=0.2"))
     said = capsys.readouterr().out
-    for change in ("--batch-size=4 (was 6)", "--max-epoch=2 (was 1)", "--dropout=0.2 (was 0.1)"):
+    for change in ("--batch-size=4 (was 6)", "--max-epoch=2 (was 1)", "--dropout=0.2 (was 0.0)"):
         assert change in said.partition("Options that differ")[2].splitlines()[0]
     assert len(updates) == 5
 
