@@ -121,8 +121,10 @@ class OFATrainer(Trainer):
         self.task.shuffle_rows = not self.task.cfg.no_shuffle_rows and epoch > self.cfg.dataset.curriculum
         iterator = super().get_train_iterator(epoch, *args, **kwargs)
         self._train_batches = len(iterator)
-        freq = self.cfg.optimization.update_freq
-        iterator.update_freq = freq[min(epoch, len(freq)) - 1]
+        iterator.update_freqs = list(self.cfg.optimization.update_freq)
+        if hasattr(self, "_epoch"):
+            iterator.more_updates = self._epoch.more_updates
+        self._epoch = iterator
         return iterator
 
     def lr_step(self, epoch: int, val_loss: float | None = None) -> float:
@@ -130,13 +132,21 @@ class OFATrainer(Trainer):
         rate = super().lr_step(epoch, val_loss)
         if not self._schedule_ready and hasattr(self, "_train_batches"):
             self._schedule_ready = True
-            self.reinit_schedule(self.total_updates(self._train_batches))
+            total = self.total_updates(self._train_batches)
+            if self._epoch.changed:
+                self._epoch.more_updates = self.get_num_updates() + self._updates_left() - total
+            self.reinit_schedule(total and total + self._epoch.more_updates)
         return rate
 
-    def total_updates(self, batches: int) -> int:
+    def _updates_left(self) -> int:
+        """Updates from here to the end of the last epoch."""
+        later = self.total_updates(self._train_batches) - self.total_updates(self._train_batches, self._epoch.epoch)
+        return later + math.ceil(self._epoch.batches_left / self._epoch.update_freq)
+
+    def total_updates(self, batches: int, max_epoch: int | None = None) -> int:
         """Updates of --max-epoch epochs of so many batches, whatever --max-update says; 0 without --max-epoch."""
         freq = self.cfg.optimization.update_freq
-        epochs = range(self.cfg.optimization.max_epoch or 0)
+        epochs = range(self.cfg.optimization.max_epoch or 0)[:max_epoch]
         return sum(math.ceil(batches / freq[min(i, len(freq) - 1)]) for i in epochs)
 
     def reinit_schedule(self, total: int) -> None:

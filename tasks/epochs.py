@@ -35,11 +35,14 @@ class EpochBatches(iterators.EpochBatchIterator):
         options: as fairseq's.
 
     Attributes:
-        update_freq: batches per update, which the trainer sets.
-        recut: whether the rest of the epoch is dealt anew.
+        update_freqs: batches per update in each epoch (the last one goes on), which the trainer sets.
+        changed: whether the state restored was written with other settings.
+        more_updates: how many more the run makes than its present settings would from the first epoch on.
     """
 
-    update_freq = 1
+    update_freqs: Sequence[int] = (1,)
+    changed = False
+    more_updates = 0
 
     def __init__(
         self,
@@ -53,9 +56,18 @@ class EpochBatches(iterators.EpochBatchIterator):
         self._plan, self._order, self._setting = plan, order, setting
         self._read: list[Read] = []  # with other settings, in this epoch
         self._start = 0  # number of the first batch of the present setting
-        self.recut = False
         # The plan holds the order; batches of file order must stay in it.
         super().__init__(dataset, collate_fn, plan(order, ()), disable_shuffling=True, **options)
+
+    @property
+    def update_freq(self) -> int:
+        """Batches per update in this epoch."""
+        return self.update_freqs[min(self.epoch, len(self.update_freqs)) - 1]
+
+    @property
+    def batches_left(self) -> int:
+        """Batches of this epoch that are not read yet."""
+        return len(self.frozen_batches) - self.iterations_in_epoch
 
     def state_dict(self) -> dict[str, Any]:
         """As stock, and `rows`: how many there are, how many are read, in which order, and in which stretches."""
@@ -67,11 +79,17 @@ class EpochBatches(iterators.EpochBatchIterator):
         order = {"seed": self._order.seed, "shuffle": self._order.shuffle}
         stretches = [list(part) for part in done]
         state["rows"] = {"total": total, "read": total - num_left(total, done), **order, "stretches": stretches}
+        state |= {"setting": self._present(), "more_updates": self.more_updates}
         return state
+
+    def _present(self) -> list[Any]:
+        return [*self._setting[:2], list(self.update_freqs)]
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """As stock, for every setting; UserError if the state is not of this data file."""
         rows, position = state_dict.get("rows"), state_dict.get("iterations_in_epoch", 0)
+        self.changed = state_dict.get("setting", self._present()) != self._present()
+        self.more_updates = state_dict.get("more_updates", 0)
         if rows is None or position == 0:
             if position and position >= len(self.frozen_batches):
                 reason = f"The checkpoint has read {position} batches of an epoch, and this data has fewer"
@@ -89,7 +107,7 @@ class EpochBatches(iterators.EpochBatchIterator):
         if last._replace(batches=0) == self._setting and last.batches % self.update_freq == 0:
             self._read, offset = earlier, last.batches
         else:
-            self._read, offset, self.recut = done, 0, True
+            self._read, offset = done, 0
             logger.info(
                 "%d rows of epoch %d are left: %d processes read them in batches of %d.",
                 num_left(total, done), state_dict["epoch"], self._setting.processes, self._setting.batch_size,
@@ -117,6 +135,7 @@ def rows_of_earlier_version(state: dict[str, Any]) -> None:
         shuffle = not cfg["task"].get("no_shuffle_rows", True) and epoch > dataset["curriculum"]
         processes = cfg["distributed_training"]["distributed_world_size"]
         stretch = [processes, dataset["batch_size"], iterator["iterations_in_epoch"]]
+        iterator["setting"] = [*stretch[:2], list(cfg["optimization"]["update_freq"])]
     except (KeyError, TypeError):  # no training of ours or of the original
         return
     iterator["rows"] = {"seed": seed, "shuffle": shuffle, "stretches": [stretch]}

@@ -159,6 +159,24 @@ def test_a_finished_run_says_so_and_names_what_differs(data, tmp_path, updates, 
     assert len(updates) == 5
 
 
+def test_the_rate_decays_to_the_end_of_a_run_with_other_settings(data, tmp_path, monkeypatch, capsys):
+    """3 epochs of 12 rows, in updates of 2, 6 and 3 rows: each time done and left make up the total."""
+    monkeypatch.setattr("ofa_module.trainer.check_validation", lambda trainer: None)
+    more = ["--max-epoch=3", "--disable-validation", "--save-interval-updates=1"]
+
+    def steps(*flags):
+        train.main(argv(data, tmp_path, *more, *flags))
+        return capsys.readouterr().out.partition("Total steps ")[2].split(",")[0]
+
+    assert steps("--batch-size=2", "--max-update=3") == "18"
+    assert steps("--batch-size=6", "--max-update=4") == "8"  # 3 + 1 + 2 + 2
+    assert steps("--batch-size=6", "--max-update=5") == "8"
+    assert steps("--batch-size=3", "--max-update=7") == "11"  # 5 + 2 + 4
+    assert steps("--batch-size=3") == "11"
+    state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
+    assert state["optimizer_history"][-1]["num_updates"] == 11
+
+
 def test_an_unchanged_run_lists_nothing_and_a_new_one_neither(data, tmp_path, capsys):
     more = ["--store-ema", "--save-interval-updates=1", "--max-update=1", "--validate-interval=7"]
     train.main(argv(data, tmp_path, *more))

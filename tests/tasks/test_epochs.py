@@ -46,7 +46,7 @@ class Setting(SimpleNamespace):
 
             setting = Read(self.processes, self.batch_size, 0)
             iterator = EpochBatches(Numbers(size), list, plan, self.order, setting, epoch=epoch)
-            iterator.update_freq = self.update_freq
+            iterator.update_freqs = [self.update_freq]
             if state is not None:
                 iterator.load_state_dict(state)
             found.append(iterator)
@@ -136,6 +136,7 @@ def test_files_of_earlier_versions_go_on_with_other_settings():
         "dataset": {"batch_size": 4, "curriculum": 0},
         "task": {"no_shuffle_rows": False},
         "distributed_training": {"distributed_world_size": 2},
+        "optimization": {"update_freq": [1]},
     }
     state = {"cfg": options, "extra_state": {"train_iterator": iterator}}
     rows_of_earlier_version(state)
