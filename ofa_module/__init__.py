@@ -1,9 +1,9 @@
 """What `--user-dir` names: the explicit list of everything registered with fairseq."""
 
-import importlib
 import logging
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 _ROOT = str(Path(__file__).resolve().parents[1])
@@ -32,5 +32,6 @@ PLUGIN_MODULES = (
     "tasks.glue",
     "tasks.unify_task",
 )
-for _name in PLUGIN_MODULES:
-    importlib.import_module(_name)
+with import_module("utils.logs").kept_root_logger():  # modules of fairseq configure logging when they are imported
+    for _name in PLUGIN_MODULES:
+        import_module(_name)

@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, open_dict
 
 from utils.errors import UserError, one_sentence
+from utils.logs import program_logging
 
 logger = logging.getLogger(__name__)
 PLUGIN = Path(__file__).resolve().parent
@@ -110,26 +112,18 @@ def run(
 ) -> None:
     """Runs a program on this process, or on one process per GPU; user errors end it with one sentence and code 2.
 
-    Ctrl-C (SIGINT) ends it with code 130, one line, and what `interrupted` says.
+    Ctrl-C (SIGINT) ends it with code 130, one line, and what `interrupted` says. Log lines go to stdout and to --log-file
+    while it runs; afterwards the caller's logging is what it was.
     """
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
-    if cfg.common.log_file and int(os.environ.get("RANK", "0")) == 0:
-        Path(cfg.common.log_file).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(cfg.common.log_file))
-        cfg.common.log_file = None  # fairseq would log only a part of it there
-    logging.basicConfig(
-        format="%(asctime)s - %(filename)s[line:%(lineno)d] - %(levelname)s: %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-        level=os.environ.get("LOGLEVEL", "INFO").upper(),
-        handlers=handlers,
-        force=True,
-    )
-    warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")
-    full_precision_on_cpu(cfg)
+    log_file, cfg.common.log_file = cfg.common.log_file, None  # fairseq would log only a part of it there
+    logged_program = partial(_logged, program, log_file, os.getpid())
+    first = int(os.environ.get("RANK", "0")) == 0
     name, stop = Path(sys.argv[0]).name, Interruption()
     try:
-        with stop:
-            distributed_utils.call_main(cfg, program)
+        with warnings.catch_warnings(), program_logging(log_file if first else None), stop:
+            warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")
+            full_precision_on_cpu(cfg)
+            distributed_utils.call_main(cfg, logged_program)
     except UserError as error:
         print(f"{name}: error: {one_sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from error
@@ -137,9 +131,22 @@ def run(
         # Another process may leave first, which this one sees as a broken connection.
         if not stop.asked and not isinstance(error, KeyboardInterrupt):
             raise
-        if int(os.environ.get("RANK", "0")) == 0:
+        if first:
             print(f"{name}: interrupted. {interrupted(cfg) if interrupted else ''}".strip(), file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _logged(program: Callable[[DictConfig], None], log_file: str | None, logging_process: int, cfg: DictConfig) -> None:
+    """The program; with its own logging in a process that fairseq started for a GPU, which inherits none."""
+    if os.getpid() == logging_process:
+        program(cfg)
+        return
+    master = distributed_utils.is_master(cfg.distributed_training)
+    with warnings.catch_warnings(), program_logging(log_file if master else None):
+        warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")
+        if not master:
+            logging.getLogger().setLevel(logging.WARNING)  # as fairseq does
+        program(cfg)
 
 
 class Interruption:

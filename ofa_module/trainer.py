@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-import fairseq_cli.train
 import torch
 from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
@@ -28,6 +27,10 @@ from ofa_module.preflight import check_room, check_start, check_validation, lock
 from tasks.epochs import rows_of_earlier_version
 from utils.checkpoint import SAFE_GLOBALS, DamagedCheckpointError, load_checkpoint, previous_checkpoint, save_checkpoint
 from utils.errors import UserError
+from utils.logs import kept_root_logger
+
+with kept_root_logger():  # its import configures logging
+    import fairseq_cli.train
 
 logger = logging.getLogger(__name__)
 _restore = checkpoint_utils.load_checkpoint

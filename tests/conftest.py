@@ -1,7 +1,6 @@
 """Shared fixtures: the golden figures beside this file and networks filled with the golden weights."""
 
 import json
-import logging
 import os
 import sys
 from functools import cache
@@ -22,16 +21,6 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of long tests first: none of them is left for the end, when only one process still works."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
-    """Takes the log files of earlier tests' trainings off the root logger when their folders are gone."""
-    root = logging.getLogger()
-    for handler in root.handlers[:]:
-        if isinstance(handler, logging.FileHandler) and not Path(handler.baseFilename).exists():
-            root.removeHandler(handler)
-            handler.close()
 
 
 def load_golden(name: str) -> Any:
