@@ -112,8 +112,8 @@ def run(
 ) -> None:
     """Runs a program on this process, or on one process per GPU; user errors end it with one sentence and code 2.
 
-    Ctrl-C (SIGINT) ends it with code 130, one line, and what `interrupted` says. Log lines go to stdout and to --log-file
-    while it runs; afterwards the caller's logging is what it was.
+    Ctrl-C (SIGINT) ends it with code 130, one line, and what `interrupted` says.
+    Log lines go to stdout and to --log-file while it runs; afterwards the caller's logging is what it was.
     """
     log_file, cfg.common.log_file = cfg.common.log_file, None  # fairseq would log only a part of it there
     logged_program = partial(_logged, program, log_file, os.getpid())

@@ -7,6 +7,7 @@
 #   DATA_DIR, CHECKPOINT_DIR, BPE_DIR, RESULTS_DIR, OUTPUT_DIR           OFA_PYTHON  interpreter (.venv, else python3)
 #   NUM_WORKERS    processes that read data, per GPU (2)                 RUN_SUFFIX  end of a training run's name (none)
 #   DRY_RUN=1      print the command instead of running it
+#   OFA_NEWEST=1   set .venv up with the newest versions that the requirements allow, not those of constraints.txt
 
 OFA_ROOT=$(cd "$(dirname "$0")" && while [ ! -f train.py ] && [ "$PWD" != / ]; do cd ..; done && pwd)
 DATA_DIR=${DATA_DIR:-$OFA_ROOT/dataset}
@@ -25,8 +26,8 @@ ofa_python() {
     else echo python3; fi
 }
 
-# ofa_setup [FILE...]: makes .venv and installs requirements.txt and the other requirement files named, unless
-# OFA_PYTHON names an interpreter or it is done already.
+# ofa_setup [FILE...]: makes .venv and installs requirements.txt and the other requirement files named, in the versions
+# of constraints.txt or, with OFA_NEWEST=1, the newest allowed; unless OFA_PYTHON names an interpreter or it is done.
 ofa_setup() {
     [ -n "${OFA_PYTHON:-}" ] && return
     if [ ! -x "$OFA_ROOT/.venv/bin/python" ]; then
@@ -38,12 +39,29 @@ ofa_setup() {
         "$name" -m venv "$OFA_ROOT/.venv" || { echo "$name cannot make .venv: install its venv module." >&2; exit 2; }
     fi
     for _file in requirements.txt "$@"; do
-        cmp -s "$OFA_ROOT/$_file" "$OFA_ROOT/.venv/$_file" && continue
-        echo "Installing $_file into .venv (a few minutes) ..."
-        "$OFA_ROOT/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$OFA_ROOT/$_file" || exit 1
-        cp "$OFA_ROOT/$_file" "$OFA_ROOT/.venv/$_file"
+        ofa_wanted "$_file" | cmp -s - "$OFA_ROOT/.venv/$_file" || { ofa_install requirements.txt "$@" || exit 1; return; }
     done
 }
+
+# ofa_wanted FILE: what .venv/FILE says once this requirement file is installed as it is wanted now.
+ofa_wanted() {
+    cat "$OFA_ROOT/$1" && if [ "${OFA_NEWEST:-0}" = 1 ]; then echo "newest of $(date +%F)"
+    else cat "$OFA_ROOT/constraints.txt"; fi
+}
+
+# ofa_install FILE...: the requirement files, together, into .venv.
+ofa_install() (
+    cd "$OFA_ROOT"
+    echo "Installing $* into .venv (a few minutes) ..."
+    _files=$*
+    if [ "${OFA_NEWEST:-0}" = 1 ]; then set -- --upgrade --upgrade-strategy=eager; else set -- --constraint=constraints.txt; fi
+    for _file in $_files; do set -- "$@" "--requirement=$_file"; done
+    if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"; then
+        [ "${OFA_NEWEST:-0}" = 1 ] || echo "If a version of constraints.txt cannot be had, try again with OFA_NEWEST=1." >&2
+        exit 1
+    fi
+    for _file in $_files; do ofa_wanted "$_file" > ".venv/$_file"; done
+)
 
 # ofa_size DEFAULT: what the size adds to the command line -> ARCH, SIZE_FLAGS (training), SIZE_DATA_FLAGS (their part
 # that zero-shot evaluation needs too), FREEZE_FLAGS, and recipe variables of run_scripts/sizes/.

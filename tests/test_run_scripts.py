@@ -24,6 +24,7 @@ NOT_RUNS = (
     "quickstart.sh",
     "demo_all.sh",
     "test.sh",
+    "renew_constraints.sh",
     "pretrain_ofa_demo.sh",
     "demo_stage2.sh",
     "demo_codes.sh",
