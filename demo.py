@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.predictor import OFAPredictor
 from utils.errors import UserError
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "ofa_demo.pt"
@@ -51,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves the page until Ctrl-C; 2 if it cannot."""
     args = parse_args(sys.argv[1:] if argv is None else argv)
     try:
-        from models import web_page  # after the command line: gradio takes seconds to import
+        from models import web_page  # after the command line: gradio and torch take seconds to import
+        from models.predictor import OFAPredictor
 
         vqgan = find_vqgan(args.checkpoint, args.vqgan)
         predictor = OFAPredictor.load(args.checkpoint, args.device, vqgan=vqgan)

@@ -13,16 +13,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import torch
 from tqdm import tqdm
 
 from data.items import Item, open_items
-from data.snli_ve import SnliVeData
-from data.vqa_gen import VqaGenData
-from models.predictor import OFAPredictor, read_image
 from utils.errors import UserError
+
+if TYPE_CHECKING:  # functions import what needs torch: a wrong command line shall not wait for it
+    from models.predictor import OFAPredictor
 
 LOG_SECONDS = 30  # between two lines of progress where there is no terminal
 
@@ -42,35 +41,35 @@ class Command:
     selected: str
     needed: tuple[str, ...]
     field: str
-    answer: Callable[[OFAPredictor, dict[str, list[Any]], argparse.Namespace], list[dict[str, Any]]]
+    answer: Callable[["OFAPredictor", dict[str, list[Any]], argparse.Namespace], list[dict[str, Any]]]
 
 
-def _caption(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+def _caption(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
     return [{"caption": x.text, "score": x.score} for x in _list(p.caption(v["image"], **args.decoding))]
 
 
-def _answer(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+def _answer(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
     found = p.answer(v["image"], v["question"], [] if args.free else None, v["objects"], **args.decoding)
     return [{"answer": x.text, "score": x.score} for x in _list(found)]
 
 
-def _ground(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+def _ground(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
     found = _list(p.ground(v["image"], v["phrase"], args.n_best, **args.decoding))
     lists = [[boxes] if args.n_best == 1 else boxes for boxes in found]
     return [{"boxes": [[b.x0, b.y0, b.x1, b.y1] for b in boxes], "scores": [b.score for b in boxes]} for boxes in lists]
 
 
-def _entail(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+def _entail(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
     found = p.entail(v["image"], v["hypothesis"], v["premise"])
     return [{"entailment": x.text, "score": x.score} for x in _list(found)]
 
 
-def _classify(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+def _classify(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
     found = _list(p.classify(v["image"], top_k=args.top_k))
     return [{"labels": [x.text for x in labels], "scores": [x.score for x in labels]} for labels in found]
 
 
-def _draw(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+def _draw(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
     records = []
     args.folder.mkdir(parents=True, exist_ok=True)
     for number, drawn in zip(v["number"], _list(p.draw(v["prompt"], args.n, **args.decoding)), strict=True):
@@ -82,11 +81,11 @@ def _draw(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) ->
     return records
 
 
-def _summarise(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+def _summarise(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
     return [{"summary": x.text, "score": x.score} for x in _list(p.summarise(v["text"], **args.decoding))]
 
 
-def _generate(p: OFAPredictor, v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+def _generate(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
     return [{"text": x.text, "score": x.score} for x in _list(p.generate(v["image"], v["prompt"], **args.decoding))]
 
 
@@ -198,6 +197,8 @@ def predict(args: argparse.Namespace) -> int:
     done = read_output(args.output, command.field) if args.output else set()
     predictor = _load(args)
     if args.command == "draw":
+        import torch
+
         torch.manual_seed(args.seed)
     run = _Run(predictor, command, args, done, sum(source.size for source in sources) or 1)
     unread = _unread(predictor)
@@ -219,7 +220,7 @@ class _Run:
     """
 
     def __init__(
-        self, predictor: OFAPredictor, command: Command, args: argparse.Namespace, done: set[Any], total: int
+        self, predictor: "OFAPredictor", command: Command, args: argparse.Namespace, done: set[Any], total: int
     ) -> None:
         self.predictor, self.command, self.args, self.done = predictor, command, args, done
         self.file: Any = None
@@ -232,6 +233,8 @@ class _Run:
 
     def add(self, item: Item) -> None:
         """Takes an item up unless it is answered already or cannot be read."""
+        from models.predictor import read_image
+
         own = self.number if item.id is None else item.id
         names = self.command.columns
         values: dict[str, Any] = {name: getattr(self.args, name, None) for name in names}
@@ -316,7 +319,7 @@ class _Standard:
         sys.stdout.flush()
 
 
-def _load(args: argparse.Namespace) -> OFAPredictor:
+def _load(args: argparse.Namespace) -> "OFAPredictor":
     overrides = dict(args.overrides)
     if reserved := overrides.keys() & {"device", "dtype", "batch_size", "vqgan"}:
         name = sorted(reserved)[0]
@@ -325,11 +328,16 @@ def _load(args: argparse.Namespace) -> OFAPredictor:
         overrides["ans2label_file"] = args.candidates
     if getattr(args, "vqgan", None):
         overrides["vqgan"] = tuple(args.vqgan)
+    from models.predictor import OFAPredictor
+
     return OFAPredictor.load(args.checkpoint, args.device, dtype=args.dtype, batch_size=args.batch_size, **overrides)
 
 
-def _unread(predictor: OFAPredictor) -> set[str]:
+def _unread(predictor: "OFAPredictor") -> set[str]:
     """Columns of a TSV file that the network was not trained with: as in evaluation they are left out."""
+    from data.snli_ve import SnliVeData
+    from data.vqa_gen import VqaGenData
+
     config = predictor.description.config
     unread = set() if config(VqaGenData, "vqa_gen").add_object else {"objects"}
     return unread if config(SnliVeData, "snli_ve").add_caption else {*unread, "premise"}

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from timm.data import create_transform
 from torch import Tensor
 
 from data.images import ImageTransform, normalisation
@@ -47,6 +46,8 @@ def imagenet_train_transform(size: int, imagenet_mean_std: bool = False) -> Imag
     Raises:
         ValueError: (when called) a picture without pixels.
     """
+    from timm.data import create_transform  # as long to import as everything else that a run needs
+
     mean, std = normalisation(imagenet_mean_std)
     crop, augment, finish = create_transform(
         size,

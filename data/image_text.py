@@ -37,6 +37,8 @@ class ImageTextDataset(PretrainRows):
         self, rows: TsvFile, vocab: Vocabulary, config: PretrainData, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
         super().__init__(rows, vocab, config, split, seed, epoch)
+        if not config.no_rand_augment:
+            import torchvision.transforms  # noqa: F401  (before there are workers, which would all wait for it)
         self.negatives: Negatives | None = None
         if split == "train":
             if not config.neg_sample_dir:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.images import decode_base64
 from data.tsv import TsvFile
 from utils.errors import BadRowError, UserError
 
@@ -76,6 +75,8 @@ def _lines(path: Path) -> list[str]:
 
 
 def _rows(rows: TsvFile, names: Sequence[str], unread: Collection[str]) -> Iterator[Item]:
+    from data.images import decode_base64  # brings torch, for which a wrong path shall not wait
+
     for number in range(len(rows)):
         item = Item(f"{rows.path}, line {number + 1}")
         try:

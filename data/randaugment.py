@@ -9,8 +9,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as tvf
 
 COUNT = 2
 PROBABILITY = 0.5
@@ -129,6 +127,9 @@ def _affine(
     centre: tuple[float, float] = _PIXEL_CENTRE,
 ) -> Image.Image:
     """Bilinear warp; angle and shear in degrees, centre in pixels from the top left corner."""
+    from torchvision.transforms import InterpolationMode  # seconds to import, and few tasks augment
+    from torchvision.transforms import functional as tvf
+
     # torchvision pads with 0 before it interpolates, so grey has to be 0: its `fill` would darken the edges.
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() - GREY  # (3, H, W)
     warped = tvf.affine(pixels, angle, [0, 0], 1.0, list(shear), InterpolationMode.BILINEAR, center=list(centre))

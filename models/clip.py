@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import v2 as transforms
 
 from utils.errors import UserError
 
@@ -50,13 +48,13 @@ class CLIP:
     """
 
     def __init__(self, model: Any, tokenizer: Tokenizer, batch_size: int = 64) -> None:
+        from torchvision.transforms import v2  # seconds to import, and few runs need CLIP
+
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.dtype, self.device = model.visual.conv1.weight.dtype, model.visual.conv1.weight.device
         self.context_length = int(model.context_length)
         size = int(model.visual.image_size[0])
-        self._resize = transforms.Compose(
-            [transforms.Resize(size, InterpolationMode.BICUBIC), transforms.CenterCrop(size)]
-        )
+        self._resize = v2.Compose([v2.Resize(size, v2.InterpolationMode.BICUBIC), v2.CenterCrop(size)])
         self._warned = False
 
     @classmethod
@@ -118,8 +116,10 @@ class CLIP:
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """(3, R, R) normalised pixels, R = 224: short side resized (bicubic), the centre, RGB."""
-        pixels = transforms.functional.pil_to_tensor(self._resize(image).convert("RGB")).float() / 255
-        return transforms.functional.normalize(pixels, list(MEAN), list(STD))
+        from torchvision.transforms.v2 import functional
+
+        pixels = functional.pil_to_tensor(self._resize(image).convert("RGB")).float() / 255
+        return functional.normalize(pixels, list(MEAN), list(STD))
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Ids (M, 77): start, text, end, zeros; the end of a cut text is the end id."""

@@ -2,12 +2,12 @@
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from models.ofa.attention import MultiheadAttention
 from models.ofa.cache import LayerCache
 from models.ofa.config import OFAConfig
+from models.ofa.drop_path import DropPath
 
 
 class _Residual(nn.Module):

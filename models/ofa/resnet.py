@@ -1,17 +1,19 @@
-"""Image trunk: the first three stages of a bottleneck ResNet over timm's blocks."""
+"""Image trunk: the first three stages of a bottleneck ResNet, with the parameter names of torchvision and timm.
+
+The blocks are written out: importing either library takes longer than everything else that the network needs.
+"""
 
 import logging
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
-from timm.layers import DropPath
-from timm.models.resnet import Bottleneck
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d as _FrozenBatchNorm2d
 
 from models.ofa.config import RESNET_BLOCKS, OFAConfig
+from models.ofa.drop_path import DropPath
 from utils.checkpoint import load_checkpoint
 from utils.upgrade import COUNTER
 
@@ -21,12 +23,66 @@ STRIDE = 16
 CLASSIFIER = ("layer4.", "fc.")  # what ImageNet networks of torchvision and timm have beyond the trunk
 
 
-class FrozenBatchNorm2d(_FrozenBatchNorm2d):
-    """Batch norm whose statistics and affine map are buffers; timm's blocks also pass device and dtype."""
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm of C channels whose statistics and affine map are buffers: nothing of it is trained."""
 
-    def __init__(self, channels: int, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
-        super().__init__(channels)
-        self.to(device=device, dtype=dtype)
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.pop(prefix + COUNTER, None)  # a batch norm that was trained counts its batches
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, R, R') -> (B, C, R, R')."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale[:, None, None] + shift[:, None, None]
+
+
+class Bottleneck(nn.Module):
+    """Residual block of a narrow 3 x 3 convolution between two 1 x 1 ones (He et al., 2016), `channels` -> 4 * `planes`.
+
+    Args:
+        planes: width of the 3 x 3 convolution, which carries the stride. downsample: what the shortcut passes.
+        drop_path: drop path rate of the residual branch.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        planes: int,
+        stride: int,
+        downsample: nn.Module | None,
+        norm: Callable[[int], nn.Module],
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, planes, kernel_size=1, bias=False)
+        self.bn1 = norm(planes)
+        self.conv2 = nn.Conv2d(planes, planes, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn2 = norm(planes)
+        self.conv3 = nn.Conv2d(planes, 4 * planes, kernel_size=1, bias=False)
+        self.bn3 = norm(4 * planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.drop_path = DropPath(drop_path)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, R, R') -> (B, 4 * planes, R / stride, R' / stride), rounded up."""
+        branch = self.relu(self.bn1(self.conv1(x)))
+        branch = self.relu(self.bn2(self.conv2(branch)))
+        branch = self.drop_path(self.bn3(self.conv3(branch)))
+        branch += x if self.downsample is None else self.downsample(x)
+        return self.relu(branch)
 
 
 class ResNet(nn.Module):
@@ -102,14 +158,6 @@ def _stage(
             shortcut = nn.Conv2d(channels, 4 * planes, kernel_size=1, stride=stride, bias=False)
             downsample = nn.Sequential(shortcut, norm(4 * planes))
         rate = drop_path * i / max(blocks - 1, 1)
-        layers.append(
-            Bottleneck(
-                channels if i == 0 else 4 * planes,
-                planes,
-                stride=stride if i == 0 else 1,
-                downsample=downsample,
-                norm_layer=norm,  # type: ignore[arg-type]
-                drop_path=DropPath(rate) if rate > 0 else None,
-            )
-        )
+        width, step = (channels, stride) if i == 0 else (4 * planes, 1)
+        layers.append(Bottleneck(width, planes, step, downsample, norm, rate))
     return nn.Sequential(*layers)
