@@ -50,6 +50,10 @@ def parse(
         _prepare_processes(cfg)
     except (UserError, ValueError, AssertionError) as error:
         parser.error(one_sentence(error))
+    except RuntimeError as error:
+        if error.args:
+            raise
+        parser.error("--arch is missing: name the network's size, such as --arch=ofa_base.")  # fairseq says nothing
     return cfg, flags
 
 

@@ -44,9 +44,9 @@ def import_fairseq() -> None:
     with _without_own_modules(), _without_libraries():
         importlib.import_module("fairseq")
     tasks, models = (sys.modules[name] for name in PACKAGES)
-    _make_lazy(tasks, "TASK", _TASK)
-    _make_lazy(models, "MODEL", _MODEL)
-    _make_lazy(models, "ARCH", _ARCHITECTURE)
+    _make_lazy(tasks, ("TASK_REGISTRY", "TASK_DATACLASS_REGISTRY"), _TASK)
+    _make_lazy(models, ("MODEL_REGISTRY", "MODEL_DATACLASS_REGISTRY"), _MODEL)
+    _make_lazy(models, ("ARCH_MODEL_REGISTRY", "ARCH_MODEL_NAME_REGISTRY", "ARCH_CONFIG_REGISTRY"), _ARCHITECTURE)
 
 
 class LazyRegistry(dict[str, Any]):
@@ -72,7 +72,7 @@ class LazyRegistry(dict[str, Any]):
         return self[name] if name in self else default
 
     def __iter__(self) -> Iterator[str]:
-        """All names, imported or not."""
+        """All names, imported or not; also the few of models and tasks without a data class."""
         return iter(dict.fromkeys([*self._names(), *super().__iter__()]))
 
     def keys(self) -> KeysView[str]:  # type: ignore[override]
@@ -88,16 +88,13 @@ class LazyRegistry(dict[str, Any]):
         return super().__contains__(name)
 
 
-def _make_lazy(package: ModuleType, kind: str, pattern: re.Pattern[str]) -> None:
-    """Replaces a package's registries of a kind: `TASK_REGISTRY`, `TASK_DATACLASS_REGISTRY` and so on."""
-
+def _make_lazy(package: ModuleType, registries: tuple[str, ...], pattern: re.Pattern[str]) -> None:
     @cache
     def names() -> dict[str, str]:
         return _registered(package, pattern)
 
-    for name, registry in list(vars(package).items()):
-        if name.startswith(f"{kind}_") and name.endswith("_REGISTRY") and isinstance(registry, dict):
-            setattr(package, name, LazyRegistry(registry, names))
+    for registry in registries:
+        setattr(package, registry, LazyRegistry(getattr(package, registry), names))
 
 
 def _registered(package: ModuleType, pattern: re.Pattern[str]) -> dict[str, str]:

@@ -49,9 +49,10 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Residual block of a narrow 3 x 3 convolution between two 1 x 1 ones (He et al., 2016), `channels` -> 4 * `planes`.
+    """Residual block: a narrow 3 x 3 convolution between two 1 x 1 ones (He et al., 2016).
 
     Args:
+        channels: width of the input; the output's is 4 * `planes`.
         planes: width of the 3 x 3 convolution, which carries the stride. downsample: what the shortcut passes.
         drop_path: drop path rate of the residual branch.
     """

@@ -10,7 +10,8 @@ import torchvision
 from safetensors.torch import save_file
 
 from models.ofa.config import OFAConfig
-from models.ofa.resnet import ResNet
+from models.ofa.drop_path import DropPath
+from models.ofa.resnet import FrozenBatchNorm2d, ResNet
 
 
 def config(path: Path, **options: Any) -> OFAConfig:
@@ -40,6 +41,53 @@ def test_libraries_name_and_compute_alike(tmp_path: Path, library: str, form: st
     expected = theirs.maxpool(theirs.bn1(theirs.conv1(images)).relu())
     expected = theirs.layer3(theirs.layer2(theirs.layer1(expected)))
     torch.testing.assert_close(trunk(images), expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("drop_prob", [0.0, 0.3, 1.0])
+def test_drop_path_draws_as_timm(drop_prob: float, training: bool) -> None:
+    branch = torch.randn(64, 5, 3)
+    ours, theirs = DropPath(drop_prob).train(training), timm.layers.DropPath(drop_prob).train(training)
+    torch.manual_seed(3)
+    expected = theirs(branch)
+    torch.manual_seed(3)
+    assert torch.equal(ours(branch), expected)
+
+
+@pytest.mark.parametrize("rates", [0.0, 0.4])
+def test_training_computes_as_timm(rates: float) -> None:
+    torch.manual_seed(0)
+    trunk = ResNet(OFAConfig.from_arch("ofa_demo", resnet_drop_path_rate=rates)).train()
+    stage = trunk.layer2
+    theirs = torch.nn.Sequential()
+    for i, block in enumerate(stage):
+        shortcut = torch.nn.Sequential(torch.nn.Conv2d(256, 512, 1, 2, bias=False), torch.nn.BatchNorm2d(512))
+        path = timm.layers.DropPath(block.drop_path.drop_prob)  # type: ignore[union-attr, arg-type]
+        first = {"stride": 2, "downsample": shortcut} if i == 0 else {}
+        theirs.append(timm.models.resnet.Bottleneck(512 if i else 256, 128, drop_path=path, **first))  # type: ignore
+    theirs.load_state_dict(stage.state_dict())
+    results = []
+    for network in (stage, theirs.train()):
+        torch.manual_seed(5)
+        pixels = torch.linspace(-1, 1, 4 * 256 * 7 * 7).view(4, 256, 7, 7).requires_grad_()
+        network(pixels).square().sum().backward()
+        results.append([pixels.grad, *(p.grad for p in network.parameters()), *network.buffers()])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+def test_frozen_batch_norm_is_torchvisions() -> None:
+    torch.manual_seed(0)
+    trained = torch.nn.BatchNorm2d(6)
+    for value in trained.state_dict().values():
+        if value.is_floating_point():
+            torch.nn.init.uniform_(value, 0.5, 1.5)
+    ours, theirs = FrozenBatchNorm2d(6), torchvision.ops.FrozenBatchNorm2d(6)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for norm in (ours, theirs):  # a counter of batches is passed over
+        norm.load_state_dict(trained.state_dict())
+    pixels = torch.randn(2, 6, 4, 3)
+    assert torch.equal(ours(pixels), theirs(pixels)) and not list(ours.parameters())
 
 
 def test_frozen_batch_norm_takes_the_statistics(tmp_path: Path) -> None:
