@@ -15,9 +15,10 @@ logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.ERROR)
 logging.getLogger("hydra").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
 
-from ofa_module.lean_fairseq import import_fairseq  # noqa: E402  (after the path and the loggers are set)
+from ofa_module.lean_imports import import_fairseq, spare_compiler  # noqa: E402  (after the path and the loggers are set)
 
 import_fairseq()
+spare_compiler()
 
 PLUGIN_MODULES = (
     "models.fairseq_ofa",

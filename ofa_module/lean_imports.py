@@ -1,4 +1,4 @@
-"""Imports fairseq without its own tasks and models, and without what only these need.
+"""Keeps fairseq's own tasks and models, and torch's compiler, from being imported by runs that do not use them.
 
 `import fairseq` imports everything that can be registered: 37 tasks, 61 models and scikit-learn, which takes longer
 than all that a run of ours needs. Imported from here, fairseq finds these by name when somebody asks for them, so
@@ -10,9 +10,13 @@ that each --task, --arch and --criterion is known and works as before. The stock
 - fairseq/logging/progress_bar.py: `from torch.utils.tensorboard import SummaryWriter`
 
 Where fairseq was imported before (`fairseq-train --user-dir ofa_module`), all of it is there and nothing is done.
+
+torch imports its compiler (`torch._dynamo`, two seconds) to exempt the methods of every optimizer from compilation, as
+soon as there is an optimizer, though nothing is compiled: see `spare_compiler`.
 """
 
 import importlib
+import inspect
 import os
 import re
 import sys
@@ -47,6 +51,19 @@ def import_fairseq() -> None:
     _make_lazy(tasks, ("TASK_REGISTRY", "TASK_DATACLASS_REGISTRY"), _TASK)
     _make_lazy(models, ("MODEL_REGISTRY", "MODEL_DATACLASS_REGISTRY"), _MODEL)
     _make_lazy(models, ("ARCH_MODEL_REGISTRY", "ARCH_MODEL_NAME_REGISTRY", "ARCH_CONFIG_REGISTRY"), _ARCHITECTURE)
+
+
+def spare_compiler() -> None:
+    """Says of each method of optimizers that it is its own uncompiled form, which torch would import its compiler for.
+
+    The lines this stands for are at the end of torch/_compile.py: `disable_fn = torch._dynamo.disable(fn, ...)`,
+    `fn.__dynamo_disable = disable_fn`. Without such lines in another version of torch it changes nothing.
+    """
+    optimizer = importlib.import_module("torch.optim").Optimizer
+    for method in vars(optimizer).values():
+        plain = getattr(method, "__wrapped__", None)
+        if inspect.isfunction(plain) and not hasattr(plain, "__dynamo_disable"):
+            plain.__dynamo_disable = plain  # type: ignore[attr-defined]
 
 
 class LazyRegistry(dict[str, Any]):
