@@ -10,7 +10,7 @@ import ast
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from data.items import Item, open_items
 from utils.errors import UserError
+from utils.record_file import RecordFile
 
 if TYPE_CHECKING:  # functions import what needs torch: a wrong command line shall not wait for it
     from models.predictor import OFAPredictor
@@ -194,15 +195,16 @@ def predict(args: argparse.Namespace) -> int:
     """Answers what is not answered yet; the exit code."""
     command = COMMANDS[args.command]
     sources = [open_items(path, command.columns, args.selected_cols or command.selected) for path in args.input]
-    done = read_output(args.output, command.field) if args.output else set()
+    inputs = (*args.input, args.checkpoint)
+    output = RecordFile(args.output, command.field, inputs) if args.output else _Standard()
     predictor = _load(args)
     if args.command == "draw":
         import torch
 
         torch.manual_seed(args.seed)
-    run = _Run(predictor, command, args, done, sum(source.size for source in sources) or 1)
+    run = _Run(predictor, command, args, output.ids, sum(source.size for source in sources) or 1)
     unread = _unread(predictor)
-    with open(args.output, "ab") if args.output else _Standard() as run.file:
+    with output as run.file:
         for source in sources:
             for item in source.read(unread):
                 run.add(item)
@@ -220,7 +222,7 @@ class _Run:
     """
 
     def __init__(
-        self, predictor: "OFAPredictor", command: Command, args: argparse.Namespace, done: set[Any], total: int
+        self, predictor: "OFAPredictor", command: Command, args: argparse.Namespace, done: Collection[Any], total: int
     ) -> None:
         self.predictor, self.command, self.args, self.done = predictor, command, args, done
         self.file: Any = None
@@ -310,7 +312,9 @@ class _Run:
 
 
 class _Standard:
-    """Standard output as a binary file that is left open."""
+    """Standard output as a binary file that is left open, and as a `RecordFile` without records."""
+
+    ids: frozenset[Any] = frozenset()
 
     def __enter__(self) -> BinaryIO:
         return sys.stdout.buffer
@@ -341,33 +345,6 @@ def _unread(predictor: "OFAPredictor") -> set[str]:
     config = predictor.description.config
     unread = set() if config(VqaGenData, "vqa_gen").add_object else {"objects"}
     return unread if config(SnliVeData, "snli_ve").add_caption else {*unread, "premise"}
-
-
-def read_output(path: Path, field: str) -> set[Any]:
-    """Ids of the records in a file; a last line that is not whole is cut off.
-
-    Raises UserError for a file of something else.
-    """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return set()
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    ids = set()
-    for number, line in enumerate(data[:whole].splitlines(), 1):
-        try:
-            record = json.loads(line)
-            if field not in record:
-                raise KeyError(field)
-            ids.add(record["id"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"{path}, line {number} is no record with 'id' and '{field}': name another file."
-            ) from error
-    if whole < len(data):
-        with open(path, "r+b") as file:
-            file.truncate(whole)
-    return ids
 
 
 if __name__ == "__main__":

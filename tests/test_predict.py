@@ -116,6 +116,16 @@ def test_a_stopped_run_goes_on(run, album, tmp_path):
     assert code == 0 and [record.pop("mark", 0) for record in records[:3]] == [1, 1, 0] and records == whole
 
 
+@pytest.mark.parametrize("content", [b"buy milk", b'{"id": 0, "caption": "half'])
+@pytest.mark.parametrize("wrong", ["--checkpoint=gone.pt", "--set=bpe_dir=gone", '--decoding={"beams": 3}'])
+def test_the_output_is_untouched_while_something_else_is_wrong(content, wrong, checkpoint, album, monkeypatch, capsys):
+    monkeypatch.chdir(album.parent)
+    Path("out.jsonl").write_bytes(content)
+    argv = ["caption", "album/b.png", f"--checkpoint={checkpoint}", "--device=cpu", "--output=out.jsonl", wrong]
+    assert predict.main(argv) == 2 and Path("out.jsonl").read_bytes() == content
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_bad_items_are_reported_and_skipped(run, album, capsys):
     (album / "c.png").write_bytes(b"no picture")
     code, records = run("ground", album, album / "gone.png", "--phrase=the car")

@@ -1,0 +1,110 @@
+"""The file that `predict.py --output` writes: a JSON record a line; the same command goes on with it."""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from utils.errors import UserError
+
+START = b'{"id": '
+_ID = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+')
+_HALF_ID = re.compile(rb'"(?:[^"\\]|\\.)*\\?|-')
+
+
+class RecordFile:
+    """Records `{"id": ..., FIELD: ..., "score": ...}` that are there, and the place of those to come.
+
+    Nothing on disk changes before the first `write` or the end of a run without errors. Then a last line that a
+    stopped run left half written is cut off, and what follows is appended.
+
+    Args:
+        path: a regular file, a device such as /dev/null, or nothing yet. field: the key that stands behind the id.
+        inputs: files that are read, which must not be written.
+    Attributes:
+        ids: of the records that are there.
+    Raises:
+        UserError: what stands there is not of this command, or cannot be written.
+    """
+
+    def __init__(self, path: Path, field: str, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
+        self.path, self.ids = path, set[Any]()
+        self._file: BinaryIO | None = None
+        self._size = self._whole = 0
+        if any(os.path.exists(name) and path.exists() and os.path.samefile(name, path) for name in inputs):
+            raise UserError(f"{path} is an input: name another file for the output.")
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
+            raise UserError(f"{path} cannot be written ({there} does not allow it): name another file.")
+        if there != path:
+            return
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind):
+            if not stat.S_ISCHR(kind):  # opening a pipe would wait for its other end
+                raise UserError(f"{path} is not a regular file: name a file, or leave --output out to print.")
+            return
+        data = path.read_bytes()
+        self._size, self._whole = len(data), data.rfind(b"\n") + 1
+        for number, line in enumerate(data[: self._whole].split(b"\n")[:-1], 1):
+            self.ids.add(_id_of(line, field, f"{path}, line {number}"))
+        if not _begins_record(data[self._whole :], field):
+            raise UserError(f"{path} ends in something else than a record of '{field}': name another file.")
+
+    def __enter__(self) -> "RecordFile":
+        return self
+
+    def write(self, lines: bytes) -> None:
+        """Appends whole lines."""
+        self._open().write(lines)
+
+    def flush(self) -> None:
+        """Hands what was written to the system."""
+        self._open().flush()
+
+    def _open(self) -> BinaryIO:
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "ab")
+            status = os.fstat(self._file.fileno())
+            if stat.S_ISREG(status.st_mode):
+                if status.st_size != self._size:
+                    raise UserError(f"{self.path} was changed by another program meanwhile: start again.")
+                if self._whole < self._size:
+                    self._file.truncate(self._whole)
+        return self._file
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._open()  # no answer at all is an empty file
+        if self._file is not None:
+            self._file.close()
+
+
+def _id_of(line: bytes, field: str, where: str) -> Any:
+    """The id of a record; UserError for any other line."""
+    try:
+        record = json.loads(line)
+        if field not in record or not record.keys() & {"score", "scores"}:
+            raise KeyError(field)
+        hash(record["id"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"{where} is no record with 'id' and '{field}' and its score: name another file.") from error
+    return record["id"]
+
+
+def _begins_record(text: bytes, field: str) -> bool:
+    """Whether a line without its end is what a write that was cut short leaves of a record."""
+    if not text.startswith(START):
+        return START.startswith(text)
+    rest = text.removeprefix(START)
+    found = _ID.match(rest)
+    if found is None:
+        return not rest or _HALF_ID.fullmatch(rest) is not None
+    behind, mark = rest[found.end() :], f', "{field}": '.encode()
+    return behind.startswith(mark) or mark.startswith(behind)
