@@ -2,8 +2,8 @@
 
 The index of `x.tsv` is `x.tsv.ofaidx` beside it or, where that folder cannot be written, a file in
 `$OFA_CACHE` (default `~/.cache/ofa`). It holds a header (`_HEADER`) and, as little-endian uint64, the byte
-offset of every row and the end of the last one: 8 bytes a row. It is rebuilt when size or time of the data
-file change.
+offset of every row and the end of the last one: 8 bytes a row. It is rebuilt when the data file's size, inode or
+times change, and when it is damaged.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import os
 import stat
 import struct
 import weakref
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -24,8 +25,8 @@ from tqdm import tqdm
 from utils.errors import BadRowError, UserError
 from utils.files import atomic_write
 
-_MAGIC, _VERSION = b"OFA rows", 1
-_HEADER = struct.Struct("<8sQQqQ")  # magic, version, size and mtime_ns of the data file, number of rows
+_MAGIC, _VERSION = b"OFA rows", 2
+_HEADER = struct.Struct("<8sQQqQqQQ")  # magic, version, stamp of the data file, checksum of the offsets, number of rows
 _CHUNK = 1 << 20  # bytes; a chunk stays in the processor's cache between reading and searching
 _SPARSE = 1024  # mean bytes a row from which one memchr per row beats numpy
 _SHOW_PROGRESS = 10**9  # bytes
@@ -36,6 +37,11 @@ class _Stamp(NamedTuple):
 
     size: int
     mtime_ns: int
+    inode: int
+    ctime_ns: int  # which programs cannot set, but which changes with name and permissions too
+
+    def same_content(self, other: "_Stamp") -> bool:
+        return self[:3] == other[:3]
 
 
 class TsvFile:
@@ -102,9 +108,11 @@ class TsvFile:
     def _reopen(self) -> None:
         """Open file and index after unpickling; the row numbers planned elsewhere must still hold."""
         self._fd = _open_data(self.path, self)
-        if _stamp(self._fd) != self._stamp:
+        stamp = _stamp(self._fd)
+        if stamp.same_content(self._stamp):
+            self._offsets = _open_index(self.path, self._fd, stamp)
+        if self._offsets is None or len(self._offsets) != self._num_rows + 1:
             raise UserError(f"{self.path} was changed while it was in use; start again.")
-        self._offsets = _open_index(self.path, self._fd, self._stamp)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fd": -1, "_offsets": None}
@@ -124,7 +132,7 @@ def _parse_columns(columns: str | Sequence[int]) -> tuple[int, ...]:
 def _open_data(path: str, owner: object) -> int:
     """File descriptor that closes with its owner."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # no wait on a pipe
     except FileNotFoundError:
         raise UserError(f"There is no data file {path}; check the path.") from None
     except OSError as error:
@@ -137,7 +145,7 @@ def _open_data(path: str, owner: object) -> int:
 
 def _stamp(descriptor: int) -> _Stamp:
     status = os.fstat(descriptor)
-    return _Stamp(status.st_size, status.st_mtime_ns)
+    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
 
 
 def _index_places(path: str) -> Iterator[Path]:
@@ -174,29 +182,42 @@ def _open_index(path: str, descriptor: int, stamp: _Stamp) -> np.ndarray:
 def _load_index(place: Path, stamp: _Stamp) -> np.ndarray | None:
     """Offsets if the index is whole and belongs to this content of the data file."""
     try:
-        with open(place, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < _HEADER.size:
+        with open(place, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size < _HEADER.size:
                 return None
-            magic, version, *found, rows = _HEADER.unpack(file.read(_HEADER.size))
-            whole = size == _HEADER.size + 8 * (rows + 1)
+            magic, version, *found, checksum, rows = _HEADER.unpack(file.read(_HEADER.size))
+            whole = status.st_size == _HEADER.size + 8 * (rows + 1)
             if not whole or magic != _MAGIC or version != _VERSION or tuple(found) != stamp:
                 return None
             # A plain view: indexing np.memmap itself is several times slower.
-            return np.asarray(np.memmap(file, "<u8", mode="r", offset=_HEADER.size))
+            offsets = np.asarray(np.memmap(file, "<u8", mode="r", offset=_HEADER.size))
+            return offsets if _make_sense(offsets, checksum, stamp.size) else None
     except OSError:
         return None
+
+
+def _make_sense(offsets: np.ndarray, checksum: int, size: int) -> bool:
+    """Whether offsets have their checksum, begin at 0, rise from row to row and end in the data file."""
+    found, before = 0, -1
+    for first in range(0, len(offsets), _CHUNK):
+        part = offsets[first : first + _CHUNK]
+        if int(part[0]) <= before or (part[1:] <= part[:-1]).any():
+            return False
+        found, before = zlib.crc32(part.data, found), int(part[-1])
+    return found == checksum and int(offsets[0]) == 0 and before <= size
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock file; the kernel frees the lock of a holder that died, so nobody waits for ever."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         while not _same_file(descriptor, path):  # the former holder removed the file that we waited for
             os.close(descriptor)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(path, flags, 0o666)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
             yield
@@ -220,25 +241,28 @@ def _build_index(path: str, descriptor: int, stamp: _Stamp, place: Path) -> None
         raise UserError(f"{path} has no rows; check how it was made.")
     with atomic_write(place) as file:  # ours alone while we hold the lock
         file.write(bytes(_HEADER.size))
-        rows = _write_offsets(file, path, descriptor, stop)
+        rows, checksum = _write_offsets(file, path, descriptor, stop)
         if _stamp(descriptor) != stamp:
             raise UserError(f"{path} changed while its rows were counted; start when it is complete.")
         file.seek(0)
-        file.write(_HEADER.pack(_MAGIC, _VERSION, *stamp, rows))
+        file.write(_HEADER.pack(_MAGIC, _VERSION, *stamp, checksum, rows))
 
 
-def _write_offsets(file: BinaryIO, path: str, descriptor: int, stop: int) -> int:
-    """Append the start of every row and the end of the last one; returns the number of rows."""
-    offset = struct.Struct("<Q")
-    file.write(offset.pack(0))
-    rows, last = 0, 0
+def _write_offsets(file: BinaryIO, path: str, descriptor: int, stop: int) -> tuple[int, int]:
+    """Append the start of every row and the end of the last one; returns the number of rows and the checksum."""
+    last, size, checksum = 0, 0, 0
+
+    def append(offsets: np.ndarray) -> None:
+        nonlocal last, size, checksum
+        file.write(offsets.data)
+        last, size, checksum = int(offsets[-1]), size + len(offsets), zlib.crc32(offsets.data, checksum)
+
+    append(np.zeros(1, "<u8"))
     for ends in _line_ends(path, descriptor, stop):
-        file.write(ends.tobytes())
-        rows, last = rows + len(ends), int(ends[-1])
+        append(ends)
     if last != stop:  # no newline at the end of the file
-        file.write(offset.pack(stop))
-        rows += 1
-    return rows
+        append(np.array([stop], "<u8"))
+    return size - 1, checksum
 
 
 def _end_of_rows(descriptor: int, size: int) -> int:

@@ -218,6 +218,69 @@ def test_torn_index_is_built_again(tmp_path, builds, keep):
     assert len(builds) == 2 and index_of(path).read_bytes() == good
 
 
+def test_index_of_another_file_of_equal_size_and_time(tmp_path, builds):
+    first, second = write(tmp_path / "x.tsv", b"abcd\nef\n"), write(tmp_path / "y.tsv", b"ab\ncdef\n")
+    assert list(TsvFile(first)) == [("abcd",), ("ef",)]
+    status = first.stat()
+    os.utime(second, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.replace(index_of(first), index_of(second))  # as after `mv y.tsv x.tsv`
+    assert list(TsvFile(second)) == [("ab",), ("cdef",)]
+    write(second, b"abcde\nf\n")  # the same file written in place, its time put back
+    os.utime(second, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert list(TsvFile(second)) == [("abcde",), ("f",)] and len(builds) == 3
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_altered_offset_gives_wrong_rows(seed, tmp_path):
+    rows = [f"{'x' * (row % 5)}{row}" for row in range(9)]
+    path = write(tmp_path / "x.tsv", "".join(f"{row}\n" for row in rows).encode())
+    TsvFile(path)
+    rng, good = random.Random(seed), index_of(path).read_bytes()
+    offsets = np.frombuffer(good[tsv._HEADER.size :], "<u8").copy()
+    row = rng.randrange(len(offsets))
+    offsets[row] = rng.choice([0, int(offsets[row]) + 1, int(offsets[-1 - row]) + 1, 10**6, 2**63, 2**64 - 1])
+    for forged in (good[: tsv._HEADER.size] + offsets.tobytes(), good[: tsv._HEADER.size] + bytes(8 * len(offsets))):
+        index_of(path).write_bytes(forged)
+        assert [found for (found,) in TsvFile(path)] == rows
+        assert index_of(path).read_bytes() == good
+
+
+def test_index_of_an_earlier_version_is_built_again(tmp_path, builds):
+    path = write(tmp_path / "x.tsv", b"a\nb\n")
+    status = path.stat()
+    header = struct.pack("<8sQQqQ", b"OFA rows", 1, status.st_size, status.st_mtime_ns, 1)
+    index_of(path).write_bytes(header + struct.pack("<2Q", 0, 4))
+    assert list(TsvFile(path)) == [("a",), ("b",)] and len(builds) == 1
+
+
+def test_permissions_and_name_may_change_between_pickling_and_use(tmp_path):
+    path = write(tmp_path / "x.tsv", b"a\nb\n")
+    packed = pickle.dumps(TsvFile(path))
+    path.chmod(0o600)
+    assert pickle.loads(packed)[1] == ("b",)
+
+
+@pytest.mark.parametrize("name", ["x.tsv.ofaidx", "x.tsv.ofaidx.tmp", "x.tsv.ofaidx.lock"])
+def test_links_beside_the_data_lead_nowhere(tmp_path, name):
+    path = write(tmp_path / "x.tsv", b"a\nb\n")
+    mine, gone = write(tmp_path / "mine", b"precious"), tmp_path / "gone"
+    for target in (mine, gone):
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to(target)
+        assert list(TsvFile(path)) == [("a",), ("b",)]
+    assert mine.read_bytes() == b"precious" and not gone.exists()
+
+
+@pytest.mark.parametrize("name", ["x.tsv.ofaidx", "x.tsv.ofaidx.tmp", "x.tsv.ofaidx.lock"])
+def test_nobody_waits_for_a_pipe(tmp_path, name):
+    path = write(tmp_path / "x.tsv", b"a\nb\n")
+    os.mkfifo(tmp_path / name)
+    assert list(TsvFile(path)) == [("a",), ("b",)]
+    os.mkfifo(tmp_path / "pipe.tsv")
+    with pytest.raises(UserError, match="not a regular file"):
+        TsvFile(tmp_path / "pipe.tsv")
+
+
 def test_leftovers_of_a_killed_builder_do_no_harm(tmp_path):
     path = write(tmp_path / "x.tsv", b"a\nb\n")
     Path(f"{index_of(path)}.lock").touch()

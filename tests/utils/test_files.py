@@ -1,5 +1,7 @@
 """Files that are always whole."""
 
+import os
+
 import pytest
 
 from utils.files import atomic_write
@@ -23,3 +25,19 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
         file.write(b"half")
         raise error
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_in_the_way_of_the_draft_is_not_followed(tmp_path):
+    (tmp_path / "mine").write_bytes(b"precious")
+    (tmp_path / "file.tmp").symlink_to(tmp_path / "mine")
+    with atomic_write(tmp_path / "file") as file:
+        file.write(b"new")
+    assert (tmp_path / "mine").read_bytes() == b"precious" and not (tmp_path / "file").is_symlink()
+
+
+def test_devices_and_pipes_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(OSError, match="not a regular file"), atomic_write(path):
+            pass
+    assert [found.name for found in tmp_path.iterdir()] == ["pipe"]
