@@ -1,11 +1,11 @@
 """CLIP (Radford et al., 2021, arXiv:2103.00020): how well pictures and texts go together.
 
-The network is open_clip's, the weights OpenAI's `ViT-B-16.pt`; both are needed only when `CLIP.load` is called.
+The network is open_clip's, the weights OpenAI's `ViT-B-16.pt`, of which only tensors are read; both are needed only when
+`CLIP.load` is called.
 Shapes: N pictures, M texts, C joint dimension (512 for ViT-B/16).
 """
 
 import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from utils.checkpoint import check_state, check_whole, unpickle
 from utils.errors import UserError
+from utils.torchscript import is_torchscript, read_torchscript
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -59,7 +61,7 @@ class CLIP:
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu", batch_size: int = 64) -> "CLIP":
-        """Reads OpenAI's file, a TorchScript archive, or its plain state dict; float32 on the CPU, else float16.
+        """Reads tensors of OpenAI's file, a TorchScript archive, or of its plain state dict; float32 on the CPU, else float16.
 
         Raises:
             UserError: open_clip or the file is missing, or the file is no CLIP network.
@@ -74,12 +76,13 @@ class CLIP:
         except ImportError as error:
             raise UserError("CLIP scores need the package open_clip: pip install open_clip_torch.") from error
         precision = "fp32" if torch.device(device).type == "cpu" else "fp16"
+        state = _read_weights(path)
         try:
-            with warnings.catch_warnings():  # torch calls TorchScript deprecated; OpenAI's file is made of it
-                warnings.simplefilter("ignore", FutureWarning)
-                model = open_clip.load_openai_model(str(path.absolute()), precision=precision, device=device)
-        except Exception as error:  # it raises many types on a file of another kind
+            cast = open_clip.get_cast_dtype(precision)
+            model = open_clip.model.build_model_from_openai_state_dict(state, cast_dtype=cast)
+        except Exception as error:  # it raises many types on weights of another network
             raise UserError(f"{path} is no CLIP network: put OpenAI's ViT-B-16.pt there.") from error
+        model = model.to(device) if precision == "fp16" else model.to(device).float()
         return cls(model.requires_grad_(False).eval(), open_clip.SimpleTokenizer(), batch_size)
 
     @torch.no_grad()
@@ -135,3 +138,22 @@ class CLIP:
     @staticmethod
     def _unit(features: Tensor) -> Tensor:
         return F.normalize(features.float(), dim=-1)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """A CLIP file's state dict: of OpenAI's TorchScript archive without running its code, or plain.
+
+    Raises:
+        UserError: another or a damaged file, or one that asks for code to be run.
+    """
+    check_whole(path)
+    try:
+        content = read_torchscript(path) if is_torchscript(path) else unpickle(path)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UserError(f"{path} is no CLIP network ({error!s:.200}): put OpenAI's ViT-B-16.pt there.") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):  # of a training run in parallel
+        content = {str(name).removeprefix("module."): value for name, value in content["state_dict"].items()}
+    check_state(content, str(path))
+    return content

@@ -11,7 +11,6 @@ import os
 import pickle
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
@@ -84,7 +83,7 @@ def load_checkpoint(path: PathLike, mmap: bool = False) -> dict[str, Any]:
         content, entries = _read_safetensors(source)
     else:
         check_whole(source)
-        content = _unpickle(source, mmap)
+        content = unpickle(source, mmap)
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint: name a checkpoint file.")
     weights: Any = content.get("model")
@@ -112,9 +111,13 @@ def without_history(state: Mapping[str, Tensor], options: Mapping[str, Any] | No
 
 def check_whole(path: Path) -> None:
     """Raises DamagedCheckpointError unless size, directory and checksums (which torch ignores) agree."""
-    if not zipfile.is_zipfile(path):
+    try:
+        zipped = zipfile.is_zipfile(path)
         with open(path, "rb") as file:
             start = file.read(8)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from error
+    if not zipped:
         # Before 1.6 torch wrote a stream of pickles, which is only checked by reading it.
         if start.startswith(pickle.PROTO):
             return
@@ -123,14 +126,29 @@ def check_whole(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, zlib.error, OSError, ValueError) as error:
-        raise damaged(path, str(error)) from error
+    except Exception as error:  # unknown compression, a password, names that are no text: zipfile raises many types
+        raise damaged(path, str(error) or type(error).__name__) from error
     if part is not None:
         raise damaged(path, f"wrong checksum of {part}")
 
 
-def _unpickle(path: Path, mmap: bool) -> Any:
-    """torch.load without running anything; mmap reads tensors when they are first used."""
+def check_state(state: Any, source: str) -> None:
+    """Raises UserError unless `state` is a state dict of ordinary tensors, each of them as large as it says."""
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise UserError(f"{source} holds no weights by name: name a checkpoint file.")
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+            raise UserError(f"{source} holds {name!r:.80}, which is not an ordinary tensor: name another file.")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():  # repeats its few numbers
+            raise UserError(f"{source} holds {name!r:.80} without all of its numbers: copy the file again.")
+
+
+def unpickle(path: Path, mmap: bool = False) -> Any:
+    """torch.load without running anything; mmap reads tensors when they are first used.
+
+    Raises:
+        DamagedCheckpointError: anything that cannot be read. UserError: a file that asks for code to be run.
+    """
     try:
         with torch.serialization.safe_globals(SAFE_GLOBALS):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
@@ -300,7 +318,7 @@ def previous_checkpoint(path: PathLike) -> Path | None:
     for other in path.parent.glob("checkpoint*.pt"):
         if other.name != path.name:
             with suppress(UserError, KeyError, TypeError, IndexError):
-                updates = _unpickle(other, mmap=True)["optimizer_history"][-1]["num_updates"]
+                updates = unpickle(other, mmap=True)["optimizer_history"][-1]["num_updates"]
                 found.append((updates, other.stat().st_mtime, other))
     for _, _, other in sorted(found, reverse=True):
         with suppress(DamagedCheckpointError):

@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from utils.checkpoint import check_state, check_whole, unpickle
 from utils.errors import UserError, one_sentence
 from utils.files import atomic_write
 
@@ -91,11 +92,10 @@ def released_scaling(images: Tensor) -> Tensor:
 def _read_weights(path: Path, net: nn.Module) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"There is no {path}: put torchvision's {WEIGHTS} there, or name it with --inception.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        shapes = {name: tensor.shape for name, tensor in state.items()}
-    except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(f"{path} is damaged or holds no weights: copy torchvision's {WEIGHTS} again.") from error
+    check_whole(path)
+    state = unpickle(path)
+    check_state(state, str(path))
+    shapes = {name: tensor.shape for name, tensor in state.items()}
     if shapes != {name: tensor.shape for name, tensor in net.state_dict().items()}:
         raise UserError(f"{path} holds another network: name torchvision's {WEIGHTS}.")
     return state

@@ -45,7 +45,7 @@ def load_lightning_weights(path: Path) -> dict[str, Tensor]:
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise UserError(f"{path} holds no state_dict: name a checkpoint file.")
-    weights = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    weights = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     if not weights:
         raise UserError(f"{path} holds no weights: name a checkpoint file.")
     return weights

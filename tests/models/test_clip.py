@@ -3,6 +3,7 @@
 import logging
 import math
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -188,8 +189,89 @@ def test_missing_and_foreign_files_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match="put OpenAI's ViT-B-16.pt there"):
         CLIP.load(tmp_path / "ViT-B-16.pt")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
+    (tmp_path / "text.pt").write_text("text")
+    with pytest.raises(UserError, match="is damaged or no checkpoint"):
+        CLIP.load(tmp_path / "text.pt")
     with pytest.raises(UserError, match="is no CLIP network"):
         CLIP.load(tmp_path / "other.pt")
+
+
+class Payload(nn.Module):
+    """Writes a file as soon as `torch.jit.load` restores it."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__()
+        self.target = target
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.target, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.target, self.training = state
+        torch.save(torch.zeros(1), self.target)
+
+    def forward(self) -> None:
+        pass
+
+
+def archive_with(weights, path, change):
+    """Saves an archive of `weights` and writes it anew with `change(name, data)` of its parts."""
+    torchscript(weights).save(path.with_suffix(".whole"))
+    with zipfile.ZipFile(path.with_suffix(".whole")) as whole, zipfile.ZipFile(path, "w") as out:
+        for name in whole.namelist():
+            if (data := change(name, whole.read(name))) is not None:
+                out.writestr(name, data)
+    return path
+
+
+def test_code_of_an_archive_is_never_run(weights, clip, images, tmp_path):
+    mine = tmp_path / "mine"
+    root = torch.jit.script(Payload(str(mine)))
+    root.save(tmp_path / "payload.pt")
+    mine.write_bytes(b"precious")
+    torch.jit.load(tmp_path / "payload.pt")
+    assert mine.read_bytes() != b"precious"  # what it does where it is trusted
+    mine.write_bytes(b"precious")
+    with pytest.raises(UserError, match="is no CLIP network"):
+        CLIP.load(tmp_path / "payload.pt")
+    assert mine.read_bytes() == b"precious"
+    evil = b"torch.save(torch.zeros(1), '/nowhere')"
+    path = archive_with(weights, tmp_path / "evil.pt", lambda n, d: evil if n.endswith(".py") else d)
+    assert torch.equal(CLIP.load(path, batch_size=2).image_features(images), clip.image_features(images))
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"cos\nsystem\n(S'touch gone'\ntR.",
+        b"ctorch\nsave\n(S'x'\nS'gone'\ntR.",
+        b"c__torch__.x\nX\n)\x81}(X\x01\x00\x00\x00acos\nsystem\nub.",
+        b"ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\x00\x00\x00__defaults__K\x01s\x86b.",  # sets an attribute
+        b"c__torch__.x\nX\n)\x81q\x00}(X\x01\x00\x00\x00ah\x00ub.",  # holds itself
+        b"I1\n.",
+        b"",
+        b"((((",
+    ],
+)
+def test_archives_that_ask_for_more_or_make_no_sense(pickled, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = {"a.weight": torch.zeros(2)}
+    path = archive_with(weights, tmp_path / "x.pt", lambda n, d: pickled if n.endswith("/data.pkl") else d)
+    with pytest.raises(UserError, match="is no CLIP network|no weights"):
+        CLIP.load(path)
+    assert not (tmp_path / "gone").exists()
+
+
+def test_weights_that_repeat_a_number_are_refused_before_they_fill_the_memory(tmp_path):
+    huge = {"visual.proj": torch.zeros(2, 2), "token_embedding.weight": torch.zeros(1).expand(10**9, 10**4)}
+    torch.save(huge, tmp_path / "plain.pt")
+    with pytest.raises(UserError, match="without all of its numbers"):
+        CLIP.load(tmp_path / "plain.pt")
+    torchscript(huge).save(tmp_path / "archive.pt")
+    with pytest.raises(UserError, match="larger than its storage"):
+        CLIP.load(tmp_path / "archive.pt")
 
 
 def test_a_missing_package_is_one_sentence(tmp_path, monkeypatch):
