@@ -1,7 +1,7 @@
 """CLIP (Radford et al., 2021, arXiv:2103.00020): how well pictures and texts go together.
 
-The network is open_clip's, the weights OpenAI's `ViT-B-16.pt`, of which only tensors are read; both are needed only when
-`CLIP.load` is called.
+The network is open_clip's, the weights OpenAI's `ViT-B-16.pt`, of which only tensors are read; both are needed
+only when `CLIP.load` is called.
 Shapes: N pictures, M texts, C joint dimension (512 for ViT-B/16).
 """
 
@@ -148,7 +148,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     """
     check_whole(path)
     try:
-        content = read_torchscript(path) if is_torchscript(path) else unpickle(path)
+        content: Any = read_torchscript(path) if is_torchscript(path) else unpickle(path)
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
