@@ -5,7 +5,10 @@ from typing import Any
 
 from fairseq.criterions import register_criterion
 
-from criterions.label_smoothed_cross_entropy import AdjustLabelSmoothedCrossEntropy, LabelSmoothedCrossEntropyConfig
+from criterions.label_smoothed_cross_entropy import (
+    AdjustLabelSmoothedCrossEntropyCriterion,
+    LabelSmoothedCrossEntropyConfig,
+)
 
 
 @dataclass
@@ -22,7 +25,7 @@ class EncouragingLossConfig(LabelSmoothedCrossEntropyConfig):
 
 
 @register_criterion("adjust_label_smoothed_encouraging_loss", dataclass=EncouragingLossConfig)
-class AdjustLabelSmoothedEncouragingLoss(AdjustLabelSmoothedCrossEntropy):
+class AdjustLabelSmoothedEncouragingLossCriterion(AdjustLabelSmoothedCrossEntropyCriterion):
     """Label-smoothed cross entropy and `criterions.losses.encouraging_bonus`."""
 
     def checked_options(self) -> dict[str, Any]:

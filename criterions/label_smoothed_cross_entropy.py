@@ -48,7 +48,7 @@ class LabelSmoothedCrossEntropyConfig(FairseqDataclass):
 
 
 @register_criterion("adjust_label_smoothed_cross_entropy", dataclass=LabelSmoothedCrossEntropyConfig)
-class AdjustLabelSmoothedCrossEntropy(OFACriterion):
+class AdjustLabelSmoothedCrossEntropyCriterion(OFACriterion):
     """Label-smoothed cross entropy with constraints, confidences, worst-token dropping and R-Drop."""
 
     def __init__(self, cfg: Any, task: Any) -> None:

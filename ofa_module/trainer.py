@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,7 @@ from ofa_module.continuing import FinishedRun, check_unfinished, log_differences
 from ofa_module.nonfinite import NonFiniteGuard, NonFiniteUpdate
 from ofa_module.preflight import check_room, check_start, check_validation, locked_folder
 from tasks.epochs import rows_of_earlier_version
+from utils import optimizer_state
 from utils.checkpoint import SAFE_GLOBALS, DamagedCheckpointError, load_checkpoint, previous_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.logs import kept_root_logger
@@ -87,9 +89,12 @@ class OFATrainer(Trainer):
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
         """As stock; without the file, which only the save folder's may lack, training starts from random weights.
 
-        Raises UserError for a network that was trained with other ids, unless this run's only add some behind them.
+        Raises UserError for a network that was trained with other ids, unless this run's only add some behind them, and
+        for the state of an optimizer that does not fit.
         """
-        checkpoint_utils.load_checkpoint_to_cpu = _reader(self.cfg, self.task.vocab)
+        resets = args[0] if args else kwargs.get("reset_optimizer", False)
+        trained = None if resets or self.is_fsdp else self.get_model()
+        checkpoint_utils.load_checkpoint_to_cpu = _reader(self.cfg, self.task.vocab, trained)
         if not os.path.isfile(filename):
             logger.warning("There is no --restore-file: training starts from random weights.")
         try:
@@ -100,6 +105,8 @@ class OFATrainer(Trainer):
                 raise UserError(
                     f"Cannot load model parameters from checkpoint {filename}: {error.__context__}"
                 ) from error
+            if re.search("does not match; please reset|parameter group", str(error)):
+                raise UserError(f"The optimizer of {filename} cannot be continued: {error}") from error
             raise
 
     def _build_ema(self) -> None:
@@ -216,10 +223,13 @@ class _Nothing:
         return []
 
 
-def _reader(cfg: DictConfig, vocab: Vocabulary) -> Callable[..., dict[str, Any]]:
+def _reader(cfg: DictConfig, vocab: Vocabulary, trained: nn.Module | None) -> Callable[..., dict[str, Any]]:
     """Replaces fairseq's reader: nothing in a file is executed, and every released form is understood.
 
     In the save directory a torn file gives way to the most trained good one. What a card says of the ids is checked.
+
+    Args:
+        trained: the network whose parameters the optimizer's state is brought to; None leaves that state as it is.
     """
     own = os.path.realpath(cfg.checkpoint.save_dir)
 
@@ -237,6 +247,9 @@ def _reader(cfg: DictConfig, vocab: Vocabulary) -> Callable[..., dict[str, Any]]
             advice = "pass the --bpe-dir, --code-dict-size and --num-bins it was trained with"
             card.check_vocabulary(vocab, path, given, advice, grown=True)
         rows_of_earlier_version(state)
+        optimizer_state.rename_criterions(state.get("optimizer_history") or [])
+        if trained is not None and (saved := state.get("last_optimizer_state")):
+            state["last_optimizer_state"] = optimizer_state.fit(saved, state["model"], trained, path)
         log_differences(cfg, state, path)
         _choose_weights(cfg, state, path)
         return state

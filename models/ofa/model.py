@@ -9,6 +9,7 @@ from models.ofa.cache import DecoderState
 from models.ofa.config import OFAConfig
 from models.ofa.decoder import Decoder
 from models.ofa.encoder import Encoder, EncoderOutput
+from models.ofa.order import put_in_order
 
 INIT_STD = 0.02
 
@@ -22,6 +23,7 @@ class OFA(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config, self.encoder.embed_tokens)
         self.reset_parameters()
+        put_in_order(self)
         if config.freeze_encoder_embedding or config.freeze_decoder_embedding:
             self.encoder.embed_tokens.weight.requires_grad_(False)
 

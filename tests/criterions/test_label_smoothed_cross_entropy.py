@@ -11,15 +11,18 @@ from fairseq.logging import metrics
 from loss_cases import make_batch
 from torch import nn
 
-from criterions.encouraging_loss import AdjustLabelSmoothedEncouragingLoss, EncouragingLossConfig
-from criterions.label_smoothed_cross_entropy import AdjustLabelSmoothedCrossEntropy, LabelSmoothedCrossEntropyConfig
+from criterions.encouraging_loss import AdjustLabelSmoothedEncouragingLossCriterion, EncouragingLossConfig
+from criterions.label_smoothed_cross_entropy import (
+    AdjustLabelSmoothedCrossEntropyCriterion,
+    LabelSmoothedCrossEntropyConfig,
+)
 from models.fairseq_ofa import FairseqOFA
 from models.ofa import OFAConfig
 from utils.errors import UserError
 
 KINDS = {
-    "cross_entropy": (AdjustLabelSmoothedCrossEntropy, LabelSmoothedCrossEntropyConfig),
-    "encouraging": (AdjustLabelSmoothedEncouragingLoss, EncouragingLossConfig),
+    "cross_entropy": (AdjustLabelSmoothedCrossEntropyCriterion, LabelSmoothedCrossEntropyConfig),
+    "encouraging": (AdjustLabelSmoothedEncouragingLossCriterion, EncouragingLossConfig),
 }
 RUNS = [
     "ce_eps0", "ce_eps0.1", "ce_drop_worst", "ce_drop_worst_not_yet", "ce_rdrop", "ce_rdrop_drop_worst",
@@ -178,7 +181,7 @@ def test_batch_without_counted_tokens_costs_nothing(kind, options, pairs):
     assert (loss.item(), sample_size, float(logged["nll_loss"])) == (0.0, 0, 0.0)
     assert not any(gradient.any() for gradient in gradients)
     with metrics.aggregate(new_root=True) as shown:
-        AdjustLabelSmoothedCrossEntropy.reduce_metrics([logged])
+        AdjustLabelSmoothedCrossEntropyCriterion.reduce_metrics([logged])
     assert shown["loss"].avg == 0
 
 
