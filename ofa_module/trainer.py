@@ -30,6 +30,7 @@ from utils import optimizer_state
 from utils.checkpoint import SAFE_GLOBALS, DamagedCheckpointError, load_checkpoint, previous_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.logs import kept_root_logger
+from utils.original import with_original_options
 
 with kept_root_logger():  # its import configures logging
     import fairseq_cli.train
@@ -55,8 +56,11 @@ class OFATrainer(Trainer):
         self._card = task.card().plain()
 
     def state_dict(self) -> dict[str, Any]:
-        """As stock, and the card of the run."""
-        return {**super().state_dict(), KEY: self._card}
+        """As stock, and the card of the run and what the original expects."""
+        state = super().state_dict()
+        cfg = state["cfg"]
+        model = {"patch_image_size": cfg["task"]["patch_image_size"], **cfg["model"]}
+        return {**state, "cfg": {**cfg, "model": with_original_options(model)}, KEY: self._card}
 
     @metrics.aggregate("train")
     def train_step(self, samples: list[Any], raise_oom: bool = False) -> Any:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from utils import hf_layout, upgrade
 from utils.errors import UserError
 from utils.files import atomic_write
+from utils.original import with_original_options
 from utils.upgrade import LoadReport
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def without_history(state: Mapping[str, Tensor], options: Mapping[str, Any] | No
     iterator = {"version": 2, "epoch": 1, "iterations_in_epoch": 0, "shuffle": True}
     return {
         "args": None,
-        "cfg": None if options is None else {"model": {**options, "_name": "ofa"}},
+        "cfg": None if options is None else {"model": with_original_options({**options, "_name": "ofa"})},
         "model": dict(state),
         "optimizer_history": [past],
         "extra_state": {"train_iterator": iterator},
