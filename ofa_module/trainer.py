@@ -27,7 +27,14 @@ from ofa_module.nonfinite import NonFiniteGuard, NonFiniteUpdate
 from ofa_module.preflight import check_room, check_start, check_validation, locked_folder
 from tasks.epochs import rows_of_earlier_version
 from utils import optimizer_state
-from utils.checkpoint import SAFE_GLOBALS, DamagedCheckpointError, load_checkpoint, previous_checkpoint, save_checkpoint
+from utils.checkpoint import (
+    SAFE_GLOBALS,
+    DamagedCheckpointError,
+    load_checkpoint,
+    previous_checkpoint,
+    save_checkpoint,
+    upgrade_state_dict,
+)
 from utils.errors import UserError
 from utils.logs import kept_root_logger
 from utils.original import with_original_options
@@ -253,7 +260,7 @@ def _reader(cfg: DictConfig, vocab: Vocabulary, trained: nn.Module | None) -> Ca
         rows_of_earlier_version(state)
         optimizer_state.rename_criterions(state.get("optimizer_history") or [])
         if trained is not None and (saved := state.get("last_optimizer_state")):
-            state["last_optimizer_state"] = optimizer_state.fit(saved, state["model"], trained, path)
+            state["last_optimizer_state"] = _fitted(saved, state["model"], trained, path)
         log_differences(cfg, state, path)
         _choose_weights(cfg, state, path)
         return state
@@ -275,6 +282,18 @@ def _choose_weights(cfg: DictConfig, state: dict[str, Any], path: str) -> None:
             logger.info("The average starts from the last weights of %s.", path)
         extra["ema"] = dict(latest)  # the stock trainer would look for them where it deleted them
         extra.pop("ema_fp32_params", None)
+
+
+def _fitted(saved: dict[str, Any], weights: dict[str, Tensor], trained: nn.Module, path: str) -> dict[str, Any]:
+    """The optimizer's state in this run's order; UserError where it does not fit, though the network does."""
+    try:
+        return optimizer_state.fit(saved, weights, trained, path)
+    except UserError:
+        try:
+            upgrade_state_dict(dict(weights), trained, source=path)
+        except UserError:
+            return saved  # it is another network: loading its weights, which comes next, says so
+        raise
 
 
 def _save(obj: Any, filename: str, async_write: bool = False) -> None:

@@ -127,3 +127,10 @@ def test_what_cannot_go_on_says_so(tmp_path):
     original_file(path, trainer, "ScstRewardCriterion")
     with pytest.raises(UserError, match="Criterion does not match; please reset the optimizer .--reset-optimizer"):
         trainer.load_checkpoint(path)
+
+
+def test_another_network_is_told_before_its_optimizer(tmp_path):
+    trainer = trainer_of(tmp_path)
+    original_file(tmp_path / "a.pt", trainer, LOSSES["adjust_label_smoothed_cross_entropy"])
+    with pytest.raises(UserError, match=r"Cannot load model parameters .*: pass --encoder-layers 1\.$"):
+        trainer_of(tmp_path, "--encoder-layers=2").load_checkpoint(str(tmp_path / "a.pt"))
