@@ -125,25 +125,25 @@ def loss_checks(device: str) -> Iterator[Check]:
     """Losses and gradient norms of the registered criterions."""
     import ofa_module  # isort: skip  # noqa: F401
 
-    from criterions.encouraging_loss import AdjustLabelSmoothedEncouragingLoss, EncouragingLossConfig
-    from criterions.label_smoothed_cross_entropy import AdjustLabelSmoothedCrossEntropy, LabelSmoothedCrossEntropyConfig
+    from fairseq.criterions import CRITERION_DATACLASS_REGISTRY, CRITERION_REGISTRY
+
     from models.fairseq_ofa import FairseqOFA
 
-    kinds: dict[str, Any] = {
-        "cross_entropy": (AdjustLabelSmoothedCrossEntropy, LabelSmoothedCrossEntropyConfig),
-        "encouraging": (AdjustLabelSmoothedEncouragingLoss, EncouragingLossConfig),
+    kinds = {
+        "cross_entropy": "adjust_label_smoothed_cross_entropy",
+        "encouraging": "adjust_label_smoothed_encouraging_loss",
     }
     figures = load("losses_tiny.json")
     model = weights.fill_(FairseqOFA(OFAConfig.from_arch("ofa_tiny"))).eval().to(device)
     task = SimpleNamespace(target_dictionary=SimpleNamespace(pad=lambda: 1, eos=lambda: 2))
 
     def check(run: dict[str, Any]) -> str:
-        criterion, config = kinds[run["criterion"]]
-        options = {"sentence_avg": False, **run["options"]}
+        name = kinds[run["criterion"]]
+        config = CRITERION_DATACLASS_REGISTRY[name](**{"sentence_avg": False, **run["options"]})
         batch = to(device, make_batch(figures, run["batch"]))
         random.seed(run.get("python_seed"))
         model.zero_grad()
-        loss, _, _ = criterion(config(**options), task)(model, batch, update_num=run["update_num"])
+        loss, _, _ = CRITERION_REGISTRY[name](config, task)(model, batch, update_num=run["update_num"])
         loss.backward()
         norms = [p.grad.double().norm() for p in model.parameters() if p.grad is not None]
         np.testing.assert_allclose(loss.item(), run["loss"], rtol=1e-5)

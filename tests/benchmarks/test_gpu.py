@@ -22,7 +22,7 @@ def test_every_part_writes_its_figures(tmp_path: Path) -> None:
     page = (tmp_path / "gpu_none.md").read_text()
     assert done.returncode == 0, page + done.stderr[-3000:]
     assert "7 of 7 checks passed." in page and "| DDP and exchange | equal | one process, gloo |" in page
-    assert re.search(r"\| caption \| fp32 \| [\d.]+ \| yes \| 16 of 16 \| 16 of 16 \|", page)
+    assert re.search(r"\| cola \| fp32 \| [\d.]+ \| yes \| 5 of 5 \| 5 of 5 \|", page)
     for loop in ("train.py", "plain, bf16"):
         assert re.search(rf"\| ofa_demo \| {loop} +\| \d \| [\d.,]+ \| [\d.]+ \|", page)
     for answers in ("encoder alone", "caption, beam 5", "answer of 3,129, exact", "box, beam 5", "16 codes, sampled"):
