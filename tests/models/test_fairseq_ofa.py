@@ -78,7 +78,7 @@ def test_bart_and_a_resnet(data: Path, bart: dict[str, torch.Tensor], tmp_path: 
     torch.save(resnet.state_dict(), trunk)
     log, weights = run(data, tmp_path, f"--restore-file={file}", *RESETS, f"--resnet-model-path={trunk}")
     assert f"Loaded checkpoint {file} " in log
-    assert "91 of 197 parameters are the checkpoint's: encoder.embed_positions.* (1 entry), " in log
+    assert "91 of 197 parameters are the checkpoint's: encoder.embed_tokens.* (1 entry), " in log
     assert "encoder.token_rel_pos_table_list.* (2 entries) kept at their initial values" in log
     assert f"{TABLE} (50265 -> 59457 rows) resized" in log
     assert f"entries of {trunk}" in log and "starts from random weights" not in log
