@@ -40,6 +40,8 @@ def parse(
     args = _with_plugin(argv)
     fairseq_utils.import_user_module.memo = {str(PLUGIN)}  # it is imported: this module is part of it
     parser = parser_of()
+    if {"--fp16", "--bf16"} <= set(args):
+        parser.error("--fp16 and --bf16 exclude each other: leave one out.")  # fairseq speaks of TPUs
     try:
         flags = options.parse_args_and_arch(parser, input_args=args)
         # fairseq takes bfloat16 to mean a TPU on the command line.

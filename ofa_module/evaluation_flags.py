@@ -14,7 +14,7 @@ USED = frozenset(
     "no_progress_bar log_interval log_format log_file seed cpu bf16 fp16 memory_efficient_bf16 memory_efficient_fp16 "
     "user_dir task data num_workers batch_size data_buffer_size gen_subset path model_overrides results_path "
     "distributed_world_size distributed_num_procs distributed_rank distributed_backend distributed_init_method "
-    "distributed_port device_id distributed_no_spawn nprocs_per_node".split()
+    "distributed_port device_id distributed_no_spawn".split()
 )
 # Options of tasks that only training reads, and options of generation that need what there is not.
 TRAINING_ONLY = frozenset({"uses_ema", "eval_args", "scst", "scst_args", "noise_ratio"})
@@ -49,7 +49,7 @@ def check_given(cfg: DictConfig, given: Collection[str]) -> None:
         of_task = name in cfg.task and name not in TRAINING_ONLY
         if not (of_task or name in USED or name in cfg.evaluation or name in generation):
             raise UserError(f"{flag(name)} is not supported by evaluate.py: {ADVICE.get(name, 'leave it out')}.")
-    pairs = [("fp16", "bf16"), ("ans2label_file", "ans2label_dict")]
+    pairs = [("ans2label_file", "ans2label_dict")]
     if cfg.task.get("val_inference_type") == "allcand":
         pairs.append(("beam_search_vqa_eval", "val_inference_type"))
     for one, other in pairs:
