@@ -44,6 +44,8 @@ class Task(Protocol):
 
 def check_given(cfg: DictConfig, given: Collection[str]) -> None:
     """Raises UserError for the first flag of the command line that evaluation would not follow."""
+    if not isinstance(cfg.task, DictConfig):
+        raise UserError("--task names a task that nothing here evaluates: name one of this repository's.")
     generation = {f.name for f in fields(GenerationConfig)} - NOT_GENERATION
     for name in sorted(given):
         of_task = name in cfg.task and name not in TRAINING_ONLY
