@@ -1,7 +1,8 @@
 """Evaluates: `python evaluate.py test.tsv --path=checkpoint.pt --task=caption ...` -> predictions as JSON, and scores.
 
-The task and its options come from the checkpoint (`--model-overrides` changes them), generation options, batch size
-and `--bpe-dir` from the command line; with `--zero-shot` the task comes from there too. No task is named in here.
+The task and its options come from the checkpoint, unless `--model-overrides` or, before it, a flag says otherwise;
+generation options and batch size come from the command line, and with `--zero-shot` the whole task. A flag that would
+do nothing is refused. No task is named in here.
 """
 
 import ofa_module  # isort: skip  # noqa: F401  (before fairseq, whose import it quiets)
@@ -10,7 +11,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Optional
@@ -21,17 +22,15 @@ from fairseq import tasks as fairseq_tasks
 from fairseq import utils as fairseq_utils
 from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
+from fairseq.logging.progress_bar import progress_bar
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
-from tqdm import tqdm
 
-from data.answers import read_answers
-from data.base import DataConfig
 from data.card import Card
 from models.generation import GenerationConfig
 from models.ofa import OFAConfig
 from models.predictor.description import ANSWER_OPTIONS, describe, find_vocabulary
-from ofa_module import cli
+from ofa_module import cli, evaluation_flags
 from tasks.base import Evaluation, OFATask
 from utils.checkpoint import load_checkpoint, load_model
 from utils.distributed import gather_objects, is_main, rank, sum_over_ranks, world_size
@@ -67,9 +66,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def parse_args(argv: Sequence[str]) -> DictConfig:
-    """Configuration of an evaluation command line, its own flags under `evaluation`; SystemExit on a bad flag."""
+    """Configuration of an evaluation command line; SystemExit on a bad flag.
+
+    Its own flags are under `evaluation`, the names of the options that stand on the line under `given`.
+    """
     cfg, flags = cli.parse(_parser, argv)
     with open_dict(cfg):
+        cfg.given = sorted(flags.given)
         cfg.evaluation = {f.name: getattr(flags, f.name) for f in fields(EvaluationFlags) if f.name != "_name"}
     return cfg
 
@@ -81,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def evaluate(cfg: DictConfig) -> None:
     """Answers every row of the data file once, writes the answers and prints the scores."""
+    evaluation_flags.check_given(cfg, cfg.given)
     if cfg.evaluation.check_submission:
         check_submission(cfg)
         return
@@ -93,29 +97,37 @@ def evaluate(cfg: DictConfig) -> None:
     cfg.common_eval.results_path = cfg.common_eval.results_path or task.results_path
     if not cfg.common_eval.results_path:
         raise UserError("--results-path is missing: name the folder for the predictions.")
+    evaluation_flags.check_generation(cfg, cfg.given, task)
     generation = _generation_config(cfg, task)
     of_model = {f.name for f in fields(OFAConfig)}
     models = [_load(path, {key: overrides[key] for key in overrides if key in of_model}, cfg) for path in paths]
     subset = cfg.dataset.gen_subset
+    task.needs_references = False
     task.load_dataset(subset)
-    rows, sums, skipped = _answer(cfg, task, models, subset, generation)
-    _report(cfg, task, rows, sums, skipped, subset)
+    _report(cfg, task, _answer(cfg, task, models, subset, generation), subset)
 
 
 def _task(cfg: DictConfig, paths: list[str], overrides: dict[str, Any]) -> OFATask:
     """The task that the checkpoints are evaluated for; UserError where it is not what they were trained with."""
     checkpoints = {path: load_checkpoint(path, mmap=True) for path in paths}
-    task: OFATask = fairseq_tasks.setup_task(_task_config(cfg, checkpoints[paths[0]], paths[0], overrides))
+    config, given = _task_config(cfg, checkpoints[paths[0]], paths[0], overrides)
+    task: OFATask = fairseq_tasks.setup_task(config)
     for path, checkpoint in checkpoints.items():
         if (card := Card.read(checkpoint, path)) is not None:
-            _check(card, path, task, cfg, overrides)
+            _check(card, path, task, cfg.evaluation.zero_shot, overrides, given)
     return task
 
 
-def _task_config(cfg: DictConfig, checkpoint: dict[str, Any], path: str, overrides: dict[str, Any]) -> DictConfig:
-    """The task's options: the command line's, or the checkpoint's with overrides."""
+def _task_config(
+    cfg: DictConfig, checkpoint: dict[str, Any], path: str, overrides: dict[str, Any]
+) -> tuple[DictConfig, dict[str, Any]]:
+    """The task's options, and those of them that the command line gives.
+
+    With --zero-shot they are all the command line's; else the checkpoint's, then the overrides', then the flags'.
+    """
     if cfg.evaluation.zero_shot:
-        return cfg.task
+        cfg.task.update(evaluation_flags.task_options(cfg, cfg.given, cfg.task._name, cfg.task.keys()))
+        return cfg.task, {}
     args = vars(checkpoint["args"]) if checkpoint.get("args") else {}  # files of old fairseq hold flat options
     stored = (checkpoint.get("cfg") or {}).get("task") or args
     card = Card.read(checkpoint, path)
@@ -124,16 +136,25 @@ def _task_config(cfg: DictConfig, checkpoint: dict[str, Any], path: str, overrid
         raise UserError(f"{path} says nothing of its task: pass --zero-shot and the task's options.")
     if name not in fairseq_tasks.TASK_DATACLASS_REGISTRY:
         raise UserError(f"{path} was trained for the task {name!r}, which is not registered.")
+    if "task" in cfg.given and cfg.task._name != name:
+        raise UserError(
+            f"{path} was trained for the task {name!r}: leave --task={cfg.task._name} out, or pass --zero-shot."
+        )
     config = OmegaConf.structured(fairseq_tasks.TASK_DATACLASS_REGISTRY[name]())
     if unknown := [key for key in overrides if key not in config and key not in {f.name for f in fields(OFAConfig)}]:
         raise UserError(f"--model-overrides: neither the task {name!r} nor the network has an option {unknown[0]!r}.")
-    given = {key: cfg.task[key] for key in ("data", "bpe_dir") if cfg.task.get(key)}
-    own = _own_options(card, checkpoint, path, bool({**given, **overrides}.get("bpe_dir"))) if card else {}
-    inference = {"val_inference_type": "beamsearch" if cfg.evaluation.beam_search_vqa_eval else "allcand"}
-    for key, value in {**stored, **own, **given, **inference, **overrides, "_name": name}.items():
+    given = evaluation_flags.task_options(cfg, cfg.given, name, config.keys())
+    asked = {**overrides, **given}
+    for key in given.keys() & overrides.keys():
+        if given[key] != overrides[key]:
+            logger.warning("%s: %r on the command line wins over --model-overrides.", key, given[key])
+    own = _own_options(card, checkpoint, path, bool(asked.get("bpe_dir"))) if card else {}
+    if "ans2label_dict" in given or ("ans2label_dict" in overrides and "ans2label_file" not in asked):
+        asked["ans2label_file"] = None  # which would win
+    for key, value in {**stored, **own, "val_inference_type": "allcand", **asked, "_name": name}.items():
         if key in config:
             config[key] = value
-    return config
+    return config, given
 
 
 def _own_options(card: Card, checkpoint: dict[str, Any], path: str, has_vocabulary: bool) -> dict[str, Any]:
@@ -147,40 +168,41 @@ def _own_options(card: Card, checkpoint: dict[str, Any], path: str, has_vocabula
     return own
 
 
-def _check(card: Card, path: str, task: OFATask, cfg: DictConfig, overrides: dict[str, Any]) -> None:
+def _check(
+    card: Card, path: str, task: OFATask, zero_shot: bool, overrides: dict[str, Any], given: dict[str, Any]
+) -> None:
     """Raises UserError where a run is not what a checkpoint was trained with, unless --model-overrides say so.
 
     With --zero-shot only the vocabulary counts.
+
+    Args:
+        given: options of the task that stand on the command line.
     """
-    flag = "--model-overrides: bpe_dir=" if "bpe_dir" in overrides else "--bpe-dir="
+    flag = "--model-overrides: bpe_dir=" if "bpe_dir" in overrides and "bpe_dir" not in given else "--bpe-dir="
     card.check_vocabulary(task.vocab, path, f"{flag}{task.cfg.bpe_dir}", "name the folder it was trained with")
-    if cfg.evaluation.zero_shot:
+    if zero_shot:
         return
     card.check_prompts(path)
-    usual = DataConfig()
     for name, value in card.picture_options(path).items():
-        run = task.cfg[name] if cfg.task[name] == getattr(usual, name) else cfg.task[name]
-        if run != value and name not in overrides:
+        run = task.cfg[name]
+        if run != value and overrides.get(name) != run:
             raise UserError(
                 f"--{name.replace('_', '-')} is {run} in this run, and {path} was trained with {value}: leave it out, "
                 f"or pass --model-overrides=\"{{'{name}': {run}}}\"."
             )
-    if not overrides.get("unconstrained_training"):
-        _check_answers(card, path, task, cfg, overrides)
+    if not {**overrides, **given}.get("unconstrained_training"):
+        _check_answers(card, path, task, overrides.keys(), given.keys())
 
 
-def _check_answers(card: Card, path: str, task: OFATask, cfg: DictConfig, overrides: dict[str, Any]) -> None:
+def _check_answers(card: Card, path: str, task: OFATask, overrides: Set[str], given: Set[str]) -> None:
     """Raises UserError for other candidates than the checkpoint's; where they are an override, it only warns."""
-    explicit = bool(ANSWER_OPTIONS & overrides.keys())
-    asked = None if explicit else cfg.task.get("ans2label_file")
-    answers = read_answers(cfg.task) if asked else task.answers
-    file = asked or task.cfg.get("ans2label_file") or "ans2label_dict"
+    name = "ans2label_file" if task.cfg.get("ans2label_file") else "ans2label_dict"
+    file = task.cfg.ans2label_file if name == "ans2label_file" else name
+    value = task.cfg.get(name)
     try:
-        card.check_answers(
-            answers, path, file, f"leave it out, or pass --model-overrides=\"{{'ans2label_file': '{file}'}}\""
-        )
+        card.check_answers(task.answers, path, file, f'leave it out, or pass --model-overrides="{ {name: value} }"')
     except UserError as error:
-        if not explicit:
+        if ANSWER_OPTIONS & given or not ANSWER_OPTIONS & overrides:
             raise
         logger.warning("%s The override is followed.", error)
 
@@ -188,8 +210,9 @@ def _check_answers(card: Card, path: str, task: OFATask, cfg: DictConfig, overri
 def check_submission(cfg: DictConfig) -> None:
     """Compares a written file of predictions with the data file: fields, ids and their number."""
     overrides = cli.literal_dict(cfg.common_eval.model_overrides or "{}", "--model-overrides")
-    cfg.task.update({key: value for key, value in overrides.items() if key in cfg.task})
+    cfg.task.update({key: value for key, value in overrides.items() if key in cfg.task and key not in cfg.given})
     task: OFATask = fairseq_tasks.setup_task(cfg.task)
+    task.needs_references = False
     task.load_dataset(cfg.dataset.gen_subset)
     count = task.check_submission(cfg.evaluation.check_submission, cfg.dataset.gen_subset)
     logger.info("%s is complete: %d records.", cfg.evaluation.check_submission, count)
@@ -197,11 +220,7 @@ def check_submission(cfg: DictConfig) -> None:
 
 def _generation_config(cfg: DictConfig, task: OFATask) -> GenerationConfig:
     """Generation options of the command line, and the range of the task."""
-    given = cfg.generation
-    for flag in ("constraints", "lm_path"):
-        if given.get(flag):
-            raise UserError(f"--{flag.replace('_', '-')} is not supported by evaluate.py: leave it out.")
-    values = {f.name: given[f.name] for f in fields(GenerationConfig) if f.name in given}
+    values = {f.name: cfg.generation[f.name] for f in fields(GenerationConfig) if f.name in cfg.generation}
     values.update(task.generation_options)
     values["zero_shot"] = cfg.evaluation.zero_shot
     try:
@@ -220,11 +239,21 @@ def _precision(cfg: DictConfig) -> torch.dtype:
     return torch.float16 if cfg.common.fp16 else torch.bfloat16 if cfg.common.bf16 else torch.float32
 
 
+@dataclass
+class _Share:
+    """What a process has found: (row, (record, references)), metric sums, skipped rows' messages, rows not scored."""
+
+    rows: list[tuple[int, tuple[Record, list[str]]]] = field(default_factory=list)
+    sums: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    unscored: int = 0
+
+
 @torch.no_grad()
 def _answer(
     cfg: DictConfig, task: OFATask, models: list[nn.Module], subset: str, generation: GenerationConfig
-) -> tuple[list[tuple[int, tuple[Record, list[str]]]], dict[str, tuple[float, ...]], list[str]]:
-    """This process's share: (row, (record, references)), metric sums and messages of skipped rows."""
+) -> _Share:
+    """This process's share of the rows, answered."""
     device, dtype = next(models[0].parameters()).device, _precision(cfg)
     iterator = task.get_batch_iterator(
         task.dataset(subset),
@@ -232,12 +261,18 @@ def _answer(
         num_shards=world_size(),
         shard_id=rank(),
         num_workers=cfg.dataset.num_workers,
+        data_buffer_size=cfg.dataset.data_buffer_size,
     ).next_epoch_itr(shuffle=False)
-    rows: list[tuple[int, tuple[Record, list[str]]]] = []
-    sums: dict[str, tuple[float, ...]] = {}
-    skipped: list[str] = []
-    for batch in tqdm(iterator, total=len(iterator), desc=subset, mininterval=_interval(), disable=not is_main()):
-        skipped += batch.get("skipped", [])
+    share = _Share()
+    progress = progress_bar(
+        iterator,
+        (cfg.common.log_format or ("simple" if cfg.common.no_progress_bar else "tqdm")) if is_main() else "none",
+        cfg.common.log_interval,
+        prefix=subset,
+    )
+    for batch in progress:
+        progress.log({})
+        share.skipped += batch.get("skipped", [])
         if "net_input" not in batch:
             continue
         batch = fairseq_utils.apply_to_sample(lambda x: x.to(device), batch)  # boxes and sums stay in float32
@@ -247,56 +282,60 @@ def _answer(
             for record, confidence in zip(result.records, result.confidences, strict=True):
                 record.update(confidence)
         references = result.references or [[]] * len(result.records)
-        rows += zip((int(row) for row in batch["rows"]), zip(result.records, references, strict=True), strict=True)
+        share.rows += zip(
+            (int(row) for row in batch["rows"]), zip(result.records, references, strict=True), strict=True
+        )
         for name, values in result.sums.items():
-            sums[name] = tuple(map(sum, zip(values, sums.get(name, [0.0] * len(values)), strict=True)))
-    return rows, sums, skipped
+            before = share.sums.get(name, [0.0] * len(values))
+            share.sums[name] = tuple(map(sum, zip(values, before, strict=True)))
+        share.unscored += result.unscored
+    return share
 
 
-def _interval() -> float:
-    """Seconds between progress updates: a bar on a terminal, a line now and then in a log."""
-    return 0.5 if sys.stderr.isatty() else 30.0
-
-
-def _report(
-    cfg: DictConfig,
-    task: OFATask,
-    rows: list[tuple[int, tuple[Record, list[str]]]],
-    sums: dict[str, tuple[float, ...]],
-    skipped: list[str],
-    subset: str,
-) -> None:
+def _report(cfg: DictConfig, task: OFATask, share: _Share, subset: str) -> None:
     """Gathers all processes' answers; rank 0 writes predictions and scores and prints the scores."""
     folder = Path(cfg.common_eval.results_path)
-    for message in skipped:
+    for message in share.skipped:
         logger.warning("skipped %s", message)
-    missing = sum(gather_objects(len(skipped)))
-    records = write_predictions(
-        [(row, record) for row, (record, _) in rows],
-        folder / f"{subset}_predict.json",
-        len(task.dataset(subset)),
-        missing,
-    )
-    references = sorted(pair for share in gather_objects([(row, refs) for row, (_, refs) in rows]) for pair in share)
-    scores: dict[str, float] = {}
-    lengths = {
-        name: length for share in gather_objects({n: len(v) for n, v in sums.items()}) for name, length in share.items()
-    }
-    for name, length in sorted(lengths.items()):
-        totals = sum_over_ranks(list(sums.get(name, [0.0] * length)))
-        # The order of adding, which differs with the number of processes, shows in the last digits only.
-        scores[name] = float(f"{task.metrics[name].value(totals):.12g}")
-        if length == 2:
-            logger.info("score_sum: %s, score_cnt: %s, score: %s (%s)", *totals, round(scores[name], 4), name)
+    missing, unscored = (sum(gather_objects(count)) for count in (len(share.skipped), share.unscored))
+    file, count = folder / f"{subset}_predict.json", len(task.dataset(subset))
+    records = write_predictions([(row, record) for row, (record, _) in share.rows], file, count, missing)
+    scores = _scores(task, share, records, unscored < count - missing)
     if records is None:
         return
-    scores.update(task.corpus_scores(records, [refs for _, refs in references]))
+    if unscored:
+        logger.warning("%d of %d rows have no reference: %s.", unscored, count, "the scores are of the others" if scores
+                       else "their predictions are written, and there are no scores")  # fmt: skip
     if missing:
         scores["skipped_rows"] = missing
     write_json(scores, folder / f"{subset}_scores.json", indent=4)
     for name, value in scores.items():
         logger.info("%s: %.4f", name, value)
-    logger.info("%d predictions in %s", len(records), folder / f"{subset}_predict.json")
+    logger.info("%d predictions in %s", len(records), file)
+
+
+def _scores(task: OFATask, share: _Share, records: list[Record] | None, some: bool) -> dict[str, float]:
+    """The metrics over all processes' rows, on rank 0 also those of all records together.
+
+    Args:
+        records: all of them on rank 0, else None. some: whether a row has a reference; there are no scores without.
+    """
+    found = sorted(pair for own in gather_objects([(row, refs) for row, (_, refs) in share.rows]) for pair in own)
+    lengths = {name: n for own in gather_objects({n: len(v) for n, v in share.sums.items()}) for name, n in own.items()}
+    scores: dict[str, float] = {}
+    for name, length in sorted(lengths.items()):
+        totals = sum_over_ranks(list(share.sums.get(name, [0.0] * length)))
+        # The order of adding, which differs with the number of processes, shows in the last digits only.
+        scores[name] = float(f"{task.metrics[name].value(totals):.12g}")
+        if length == 2 and some:
+            logger.info("score_sum: %s, score_cnt: %s, score: %s (%s)", *totals, round(scores[name], 4), name)
+    if not some:
+        return {}
+    references = [refs for _, refs in found]
+    if records is not None:
+        compared = [pair for pair in zip(records, references, strict=True) if pair[1]]
+        scores.update(task.corpus_scores([record for record, _ in compared], [refs for _, refs in compared]))
+    return scores
 
 
 if __name__ == "__main__":

@@ -218,16 +218,23 @@ class _Run:
     """Items on their way from the inputs to the output.
 
     Args:
-        done: ids that the output holds already. total: number of items.
+        done: (id, row) of what the output holds already; without a row it is the first item with this id.
+        total: number of items.
     """
 
     def __init__(
-        self, predictor: "OFAPredictor", command: Command, args: argparse.Namespace, done: Collection[Any], total: int
+        self,
+        predictor: "OFAPredictor",
+        command: Command,
+        args: argparse.Namespace,
+        done: Collection[tuple[Any, int | None]],
+        total: int,
     ) -> None:
         self.predictor, self.command, self.args, self.done = predictor, command, args, done
         self.file: Any = None
         self.waiting: list[tuple[Any, dict[str, Any], str]] = []  # id, values by name, where
         self.seen: set[Any] = set()
+        self.nameless = False  # whether an item came whose id, if it has one, cannot be read
         self.number = self.written = self.skipped = 0
         self.terminal = sys.stderr.isatty()
         self.bar = tqdm(total=total, disable=not self.terminal, unit="item", dynamic_ncols=True)
@@ -241,14 +248,16 @@ class _Run:
         names = self.command.columns
         values: dict[str, Any] = {name: getattr(self.args, name, None) for name in names}
         values |= {**item.values, "number": self.number}
+        first = own not in self.seen
+        values["row"] = None if first and not self.nameless else self.number
+        done = (own, self.number) in self.done or (first and (own, None) in self.done)
         self.number += 1
+        self.seen.add(own)
+        self.nameless |= bool(item.problem) and item.id is None
         try:
             if item.problem:
                 raise UserError(item.problem)
-            if own in self.seen:
-                raise UserError(f"the id {own!r} was there before: ids must differ")
-            self.seen.add(own)
-            if own in self.done:
+            if done:
                 self.progress(1)
                 return
             if missing := [name for name in self.command.needed if values[name] is None]:
@@ -283,8 +292,9 @@ class _Run:
                 for item in items:
                     self.answer([item])
             return
-        lines = [json.dumps({"id": own, **result}) + "\n" for (own, _, _), result in zip(items, results, strict=True)]
-        self.file.write("".join(lines).encode("ascii"))
+        for (own, values, _), result in zip(items, results, strict=True):
+            row = {} if values["row"] is None else {"row": values["row"]}
+            self.file.write((json.dumps({"id": own, **result, **row}) + "\n").encode("ascii"))
         self.file.flush()
         self.written += len(items)
         self.progress(len(items))

@@ -80,6 +80,8 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
 
     columns: tuple[str, ...]  # what the task reads, in the order of --selected-cols
     unused_columns = 0  # how many more the released scripts may select
+    left_out = 0  # how many at the end, the reference first, the rows of a test set may leave out
+    needs_references = True  # False: rows without a reference are answered, and their loss is nothing
     # answer tokens so far -> ids that may follow; None = all
     allowed_after: Callable[[Sequence[int]], Sequence[int]] | None = None
 
@@ -87,9 +89,10 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
         self, rows: TsvFile, vocab: Vocabulary, config: DataConfig, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
         selected = len(rows.columns or rows[0])
-        if not len(self.columns) <= selected <= len(self.columns) + self.unused_columns:
-            wanted = ", ".join(self.columns)
-            raise UserError(f"{rows.path}: --selected-cols gives {selected} columns; choose those of {wanted}.")
+        count = len(self.columns)
+        allowed = {*range(count, count + self.unused_columns + 1), count - (0 if split == "train" else self.left_out)}
+        if selected not in allowed:
+            raise self._wrong_columns(rows, selected)
         self.rows, self.vocab, self.config, self.split = rows, vocab, config, split
         self.seed, self.epoch = seed, epoch
         self.transform = standard_transform(config.patch_image_size, config.imagenet_default_mean_and_std)
@@ -97,6 +100,14 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
     @abstractmethod
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
         """What a row means; ValueError with a reason if the row is bad."""
+
+    def _wrong_columns(self, rows: TsvFile, selected: int) -> UserError:
+        wanted = ", ".join(self.columns)
+        return UserError(f"{rows.path}: --selected-cols gives {selected} columns; choose those of {wanted}.")
+
+    def lacks_reference(self, text: str) -> bool:
+        """Whether a row is answered without the reference that this column should hold."""
+        return not self.needs_references and not text.strip()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -125,6 +136,10 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
     def example_of(self, index: int) -> Example:
         """What a row means, before its text and picture become tensors; BadRowError if it is bad."""
         row = self.rows[index]
+        if len(row) < len(self.columns):
+            if self.needs_references:
+                raise self._wrong_columns(self.rows, len(row))
+            row += ("",) * (len(self.columns) - len(row))
         rng = random.Random(f"{self.seed} {self.epoch} {index}")  # independent of workers and of order
         with self._naming(index):
             return self.example(row, rng)

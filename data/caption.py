@@ -26,6 +26,7 @@ class CaptionDataset(OFADataset):
     """
 
     columns = ("id", "image", "caption")
+    left_out = 1
 
     def __init__(
         self,
@@ -44,6 +45,8 @@ class CaptionDataset(OFADataset):
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
         """One caption to learn, or all captions to compare with."""
         uniq_id, image, caption = row
+        if self.lacks_reference(caption):
+            return Example(uniq_id, self.prompt, "", decode_base64(image), [], learn=False)
         references = None
         if self.one_caption:
             words = remove_punctuation(caption).split()

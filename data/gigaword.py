@@ -33,6 +33,7 @@ class GigawordDataset(OFADataset):
     """Rows of article and summary; a part of what the decoder reads is noise, in every split."""
 
     columns = ("article", "summary")
+    left_out = 1
     config: GigawordData
 
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:

@@ -55,6 +55,7 @@ class GlueDataset(OFADataset):
     """Rows of one or two sentences and a label; the label is one token, and no end of sentence is predicted."""
 
     config: GlueData
+    left_out = 1
 
     def __init__(
         self, name: str, rows: TsvFile, vocab: Vocabulary, config: GlueData, split: str, seed: int = 1, epoch: int = 1
@@ -68,15 +69,17 @@ class GlueDataset(OFADataset):
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
         """Sentences to judge, and the word for the label."""
         *texts, label = row
-        if label not in self.task.words:
+        known = not self.lacks_reference(label)
+        if known and label not in self.task.words:
             raise ValueError(f"the label {label!r} is none of {', '.join(self.task.words)}")
         short = (" ".join(text.lower().split()[: self.config.max_src_length]) for text in texts)
-        word = self.task.words[label]
+        word = self.task.words[label] if known else self.task.answers[0]
         return Example(
             None,
             self.prompt.format(**dict(zip(self.task.fields, short, strict=True))),
             " " + word,
             prompt_type=self.prompt_type,
             ends=False,
-            extras={"ref_dict": {word: 1.0}},
+            learn=known,
+            extras={"ref_dict": {word: 1.0} if known else {}},
         )

@@ -23,6 +23,7 @@ class ImageClassifyDataset(OFADataset):
     """Rows of image and class name; the id is the number of the row. Training augments the pictures."""
 
     columns = ("image", "name")
+    left_out = 1
 
     def __init__(
         self,
@@ -43,11 +44,13 @@ class ImageClassifyDataset(OFADataset):
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
         """A picture, and the name of its class."""
         image, name = row
-        known = not self.answers or name in self.answers
+        labelled = not self.lacks_reference(name)
+        known = labelled and (not self.answers or name in self.answers)
         if not known and self.split == "train":
             raise ValueError(f"the class {name!r} is not in the answer set (--ans2label-file)")
         data = decode_base64(image)
-        example = Example(None, self.prompt, " " + name, data, learn=known, extras={"ref_dict": {name: 1.0}})
+        references = {name: 1.0} if labelled else {}
+        example = Example(None, self.prompt, " " + name, data, learn=known, extras={"ref_dict": references})
         if self.split == "train":
             with seeded(rng):
                 example.image = self.augment(decode_image(data))

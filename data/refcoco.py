@@ -1,5 +1,6 @@
 """Referring expressions: a phrase and the box it describes, as four location tokens."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,19 +82,23 @@ class RefcocoDataset(OFADataset):
     """Rows of id, image, text and box `x0,y0,x1,y1` in pixels."""
 
     columns = ("id", "image", "text", "box")
+    left_out = 1
     config: RefcocoData
 
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
         """A phrase, and its box in the resized image."""
         uniq_id, data, text, region = row
         image = decode_image(decode_base64(data))
-        box = torch.tensor(parse_box(region, *image.size))
+        known = not self.lacks_reference(region)
+        box = torch.tensor(parse_box(region, *image.size)) if known else torch.full((4,), math.nan)
         ratios = resize_ratios(*image.size, self.config)
-        bins = quantize(box * ratios.repeat(2), self.config.max_image_size, self.config.num_bins)
+        edges = (box * ratios.repeat(2)).nan_to_num()
+        bins = quantize(edges, self.config.max_image_size, self.config.num_bins)
         return Example(
             uniq_id,
             source_text(text, self.config, self.vocab.bpe),
             [self.vocab.bin_id(number) for number in bins],
             image,
+            learn=known,
             extras={"region_coords": box, "w_resize_ratios": ratios[0], "h_resize_ratios": ratios[1]},
         )

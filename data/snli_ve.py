@@ -38,6 +38,7 @@ class SnliVeDataset(OFADataset):
     """Rows of id, image, hypothesis, caption and label."""
 
     columns = ("id", "image", "hypothesis", "caption", "label")
+    left_out = 1
     config: SnliVeData
 
     def __init__(
@@ -49,13 +50,15 @@ class SnliVeDataset(OFADataset):
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
         """A sentence to judge, and yes, no or maybe."""
         uniq_id, image, hypothesis, caption, label = row
-        if label not in WORDS:
+        known = not self.lacks_reference(label)
+        if known and label not in WORDS:
             raise ValueError(f"the label {label!r} is none of {', '.join(WORDS)}")
         return Example(
             uniq_id,
             source_text(hypothesis, caption if self.config.add_caption else None, self.config, self.vocab.bpe),
-            " " + WORDS[label],
+            f" {WORDS[label]}" if known else "",
             decode_base64(image),
             prompt_type=self.prompt_type,
-            extras={"ref_dict": {WORDS[label]: 1.0}},
+            learn=known,
+            extras={"ref_dict": {WORDS[label]: 1.0} if known else {}},
         )

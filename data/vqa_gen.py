@@ -61,6 +61,7 @@ class VqaGenDataset(OFADataset):
 
     columns = ("id", "image", "question", "answers", "objects")
     unused_columns = 1
+    left_out = 2
     config: VqaGenData
 
     def __init__(
@@ -80,9 +81,9 @@ class VqaGenDataset(OFADataset):
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
         """A question with its objects, and the best answer."""
         uniq_id, image, question, column, objects = row[:5]
-        answers = parse_answers(column)
-        answer = max(answers, key=lambda key: answers[key])
-        known = not self.answers or answer in self.answers
+        answers = {} if self.lacks_reference(column) else parse_answers(column)
+        answer = max(answers, key=lambda key: answers[key], default="")
+        known = bool(answers) and (not self.answers or answer in self.answers)
         if not known and self.split == "train":
             raise ValueError(f"the answer {answer!r} is not in the answer set (--ans2label-file)")
         return Example(
@@ -93,5 +94,5 @@ class VqaGenDataset(OFADataset):
             prompt_type=self.prompt_type,
             max_target_tokens=self.config.max_tgt_length,
             learn=known,
-            extras={"conf": torch.tensor(answers[answer]), "ref_dict": answers},
+            extras={"conf": torch.tensor(answers.get(answer, 0.0)), "ref_dict": answers},
         )

@@ -30,7 +30,7 @@ PLUGIN = Path(__file__).resolve().parent
 def parse(
     parser_of: Callable[[], argparse.ArgumentParser], argv: Sequence[str]
 ) -> tuple[DictConfig, argparse.Namespace]:
-    """Configuration of a command line, and its plain flags.
+    """Configuration of a command line, and its plain flags; `given` among them: which ones stand on the line.
 
     Args:
         parser_of: makes fairseq's parser.
@@ -40,10 +40,13 @@ def parse(
     args = _with_plugin(argv)
     fairseq_utils.import_user_module.memo = {str(PLUGIN)}  # it is imported: this module is part of it
     parser = parser_of()
+    if {"--fp16", "--bf16"} <= set(args):
+        parser.error("--fp16 and --bf16 exclude each other: leave one out.")  # fairseq speaks of TPUs
     try:
         flags = options.parse_args_and_arch(parser, input_args=args)
         # fairseq takes bfloat16 to mean a TPU on the command line.
         flags.tpu = "--tpu" in args
+        flags.given = _given(parser, args)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning)  # hydra's notices about its own future
             cfg = convert_namespace_to_omegaconf(flags)
@@ -57,22 +60,36 @@ def parse(
     return cfg, flags
 
 
+def _given(parser: argparse.ArgumentParser, args: Sequence[str]) -> frozenset[str]:
+    """Names of the options that stand on a command line, which the parser has taken already."""
+    absent = object()
+    found, _ = parser.parse_known_args(args, argparse.Namespace(**{a.dest: absent for a in parser._actions}))
+    return frozenset(name for name, value in vars(found).items() if value is not absent and value is not None)
+
+
 def _with_plugin(argv: Sequence[str]) -> list[str]:
-    """The flags with --user-dir naming this plugin, however its path was spelled, and old launchers' rank flag."""
+    """The flags with --user-dir naming a folder that is there, else this plugin, and old launchers' rank flag."""
     args = [arg.replace("--local-rank", "--local_rank", 1) for arg in argv]
-    args = [f"--user-dir={PLUGIN}" if _names_plugin(arg.removeprefix("--user-dir=")) else arg for arg in args]
-    for i, arg in enumerate(args[:-1]):
-        if arg == "--user-dir" and args[i + 1].startswith("--user-dir="):
-            args[i : i + 2] = [args[i + 1]]
-            break
-    return args if any(arg.startswith("--user-dir") for arg in args) else [*args, f"--user-dir={PLUGIN}"]
+    kept: list[str] = []
+    folder = None
+    for arg in args:
+        if kept and kept[-1] == "--user-dir" and not arg.startswith("--"):
+            kept.pop()
+            folder = arg
+        elif arg.startswith("--user-dir="):
+            folder = arg.removeprefix("--user-dir=")
+        else:
+            kept.append(arg)
+    return [*kept, f"--user-dir={PLUGIN if folder is None else _user_dir(folder)}"]
 
 
-def _names_plugin(path: str) -> bool:
-    """Whether a path is this folder; scripts name it relative to their own folder."""
-    return os.path.basename(os.path.normpath(path)) == PLUGIN.name and (
-        not os.path.exists(path) or os.path.samefile(path, PLUGIN)
-    )
+def _user_dir(path: str) -> str:
+    """What --user-dir means: a folder that is there, else this one, which scripts name relative to their own."""
+    if path and os.path.exists(path) and not os.path.samefile(path, PLUGIN):
+        return path
+    if not os.path.exists(path) and os.path.basename(os.path.normpath(path)) != PLUGIN.name:
+        logger.warning("--user-dir %s is not there: this repository's %s is used.", path, PLUGIN)
+    return str(PLUGIN)
 
 
 def _prepare_processes(cfg: DictConfig) -> None:

@@ -63,6 +63,18 @@ ofa_install() (
     for _file in $_files; do ofa_wanted "$_file" > ".venv/$_file"; done
 )
 
+# ofa_ready: says what to run, and ends the script, where the interpreter lacks what every program needs.
+ofa_ready() {
+    "$(ofa_python)" -c 'import sys; from importlib.util import find_spec as f; sys.exit(not (f("torch") and f("fairseq")))' \
+        2>/dev/null && return
+    echo "$(ofa_python) has no torch and fairseq: run 'bash $OFA_ROOT/run_scripts/quickstart.sh', which sets .venv up for" \
+        "all scripts, or let OFA_PYTHON name an interpreter in which requirements.txt is installed." >&2
+    exit 2
+}
+
+# ofa_quote TEXT: the text as a Python string for --model-overrides, whatever apostrophes and backslashes it has.
+ofa_quote() { printf "'%s'" "$(printf %s "$1" | sed "s/\\\\/\\\\\\\\/g; s/'/'\"'\"'/g")"; }
+
 # ofa_size DEFAULT: what the size adds to the command line -> ARCH, SIZE_FLAGS (training), SIZE_DATA_FLAGS (their part
 # that zero-shot evaluation needs too), FREEZE_FLAGS, and recipe variables of run_scripts/sizes/.
 ofa_size() {
@@ -111,6 +123,7 @@ ofa_run() {
         done
         echo
     else
+        ofa_ready
         "$@"
     fi
 }
@@ -136,12 +149,13 @@ ofa_train() {
         --maximize-best-checkpoint-metric "$@"
 }
 
-# ofa_evaluate PORT CHECKPOINT SUBSET RESULTS DATA OVERRIDES ARGS...: OVERRIDES = more entries of --model-overrides.
+# ofa_evaluate PORT CHECKPOINT SUBSET RESULTS DATA OVERRIDES ARGS...: OVERRIDES = more entries of --model-overrides,
+# paths among them through ofa_quote.
 ofa_evaluate() {
     _port=$1 _checkpoint=$2 _subset=$3 _results=$4 _data=$5 _overrides=$6
     shift 6
     ofa_run "$_port" "$OFA_ROOT/evaluate.py" "$_data" --user-dir="$OFA_ROOT/ofa_module" --path="$_checkpoint" \
         --gen-subset="$_subset" --results-path="$_results" --log-format=simple --log-interval=10 --seed=7 \
         --num-workers="${NUM_WORKERS:-2}" \
-        --model-overrides="{'data': '$_data', 'bpe_dir': '$BPE_DIR', $_overrides}" "$@"
+        --model-overrides="{'data': $(ofa_quote "$_data"), 'bpe_dir': $(ofa_quote "$BPE_DIR"), $_overrides}" "$@"
 }

@@ -14,6 +14,7 @@ from data.tsv import TsvFile
 from models.generation import CandidateTrie, GenerationConfig, generate, rank_candidates, require_hypotheses
 from tasks.base import OFATask, encoder_inputs, generation_confidence
 from utils.errors import UserError
+from utils.metrics import vqa_soft_scores
 
 INFERENCE_TYPES = ("allcand", "beamsearch")
 
@@ -23,6 +24,12 @@ class Choice(NamedTuple):
 
     answer: str
     confidence: dict[str, Any]
+
+
+def soft_score_sums(choices: Sequence[Choice], references: Sequence[Mapping[str, float]]) -> tuple[float, int]:
+    """Sum of the answers' scores, and the number of them that have a reference to be scored against."""
+    scores = vqa_soft_scores([choice.answer for choice in choices], references)
+    return sum(scores), sum(map(bool, references))
 
 
 class AnswerTask(OFATask):
@@ -74,9 +81,13 @@ class AnswerTask(OFATask):
         """The task's dataset over an open file."""
         return super().build_dataset(rows, split, epoch)
 
+    def searches(self, zero_shot: bool) -> bool:
+        """Whether beam search answers."""
+        return self.trie is None or self.beam_search or (zero_shot and self.free_zero_shot)
+
     def choose(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> list[Choice]:
         """An answer to each question of a batch."""
-        if self.trie is None or self.beam_search or (config.zero_shot and self.free_zero_shot):
+        if self.trie is None or self.searches(config.zero_shot):
             return self._search(models, batch, config)
         encoded = [model.encode(**encoder_inputs(batch)) for model in models]  # type: ignore[operator]
         rows = self.cfg.valid_batch_size * len(batch["rows"])

@@ -24,7 +24,7 @@ from models.predictor.description import decoding_defaults
 from tasks.epochs import EpochBatches, Order
 from utils.errors import UserError
 from utils.metrics import Metric
-from utils.predictions import Record, check_predictions
+from utils.predictions import Record, Server, check_predictions
 
 ENCODER_INPUTS = ("src_tokens", "patch_images", "patch_masks")
 
@@ -42,12 +42,14 @@ class Evaluation:
         records: one leaderboard record per sample. references: what each sample is compared with, if anything.
         sums: metric name -> sums that add up over batches and processes; `OFATask.metrics` turns them into a figure.
         confidences: per sample, what `--with-scores` adds to its record.
+        unscored: number of samples without a reference, which no sum counts.
     """
 
     records: list[Record]
     references: list[list[str]] = field(default_factory=list)
     sums: dict[str, tuple[float, ...]] = field(default_factory=dict)
     confidences: list[dict[str, Any]] = field(default_factory=list)
+    unscored: int = 0
 
 
 class OFATask(FairseqTask):
@@ -56,9 +58,11 @@ class OFATask(FairseqTask):
     Attributes:
         shuffle_rows: whether training rows come in a new order each epoch; the trainer sets it (`--curriculum`).
         metrics: what validation logs and evaluation prints.
-        record_fields: fields of a record and their types, the id first.
+        record_fields: fields of a record and their types, the id first. server: where records go to be scored, if
+            ids must be whole numbers there.
         results_path: folder of evaluation's files without --results-path.
         answers: the candidates of a task that chooses among some.
+        needs_references: False lets rows be answered that have no reference, such as a leaderboard's test set.
     """
 
     dataset_class: type[OFADataset]
@@ -66,6 +70,8 @@ class OFATask(FairseqTask):
     metrics: Mapping[str, Metric] = {}
     results_path: str | None = None
     answers: Sequence[str] = ()
+    server: Server | None = None
+    needs_references = True
 
     def __init__(self, cfg: Any, vocab: Vocabulary) -> None:
         super().__init__(cfg)
@@ -113,6 +119,7 @@ class OFATask(FairseqTask):
         """Opens the split's file: the epoch's one for `train`, the last one for everything else."""
         rows = TsvFile(file_for_epoch(self.paths, split, epoch), self.cfg.selected_cols)
         self.datasets[split] = self.build_dataset(rows, split, epoch)
+        self.datasets[split].needs_references = self.needs_references
 
     def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> OFADataset:
         """The task's dataset over an open file."""
@@ -233,6 +240,10 @@ class OFATask(FairseqTask):
     def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """Answers a batch and scores the answers: the one way, for validation and for evaluate.py."""
 
+    def searches(self, zero_shot: bool) -> bool:
+        """Whether answers are generated, so that options of generation count; a closed set is ranked instead."""
+        return True
+
     def check_submission(self, path: str, split: str) -> int:
         """Number of records of a file of predictions that has one per row of a loaded split, with the right id.
 
@@ -243,8 +254,8 @@ class OFATask(FairseqTask):
         ids: list[Any] | None = None
         if id_field.endswith("_id"):
             with_id = dataset.columns[0] == "id"
-            ids = [id_type(dataset.rows[row][0] if with_id else row) for row in range(len(dataset))]
-        return check_predictions(path, self.record_fields, len(dataset), ids)
+            ids = [dataset.rows[row][0] if with_id else id_type(row) for row in range(len(dataset))]
+        return check_predictions(path, self.record_fields, len(dataset), ids, self.server)
 
     def corpus_scores(self, records: list[Record], references: list[list[str]]) -> dict[str, float]:
         """Scores of all records together, for metrics that are not averages over samples."""

@@ -16,7 +16,7 @@ from tasks.base import Evaluation, OFATask, OFATaskConfig, encoder_inputs, gener
 from utils.cider import CiderD
 from utils.coco_caption import score_captions
 from utils.metrics import Metric, bleu, bleu_sums
-from utils.predictions import Record
+from utils.predictions import Record, Server, leaderboard_id
 from utils.punctuation import remove_punctuation
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ class CaptionTask(OFATask):
     """Captions by beam search; records in the form of the COCO caption server."""
 
     metrics = {"cider": Metric(3), "bleu": Metric(2, bleu)}
-    record_fields = {"image_id": str, "caption": str}
+    record_fields = {"image_id": int, "caption": str}
+    server = Server("the COCO caption server", takes_texts=True)
 
     def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> CaptionDataset:
         """Rows of id, image and captions."""
@@ -87,19 +88,29 @@ class CaptionTask(OFATask):
         best = [hypotheses[0] for hypotheses in found]
         captions = [remove_punctuation(self.vocab.decode(hypothesis.tokens)).strip() for hypothesis in best]
         records: list[Record] = [
-            {"image_id": str(image_id), "caption": caption}
+            {"image_id": leaderboard_id(str(image_id)), "caption": caption}
             for image_id, caption in zip(batch["id"], captions, strict=True)
         ]
         references = batch["references"]
-        sums: dict[str, tuple[float, ...]] = {}
-        if self.cfg.eval_bleu:
-            sums["bleu"] = bleu_sums(captions, references)
-        if self.cfg.eval_cider:
-            scores = self.cider.score(captions, references)[1]
-            sums["cider"] = (float(scores.sum()), float(len(scores)))
         if self.cfg.eval_print_samples:
             logger.info("example hypothesis: %s / references: %s", captions[0], " && ".join(references[0]))
-        return Evaluation(records, references, sums, [generation_confidence(hypothesis) for hypothesis in best])
+        confidences = [generation_confidence(hypothesis) for hypothesis in best]
+        unscored = sum(not of_image for of_image in references)
+        return Evaluation(records, references, self._sums(captions, references), confidences, unscored)
+
+    def _sums(self, captions: Sequence[str], references: Sequence[list[str]]) -> dict[str, tuple[float, ...]]:
+        """Sums of the metrics that were asked for, over the captions of images that have references."""
+        scored = [(caption, of_image) for caption, of_image in zip(captions, references, strict=True) if of_image]
+        if not scored:
+            return {}
+        texts, of_images = [caption for caption, _ in scored], [of_image for _, of_image in scored]
+        sums: dict[str, tuple[float, ...]] = {}
+        if self.cfg.eval_bleu:
+            sums["bleu"] = bleu_sums(texts, of_images)
+        if self.cfg.eval_cider:
+            scores = self.cider.score(texts, of_images)[1]
+            sums["cider"] = (float(scores.sum()), float(len(scores)))
+        return sums
 
     def corpus_scores(self, records: list[Record], references: list[list[str]]) -> dict[str, float]:
         """The COCO caption scores against the captions of the data file."""

@@ -61,6 +61,7 @@ class GigawordTask(OFATask):
         records: list[Record] = [{"hyp": hyp, "ref": ref} for hyp, ref in zip(summaries, references, strict=True)]
         if self.cfg.eval_print_samples:
             logger.info("example hypothesis: %s / reference: %s", summaries[0], references[0])
-        return Evaluation(
-            records, [], dict(rouge_sums(summaries, references)), [generation_confidence(h) for h in best]
-        )
+        scored = [(hyp, ref) for hyp, ref in zip(summaries, references, strict=True) if ref.strip()]
+        sums = rouge_sums([hyp for hyp, _ in scored], [ref for _, ref in scored])
+        confidences = [generation_confidence(hypothesis) for hypothesis in best]
+        return Evaluation(records, [], dict(sums), confidences, len(records) - len(scored))

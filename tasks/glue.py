@@ -40,12 +40,14 @@ class GlueTask(AnswerTask):
     def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One label word per row."""
         choices = self.choose(models, batch, config)
-        said, true = [choice.answer for choice in choices], [next(iter(ref)) for ref in batch["ref_dict"]]
+        said, true = [choice.answer for choice in choices], [next(iter(ref), "") for ref in batch["ref_dict"]]
         records: list[Record] = [{"hyp": hyp, "ref": ref} for hyp, ref in zip(said, true, strict=True)]
-        counts = confusion([word == POSITIVE for word in said], [word == POSITIVE for word in true])
+        scored = [(hyp, ref) for hyp, ref in zip(said, true, strict=True) if ref]
+        counts = confusion([hyp == POSITIVE for hyp, _ in scored], [ref == POSITIVE for _, ref in scored])
         sums: dict[str, tuple[float, ...]] = dict.fromkeys(self.metrics, counts)
-        sums["acc"] = sum(hyp == ref for hyp, ref in zip(said, true, strict=True)), len(true)
-        return Evaluation(records, [], sums, [choice.confidence for choice in choices])
+        sums["acc"] = sum(hyp == ref for hyp, ref in scored), len(scored)
+        confidences = [choice.confidence for choice in choices]
+        return Evaluation(records, [], sums, confidences, len(records) - len(scored))
 
 
 def _register(name: str) -> None:

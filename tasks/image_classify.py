@@ -11,9 +11,9 @@ from torch import nn
 from data.image_classify import ImageClassifyData, ImageClassifyDataset
 from data.tsv import TsvFile
 from models.generation import GenerationConfig
-from tasks.answers import AnswerTask
+from tasks.answers import AnswerTask, soft_score_sums
 from tasks.base import Evaluation
-from utils.metrics import Metric, vqa_soft_scores
+from utils.metrics import Metric
 from utils.predictions import Record
 
 
@@ -39,5 +39,6 @@ class ImageClassifyTask(AnswerTask):
         records: list[Record] = [
             {"uniq_id": int(row), "answer": choice.answer} for row, choice in zip(batch["rows"], choices, strict=True)
         ]
-        scores = vqa_soft_scores([choice.answer for choice in choices], batch["ref_dict"])
-        return Evaluation(records, [], {"score": (sum(scores), len(scores))}, [choice.confidence for choice in choices])
+        score, scored = soft_score_sums(choices, batch["ref_dict"])
+        confidences = [choice.confidence for choice in choices]
+        return Evaluation(records, [], {"score": (score, scored)}, confidences, len(records) - scored)

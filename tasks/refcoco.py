@@ -46,6 +46,11 @@ class RefcocoTask(OFATask):
         """Options of --eval-args with --eval-acc."""
         return GenerationConfig.from_json(self.cfg.eval_args, "--eval-args") if self.cfg.eval_acc else None
 
+    @property
+    def generation_options(self) -> dict[str, Any]:
+        """A box is four location tokens."""
+        return {**super().generation_options, "min_len": 4, "max_len_a": 0.0, "max_len_b": 4}
+
     def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One box per phrase, in pixels of the original image; all beams' boxes are among the confidences."""
         found = require_hypotheses(generate(list(models), encoder_inputs(batch), self._four_tokens(config)))
@@ -56,7 +61,8 @@ class RefcocoTask(OFATask):
         ]
         best = torch.stack([of_phrase[0] for of_phrase in boxes])
         references = batch["region_coords"].float().cpu()
-        hits = box_hits(best, references)
+        scored = ~references.isnan().any(dim=1)
+        hits = box_hits(best, references) & scored
         records: list[Record] = [
             {"uniq_id": str(uniq_id), "box": box} for uniq_id, box in zip(batch["id"], best.tolist(), strict=True)
         ]
@@ -70,7 +76,8 @@ class RefcocoTask(OFATask):
         ]
         if self.cfg.eval_print_samples:
             logger.info("example box: %s / reference: %s", best[0].tolist(), references[0].tolist())
-        return Evaluation(records, [], {"score": (int(hits.sum()), len(records))}, confidences)
+        count = int(scored.sum())
+        return Evaluation(records, [], {"score": (int(hits.sum()), count)}, confidences, len(records) - count)
 
     def _four_tokens(self, config: GenerationConfig) -> GenerationConfig:
         """The options, with outputs of exactly four location tokens."""

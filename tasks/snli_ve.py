@@ -10,9 +10,9 @@ from torch import nn
 
 from data.snli_ve import SnliVeData, SnliVeDataset
 from models.generation import GenerationConfig
-from tasks.answers import AnswerTask
+from tasks.answers import AnswerTask, soft_score_sums
 from tasks.base import Evaluation
-from utils.metrics import Metric, vqa_soft_scores
+from utils.metrics import Metric
 from utils.predictions import Record
 
 
@@ -36,7 +36,6 @@ class SnliVeTask(AnswerTask):
             {"uniq_id": str(uniq_id), "answer": choice.answer}
             for uniq_id, choice in zip(batch["id"], choices, strict=True)
         ]
-        scores = vqa_soft_scores([choice.answer for choice in choices], batch["ref_dict"])
-        return Evaluation(
-            records, [], {"snli_score": (sum(scores), len(scores))}, [choice.confidence for choice in choices]
-        )
+        score, scored = soft_score_sums(choices, batch["ref_dict"])
+        confidences = [choice.confidence for choice in choices]
+        return Evaluation(records, [], {"snli_score": (score, scored)}, confidences, len(records) - scored)

@@ -11,11 +11,11 @@ from torch import nn
 from data.tsv import TsvFile
 from data.vqa_gen import VqaGenData, VqaGenDataset
 from models.generation import GenerationConfig
-from tasks.answers import AnswerTask
+from tasks.answers import AnswerTask, soft_score_sums
 from tasks.base import Evaluation
 from utils.errors import UserError
-from utils.metrics import Metric, vqa_soft_scores
-from utils.predictions import Record
+from utils.metrics import Metric
+from utils.predictions import Record, Server, leaderboard_id
 
 
 @dataclass
@@ -29,6 +29,7 @@ class VqaGenTask(AnswerTask):
 
     metrics = {"vqa_score": Metric(4)}
     record_fields = {"question_id": int, "answer": str}
+    server = Server("the VQA server (EvalAI)")
     free_zero_shot = True
 
     def read_answers(self) -> list[str]:
@@ -46,18 +47,10 @@ class VqaGenTask(AnswerTask):
     def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One answer per question."""
         choices = self.choose(models, batch, config)
-        ids = [str(number) if config.zero_shot else question_id(number) for number in batch["id"]]
+        ids = [str(text) if config.zero_shot else leaderboard_id(str(text)) for text in batch["id"]]
         records: list[Record] = [
             {"question_id": number, "answer": choice.answer} for number, choice in zip(ids, choices, strict=True)
         ]
-        scores = vqa_soft_scores([choice.answer for choice in choices], batch["ref_dict"])
-        sums = {"vqa_score": (sum(scores), len(scores))}
-        return Evaluation(records, [], sums, [choice.confidence for choice in choices])
-
-
-def question_id(text: str) -> int:
-    """The number the VQA server wants; UserError for an id that is none."""
-    try:
-        return int(text)
-    except ValueError as error:
-        raise UserError(f"The question id {str(text)!r} is not a whole number, which the VQA server needs.") from error
+        score, scored = soft_score_sums(choices, batch["ref_dict"])
+        confidences = [choice.confidence for choice in choices]
+        return Evaluation(records, [], {"vqa_score": (score, scored)}, confidences, len(records) - scored)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 
 import pytest
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
@@ -13,6 +14,7 @@ import train
 from models.generation import GenerationConfig
 from models.ofa.config import ARCHITECTURES
 from ofa_module import PLUGIN_MODULES
+from ofa_module.cli import PLUGIN
 
 SWITCHES = (
     "--encoder-normalize-before --decoder-normalize-before --share-decoder-input-output-embed --share-all-embeddings "
@@ -106,6 +108,30 @@ def test_bad_flags_end_the_program(bad, capsys):
         train.parse_args([*STAGE1, bad])
     assert caught.value.code not in (0, None)
     assert bad.split("=")[0] in capsys.readouterr().err
+
+
+def test_two_precisions_are_one_sentence(capsys):
+    with pytest.raises(SystemExit):
+        evaluate.parse_args([*EVALUATION, "--bf16"])
+    assert "--fp16 and --bf16 exclude each other: leave one out." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", [train, evaluate], ids=["train", "evaluate"])
+@pytest.mark.parametrize("words", [["--user-dir=../../module"], ["--user-dir", "../../module"], ["--user-dir="]])
+def test_a_plugin_that_is_not_there_is_ours_with_a_warning(program, words, caplog):
+    argv = [word for word in (STAGE1 if program is train else EVALUATION) if not word.startswith("--user-dir")]
+    cfg = program.parse_args([*argv, *words])
+    assert cfg.common.user_dir == str(PLUGIN) and cfg.task._name == "caption"
+    assert f"is not there: this repository's {PLUGIN} is used" in caplog.text
+
+
+def test_a_plugin_that_is_there_is_theirs(tmp_path, caplog):
+    (tmp_path / "their_plugin").mkdir()
+    (tmp_path / "their_plugin" / "__init__.py").write_text("LOADED = True\n")
+    argv = [word for word in EVALUATION if not word.startswith("--user-dir")]
+    cfg = evaluate.parse_args([*argv, f"--user-dir={tmp_path}/their_plugin"])
+    assert cfg.common.user_dir == f"{tmp_path}/their_plugin" and sys.modules["their_plugin"].LOADED
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("cwd", [".", "run_scripts/caption", "/"])

@@ -138,7 +138,7 @@ def test_bad_items_are_reported_and_skipped(run, album, capsys):
 
 def test_rows_and_objects_that_are_bad(run, album, tmp_path, capsys):
     row = (TSV / "vqa_gen/vqa_val.tsv").read_text(encoding="utf-8").splitlines()[0]
-    (tmp_path / "rows.tsv").write_text(f"{row}\n8\tshort\n9\tx\tq\ta\to\t???\n{row}\n", encoding="utf-8")
+    (tmp_path / "rows.tsv").write_text(f"{row}\n8\tshort\n9\tx\tq\ta\to\t???\n", encoding="utf-8")
     objects = [
         '{"image": "album/a.jpg", "question": "what?", "id": "x"}', '{"image": "album/a.jpg"}', "[]", "{",
         '{"image": 3, "question": "what?"}', '{"image": "album/a.jpg", "question": "what?", "id": []}',
@@ -149,12 +149,35 @@ def test_rows_and_objects_that_are_bad(run, album, tmp_path, capsys):
     assert code == 1 and [record["id"] for record in records] == [row.split("\t")[0], "x"]
     for place, problem in [
         ("rows.tsv, line 2", "columns"), ("rows.tsv, line 3", "not valid base64"),
-        ("rows.tsv, line 4", "ids must differ"),
         ("objects.jsonl, object 2", "there is no 'question'"), ("objects.jsonl, object 3", "no JSON object"),
         ("objects.jsonl, object 4", "no JSON object"), ("objects.jsonl, object 5", "its 'image' is not a text"),
         ("objects.jsonl, object 6", "its id is neither"),
     ]:  # fmt: skip
         assert any(line.startswith(place) and problem in line for line in said.splitlines()), place
+
+
+def test_every_row_is_answered_once_also_where_ids_repeat(run, tmp_path):
+    path = shutil.copy(ROOT / "tests/cases/vqa_dup_ids.tsv", tmp_path / "rows.tsv")
+    code, whole = run("answer", path)
+    assert code == 0 and [record["id"] for record in whole] == ["101096"] * 3
+    assert [record.get("row") for record in whole] == [None, 1, 2]
+    lines = Path("out.jsonl").read_bytes().splitlines(keepends=True)
+    for kept in ([], [0], [1], [2], [0, 2], [1, 2], [0, 1, 2]):
+        Path("out.jsonl").write_bytes(b"".join(lines[row] for row in kept))
+        code, records = run("answer", path)
+        missing = [record for row, record in enumerate(whole) if row not in kept]
+        assert code == 0 and records == [*(whole[row] for row in kept), *missing]
+
+
+def test_a_row_that_was_bad_is_answered_when_it_is_good(run, tmp_path):
+    rows = (ROOT / "tests/cases/vqa_dup_ids.tsv").read_text().splitlines()
+    for bad in ("101096\tshort", rows[0].replace("iVBOR", "???")):
+        Path("out.jsonl").unlink(missing_ok=True)
+        Path("rows.tsv").write_text("\n".join([bad, *rows[1:]]) + "\n")
+        assert run("answer", "rows.tsv")[0] == 1
+        Path("rows.tsv").write_text("\n".join(rows) + "\n")
+        code, records = run("answer", "rows.tsv")
+        assert code == 0 and [record.get("row") for record in records] == [1, 2, None]
 
 
 def test_a_flag_gives_texts_to_items_without_one(run, album, loaded):

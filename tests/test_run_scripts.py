@@ -277,3 +277,29 @@ def test_unknown_size_is_one_sentence():
     script = str(SCRIPTS["evaluate_caption.sh"])
     done = subprocess.run(["sh", script], env={**os.environ, "SIZE": "giant"}, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("SIZE=giant is unknown: choose base demo huge")
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name.startswith("evaluate")])
+@pytest.mark.parametrize("odd", ["it's", 'a "b" \\t', "'"])
+def test_paths_may_have_apostrophes_quotes_and_backslashes(name, odd, tmp_path):
+    names = ("DATA_DIR", "BPE_DIR", "CHECKPOINT_DIR", "RESULTS_DIR", "VQGAN_DIR")
+    commands = dry_run(name, **{folder: f"{tmp_path}/{odd}/{folder}" for folder in names})
+    assert commands
+    for words in commands:
+        start = program(words)
+        overrides = ast.literal_eval(next(w for w in words if w.startswith("--model-overrides=")).partition("=")[2])
+        assert overrides["data"] == words[start + 1] and words[start + 1].startswith(f"{tmp_path}/{odd}/DATA_DIR/")
+        assert overrides["bpe_dir"] == f"{tmp_path}/{odd}/BPE_DIR"
+        for key, value in overrides.items():
+            assert not key.endswith(("_path", "_file")) or not value or value.startswith(f"{tmp_path}/{odd}/"), key
+    assert evaluate.parse_args(commands[0][program(commands[0]) + 1 :]).task.data == commands[0][start + 1]
+
+
+@pytest.mark.parametrize("name", ["evaluate_caption.sh", "train_cola.sh", "demo_codes.sh"])
+def test_a_script_without_any_set_up_says_what_to_run(name, tmp_path):
+    (tmp_path / "python").symlink_to("/bin/false")
+    path = next(ROOT.glob(f"run_scripts/**/{name}"))
+    env = {**os.environ, "OFA_PYTHON": str(tmp_path / "python"), "OUTPUT_DIR": str(tmp_path), "GPUS_PER_NODE": "1"}
+    done = subprocess.run(["sh", str(path)], env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
+    assert "has no torch and fairseq: run 'bash " in done.stderr and "quickstart.sh" in done.stderr

@@ -123,7 +123,7 @@ def test_evaluation_is_the_same_for_one_and_two_processes(demo, trained, tmp_pat
     assert outputs[1] == outputs[2]
     records = outputs[1][0]
     rows = (demo / "caption_data/caption_test.tsv").read_text().splitlines()
-    assert [record["image_id"] for record in records] == [row.split("\t")[1] for row in rows]
+    assert [record["image_id"] for record in records] == [int(row.split("\t")[1]) for row in rows]
     assert all(set(record) == {"image_id", "caption"} for record in records)
 
 

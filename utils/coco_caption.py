@@ -17,6 +17,7 @@ from typing import Any
 
 from utils.cider import CiderD
 from utils.errors import UserError
+from utils.predictions import leaderboard_id
 from utils.punctuation import remove_punctuation
 
 NO_JAVA_KEY = "CIDEr-D (own scorer, no Java)"
@@ -30,7 +31,7 @@ def score_captions(predictions: list[dict[str, Any]], annotations: str | Path | 
 
     Args:
         predictions: one {"image_id", "caption"} for each image.
-        annotations: path of a COCO caption file, or its content; ids are compared as strings.
+        annotations: path of a COCO caption file, or its content; ids are equal as numbers or as texts.
 
     Returns:
         Bleu_1 .. Bleu_4, METEOR, ROUGE_L, CIDEr and, where its models are installed, SPICE; without Java or
@@ -85,7 +86,9 @@ def _captions(records: Any, name: str, container: str) -> Captions:
     captions: Captions = {}
     try:
         for record in records:
-            captions.setdefault(str(record["image_id"]), []).append(" ".join(record["caption"].split()))
+            captions.setdefault(str(leaderboard_id(str(record["image_id"]))), []).append(
+                " ".join(record["caption"].split())
+            )
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f'{name} must be {container} {{"image_id": ..., "caption": "..."}} records.') from error
     return captions

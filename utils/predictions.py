@@ -1,15 +1,39 @@
 """Predictions of all processes -> one JSON file with every row exactly once, in input order."""
 
 import json
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.distributed import gather_objects, is_main
 from utils.errors import UserError
 from utils.files import atomic_write
 
 Record = dict[str, Any]
+# At most 18 digits: JSON readers of other languages hold no more. pandas writes ids beside a missing one as 12.0.
+_WHOLE_NUMBER = re.compile(r"([+-]?\d{1,18})(\.0*)?", re.ASCII)
+
+logger = logging.getLogger(__name__)
+
+
+class Server(NamedTuple):
+    """A leaderboard whose ids are whole numbers.
+
+    Attributes:
+        name: for messages. takes_texts: whether a file is let pass with a warning where its ids are texts, as the
+            original wrote those of captions.
+    """
+
+    name: str
+    takes_texts: bool = False
+
+
+def leaderboard_id(text: str) -> int | str:
+    """The number that an id is ("12", and "12.0" of pandas), as leaderboards want it; any other id as it stands."""
+    number = _WHOLE_NUMBER.fullmatch(text.strip())
+    return int(number[1]) if number else text
 
 
 def write_predictions(
@@ -56,12 +80,20 @@ def merge_rows(rows: list[tuple[int, Record]], row_count: int, skipped: int = 0)
     return [by_row[row] for row in sorted(by_row)]
 
 
-def check_predictions(path: str | Path, fields: Mapping[str, type], count: int, ids: Sequence[Any] | None) -> int:
+def check_predictions(
+    path: str | Path,
+    fields: Mapping[str, type],
+    count: int,
+    ids: Sequence[Any] | None,
+    server: Server | None = None,
+) -> int:
     """Number of records of a written file, which must be what a leaderboard accepts.
 
     Args:
         fields: names and types of a record's fields, the id first.
-        count: number of records there must be. ids: the id of each, in order; None = not compared.
+        count: number of records there must be.
+        ids: the id of each, in order, as the data file has it; None = not compared.
+        server: where the file goes, if its ids must be whole numbers there.
 
     Raises:
         UserError: says what the first wrong record is.
@@ -75,13 +107,41 @@ def check_predictions(path: str | Path, fields: Mapping[str, type], count: int, 
     if not isinstance(records, list) or len(records) != count:
         found = f"{len(records)} records" if isinstance(records, list) else "no list"
         raise UserError(f"{path} holds {found}, {count} are needed: one for each row of the data file.")
+    id_field = next(iter(fields))
+    texts = 0
     for number, record in enumerate(records):
+        place = f"{path}, record {number}"
         for name, kind in fields.items():
-            if not isinstance(record, dict) or not isinstance(record.get(name), kind):
-                raise UserError(f"{path}, record {number}: the field {name!r} must be there, of type {kind.__name__}.")
-        if ids is not None and (own := record[next(iter(fields))]) != ids[number]:
-            raise UserError(f"{path}, record {number}: the id is {own!r}, the data file has {ids[number]!r} there.")
+            accepted = (int, str) if server and name == id_field else kind
+            value = record.get(name) if isinstance(record, dict) else None
+            if not isinstance(value, accepted) or isinstance(value, bool):
+                raise UserError(f"{place}: the field {name!r} must be there, of type {kind.__name__}.")
+        own = record[id_field]
+        if ids is not None and _comparable(own, server) != _comparable(ids[number], server):
+            raise UserError(f"{place}: the id is {own!r}, the data file has {ids[number]!r} there.")
+        if server and isinstance(own, str):
+            texts += 1
+            if texts == 1:
+                _refuse_or_warn(own, id_field, server, place)
     return len(records)
+
+
+def _comparable(own: Any, server: Server | None) -> Any:
+    return leaderboard_id(own) if server and isinstance(own, str) else own
+
+
+def _refuse_or_warn(own: str, id_field: str, server: Server, place: str) -> None:
+    """Says of the first id that is a text what the server wants; UserError where it would refuse the file."""
+    number = leaderboard_id(own)
+    if isinstance(number, int):
+        message = f"{place}: {server.name} wants {id_field!r} as a number, of type int: {number}, not {own!r}"
+        advice = "write the file again with evaluate.py"
+    else:
+        message = f"{place}: the {id_field!r} {own!r} is not a whole number, which {server.name} needs"
+        advice = "give the rows whole numbers as ids if the file is meant for it"
+    if not server.takes_texts:
+        raise UserError(f"{message}; {advice}.")
+    logger.warning("%s; %s.", message, advice)
 
 
 def write_json(content: Any, path: str | Path, indent: int | None = None) -> None:

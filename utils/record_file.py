@@ -26,13 +26,13 @@ class RecordFile:
         path: a regular file, a device such as /dev/null, or nothing yet. field: the key that stands behind the id.
         inputs: files that are read, which must not be written.
     Attributes:
-        ids: of the records that are there.
+        ids: (id, "row" or None) of the records that are there.
     Raises:
         UserError: what stands there is not of this command, or cannot be written.
     """
 
     def __init__(self, path: Path, field: str, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
-        self.path, self.ids = path, set[Any]()
+        self.path, self.ids = path, set[tuple[Any, int | None]]()
         self._file: BinaryIO | None = None
         self._size = self._whole = 0
         if any(os.path.exists(name) and path.exists() and os.path.samefile(name, path) for name in inputs):
@@ -86,16 +86,18 @@ class RecordFile:
             self._file.close()
 
 
-def _id_of(line: bytes, field: str, where: str) -> Any:
-    """The id of a record; UserError for any other line."""
+def _id_of(line: bytes, field: str, where: str) -> tuple[Any, int | None]:
+    """The id of a record, and the row that it is of if it says so; UserError for any other line."""
     try:
         record = json.loads(line)
         if field not in record or not record.keys() & {"score", "scores"}:
             raise KeyError(field)
+        if not isinstance(row := record.get("row"), int | None):
+            raise TypeError(row)
         hash(record["id"])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{where} is no record with 'id' and '{field}' and its score: name another file.") from error
-    return record["id"]
+    return record["id"], row
 
 
 def _begins_record(text: bytes, field: str) -> bool:

@@ -22,7 +22,7 @@ COLUMNS, ROWS = 8, 5  # pictures of the contact sheet
 def read_captions(predictions: Path) -> dict[str, str]:
     """Caption of each image id in a file of predictions."""
     records = json.loads(predictions.read_text(encoding="utf-8"))
-    return {record["image_id"]: record["caption"] for record in records}
+    return {str(record["image_id"]): record["caption"] for record in records}
 
 
 def exact_share(captions: dict[str, str], test: TsvFile) -> float:

@@ -7,5 +7,5 @@ ofa_size large
 data=$DATA_DIR/imagenet_1k_data
 
 ofa_evaluate 8087 "${CHECKPOINT:-$CHECKPOINT_DIR/imagenet_1k_${SIZE}_best.pt}" val "$RESULTS_DIR/imagenet_1k_val" \
-    "$data/imagenet_1k_val.tsv" "'selected_cols': '0,2', 'ans2label_file': '$data/class2label_new.pkl'" \
+    "$data/imagenet_1k_val.tsv" "'selected_cols': '0,2', 'ans2label_file': $(ofa_quote "$data/class2label_new.pkl")" \
     --task=image_classify --batch-size=8 "$@"

@@ -5,6 +5,7 @@ set -e
 . "$(dirname "$0")/../lib.sh"
 SIZE=demo
 ofa_size demo
+ofa_ready
 cd "$OFA_ROOT"
 for split in train dev full_test; do
     file=$DATA_DIR/coco_image_gen_data/pictures_$split.tsv

@@ -11,8 +11,8 @@ case $subset in test) file=$data/coco_vqgan_full_test.tsv ;; *) file=$data/coco_
 out=$RESULTS_DIR/image_gen
 
 ofa_evaluate 4081 "${CHECKPOINT:-$CHECKPOINT_DIR/image_gen_${SIZE}_best.pt}" "$subset" "$out" "$file" \
-    "'selected_cols': '0,2,1', 'clip_model_path': '$clip', 'vqgan_model_path': '$vqgan/last.ckpt', \
-'vqgan_config_path': '$vqgan/model.yaml', 'gen_images_path': '$out'" \
+    "'selected_cols': '0,2,1', 'clip_model_path': $(ofa_quote "$clip"), 'vqgan_model_path': $(ofa_quote "$vqgan/last.ckpt"), \
+'vqgan_config_path': $(ofa_quote "$vqgan/model.yaml"), 'gen_images_path': $(ofa_quote "$out")" \
     --task=image_gen --batch-size=1 --seed=42 --log-interval=1 --beam=24 --min-len=1024 --max-len-a=0 \
     --max-len-b=1024 --sampling-topk=256 --temperature=1.0 --code-image-size=256 --constraint-range=50265,58457 "$@"
 [ -z "${DRY_RUN:-}" ] && [ -f "$data/gt_stat.npz" ] || exit 0

@@ -78,7 +78,7 @@ def test_one_record_per_row_with_its_image_id(make, demo):
     task, model, _, batch = make()
     result = task.evaluate([model], batch, GenerationConfig(beam=1, max_len_b=4))
     rows = (demo / "caption_data/caption_val.tsv").read_text().splitlines()[:4]
-    assert [record["image_id"] for record in result.records] == [row.split("\t")[1] for row in rows]
+    assert [record["image_id"] for record in result.records] == [int(row.split("\t")[1]) for row in rows]
     assert result.references == [[row.split("\t")[2]] for row in rows] and not result.sums
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.predictions import merge_rows, write_predictions
+from utils.predictions import leaderboard_id, merge_rows, write_predictions
 
 ROOT = Path(__file__).parents[2]
 WORKER = """
@@ -94,3 +94,12 @@ def test_two_processes_write_every_row_once(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "results" / "sub" / "test_predict.json").read_text())
     assert written == [{"image_id": str(row), "caption": f"caf\xe9 {row}"} for row in range(5)]
     assert not (tmp_path / "results" / "partial.json").exists()
+
+
+@pytest.mark.parametrize(
+    "text, number",
+    [("12", 12), ("12.0", 12), ("-3", -3), ("007", 7), (" 5 ", 5), ("synpic0_0", None), ("1.5", None), ("1_000", None),
+     ("", None), ("nan", None), ("1e5", None), ("٣", None), ("9" * 5000, None), ("9" * 18, 10**18 - 1)],
+)  # fmt: skip
+def test_ids_are_numbers_where_they_are(text: str, number: int | None) -> None:
+    assert leaderboard_id(text) == (text if number is None else number)
