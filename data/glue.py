@@ -10,6 +10,7 @@ from data.prompts import prompt
 from data.sample import Example
 from data.text import Vocabulary
 from data.tsv import TsvFile
+from utils.errors import quoted
 
 
 class GlueTask(NamedTuple):
@@ -69,7 +70,9 @@ class GlueDataset(OFADataset):
         """Sentences to judge, and the word for the label."""
         *texts, label = row
         if label not in self.task.words:
-            raise ValueError(f"the label {label!r} is none of {', '.join(self.task.words)}")
+            raise ValueError(f"the label {quoted(label)} is none of {', '.join(self.task.words)}")
+        for name, text in zip(self.task.fields, texts, strict=True):
+            self.check_words(text, f"{name} sentence" if name in PAIR else name)
         short = (" ".join(text.lower().split()[: self.config.max_src_length]) for text in texts)
         word = self.task.words[label]
         return Example(

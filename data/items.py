@@ -1,14 +1,23 @@
 """What `predict.py` reads: pictures, folders, texts, JSONL and TSV files as one stream of items."""
 
 import json
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.tsv import TsvFile
-from utils.errors import BadRowError, UserError
+from data.tsv import LOOKED_AT, TsvFile, check_format
+from utils.errors import BadRowError, UserError, quoted
+from utils.files import read_text, text_lines, whole_characters
 
+SHORTEST_IMAGE = 32  # bytes
+LONGEST_WORD = 1000  # characters; a text that is longer without a blank is an image
+# What is no text to summarise or draw, but a file that is not there or not read.
+FILE_ENDINGS = (
+    ".bz2", ".csv", ".doc", ".docx", ".gz", ".htm", ".html", ".json", ".md", ".odt", ".parquet", ".pdf", ".rtf",
+    ".text", ".xls", ".xlsx", ".xml", ".zip",
+)  # fmt: skip
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -49,13 +58,20 @@ def open_items(path: str, names: Sequence[str], selected_cols: str) -> Source:
         rows = TsvFile(path, selected_cols)
         if len(rows.columns or ()) > len(names):
             raise UserError(f"--selected-cols {selected_cols}: the columns are {', '.join(names)}.")
+        check_format(rows, len(rows.columns or ()))
+        _check_columns(rows, names, selected_cols)
         return Source(len(rows), lambda unread: _rows(rows, names, unread))
     if kind == ".jsonl":
         lines = _lines(place)
         return Source(len(lines), lambda _: _objects(place, lines, names))
     if "image" not in names:
+        if kind != ".txt" and (kind in FILE_ENDINGS or (kind and os.path.isfile(path)) or path.endswith(os.sep)):
+            raise UserError(
+                f"{path} seems to be a file, and texts are read from .txt, .jsonl and .tsv files: name one of those; "
+                "a text that looks like a file name goes into a .txt file."
+            )
         texts = _lines(place) if kind == ".txt" else [path]
-        return Source(len(texts), lambda _: (Item(f"text {text[:40]!r}", None, {names[-1]: text}) for text in texts))
+        return Source(len(texts), lambda _: (Item(f"text {quoted(text)}", None, {names[-1]: text}) for text in texts))
     pictures = [place]
     if place.is_dir():
         pictures = sorted(file for file in place.iterdir() if file.suffix.lower() in PICTURES)
@@ -64,10 +80,40 @@ def open_items(path: str, names: Sequence[str], selected_cols: str) -> Source:
     return Source(len(pictures), lambda _: (Item(str(file), str(file), {"image": str(file)}) for file in pictures))
 
 
+def _check_columns(rows: TsvFile, names: Sequence[str], selected_cols: str) -> None:
+    """UserError if none of the first rows can be read with these columns: they are those of another task's file."""
+    from data.images import decode_base64  # torch and Pillow, which texts do not need
+
+    problems = []
+    for number in range(min(len(rows), LOOKED_AT)):
+        try:
+            values = dict(zip(names, rows[number], strict=False))
+            if values.get("image") and len(decode_base64(values["image"])) < SHORTEST_IMAGE:
+                raise ValueError("the column of the image is too short for one")
+            texts = [name for name in names if name not in ("id", "image") and _is_image(values.get(name, ""))]
+            problems += [f"the column of the {name} holds images" for name in texts[:1]]
+        except BadRowError as error:
+            problems.append(error.reason)
+        except ValueError as error:
+            problems.append(str(error))
+        if len(problems) <= number:
+            return
+    if len(rows) > 1:
+        raise UserError(
+            f"{rows.path}, line 1: {problems[0]}: columns {selected_cols} are read as {', '.join(names)}; name others in "
+            "this order with --selected-cols."
+        )
+
+
+def _is_image(text: str) -> bool:
+    """Whether a text can only be base64 of a picture."""
+    return len(text) > LONGEST_WORD and " " not in text and text.isascii()
+
+
 def _lines(path: Path) -> list[str]:
     """Lines of a file that are not blank."""
     try:
-        return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        return [line for line in text_lines(read_text(path)) if line.strip()]
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from error
     except UnicodeDecodeError as error:
@@ -103,6 +149,10 @@ def _objects(path: Path, lines: Sequence[str], names: Sequence[str]) -> Iterator
             item.problem = "it is no JSON object"
         if item.id is not None and not isinstance(item.id, str | int):
             item.id, item.problem = None, "its id is neither a text nor a whole number"
+        if half := [
+            name for name, value in item.values.items() if isinstance(value, str) and not whole_characters(value)
+        ]:
+            item.problem = f"its {half[0]!r} holds half of a surrogate pair, which is no character"
         if wrong := [name for name, value in item.values.items() if not isinstance(value, str)]:
             item.problem = f"its {wrong[0]!r} is not a text"
         elif "image" in item.values:

@@ -7,7 +7,7 @@ from typing import Any
 
 from utils.distributed import gather_objects, is_main
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, read_text
 
 Record = dict[str, Any]
 
@@ -67,7 +67,7 @@ def check_predictions(path: str | Path, fields: Mapping[str, type], count: int, 
         UserError: says what the first wrong record is.
     """
     try:
-        records = json.loads(Path(path).read_text(encoding="utf-8"))
+        records = json.loads(read_text(path))
     except OSError as error:
         raise UserError(f"Cannot read the predictions {path}: {error.strerror}.") from error
     except ValueError as error:
