@@ -149,6 +149,6 @@ class ScstRewardCriterion(SelfCriticalCriterion):
         """CIDEr-D (N,), float64; 10 is an identical caption."""
         captions, references = [], []
         for own, texts in zip(hypotheses, sample["references"], strict=True):
-            captions += [reward_text(self.task.target_dictionary.decode(tokens)) for tokens in own]
+            captions += [reward_text(self.task.target_dictionary.written(tokens)) for tokens in own]
             references += [[reward_text(text) for text in texts]] * len(own)
         return torch.from_numpy(self.cider.score(captions, references)[1])

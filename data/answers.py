@@ -2,12 +2,14 @@
 
 import io
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from data.base import DataConfig
-from utils.errors import UserError
+from utils.errors import UserError, quoted
+from utils.files import decode_text, text_lines, whole_characters
 from utils.plain_pickle import load_plain_pickle
 
 PROMPT_TYPES = ("none", "src", "prev_output")
@@ -44,19 +46,22 @@ class AnswerConfig(DataConfig):
 def read_answers(config: AnswerConfig) -> list[str]:
     """The answers of a configuration, in the order of their numbers.
 
-    Raises UserError: a missing or unreadable file, no answers, or repeated ones.
+    Raises UserError: a missing or unreadable file, no answers, blank or repeated ones, half characters.
     """
     path = config.ans2label_file
     if path:
-        answers, where = _read_file(Path(path)), f"--ans2label-file {path}"
+        answers, where = _read_file(Path(path)), f"The answer file {path}"
     else:
         answers, where = _parse_json(config.ans2label_dict or "", "--ans2label-dict"), "--ans2label-dict"
     if not answers or not all(isinstance(answer, str) for answer in answers):
         raise UserError(f"{where} must hold answers as texts: a dict with one key per answer, or one answer a line.")
-    if len(set(answers)) < len(answers):
-        twice = next(answer for number, answer in enumerate(answers) if answer in answers[:number])
-        raise UserError(f"{where} holds the answer {twice!r} twice: remove one.")
-    return answers
+    if blank := [number for number, answer in enumerate(answers, 1) if not answer.strip()]:
+        raise UserError(f"{where} holds a blank answer (number {blank[0]}): remove it.")
+    if half := [answer for answer in answers if not whole_characters(answer)]:
+        raise UserError(f"{where} holds half of a surrogate pair in {quoted(half[0])}: correct the answer.")
+    if twice := [answer for answer, count in Counter(answers).items() if count > 1]:
+        raise UserError(f"{where} holds the answer {quoted(twice[0])} twice: remove one.")
+    return [str(answer) for answer in answers]
 
 
 def check_prompt_type(prompt_type: str | None) -> str:
@@ -67,29 +72,65 @@ def check_prompt_type(prompt_type: str | None) -> str:
     return prompt_type
 
 
-def _read_file(path: Path) -> list[str]:
+def _read_file(path: Path) -> list[Any]:
+    where = f"The answer file {path}"
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"--ans2label-file {path} cannot be read ({error.strerror}): name the answer list.") from error
+        raise UserError(f"{where} cannot be read ({error.strerror}): name the list of answers.") from error
     if data[:1] == b"\x80" or path.suffix == ".pkl":
         try:
-            return list(load_plain_pickle(io.BytesIO(data)))
+            content = load_plain_pickle(io.BytesIO(data))
         except Exception as error:  # a damaged pickle raises anything
-            raise UserError(
-                f"--ans2label-file {path} is not a pickled dict of answers ({error}): make it anew."
-            ) from error
+            raise UserError(f"{where} is not a pickled dict of answers ({error}): make it anew.") from error
+        return _answers_of(content, where)
     try:
-        text = data.decode("utf-8")
+        text = decode_text(data)
     except UnicodeDecodeError as error:
-        raise UserError(f"--ans2label-file {path} is neither a pickle nor UTF-8 text.") from error
+        raise UserError(f"{where} is neither a pickle nor UTF-8 text: save it as UTF-8.") from error
     if text.lstrip()[:1] in ("{", "["):
-        return _parse_json(text, f"--ans2label-file {path}")
-    return [line.strip() for line in text.splitlines() if line.strip()]
+        return _parse_json(text, where)
+    return [line.strip() for line in text_lines(text) if line.strip()]
 
 
-def _parse_json(text: str, where: str) -> list[str]:
+def _parse_json(text: str, where: str) -> list[Any]:
+    def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+            raise UserError(f"{where} holds the answer {quoted(twice)} twice: remove one.")
+        return content
+
     try:
-        return list(json.loads(text))
-    except (ValueError, TypeError) as error:
+        content = json.loads(text, object_pairs_hook=unrepeated)
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON ({error}): write answers as keys of an object.") from error
+    return _answers_of(content, where)
+
+
+def _answers_of(content: Any, where: str) -> list[Any]:
+    """The answers in a list or in the keys of a dict; of a dict label -> answer its values, in order of the labels."""
+    if isinstance(content, list | tuple):
+        return list(content)
+    if not isinstance(content, dict):
+        raise UserError(f"{where} holds a {type(content).__name__}: write answers as keys of an object or as a list.")
+    if any(type(value) in (list, tuple, dict) for value in content.values()):
+        raise UserError(f"{where} has lists or objects behind its keys: write each answer as a key, with its label.")
+    labels, answers = list(content), list(content.values())
+    if not content or not all(_is_label(key) for key in labels) or not all(isinstance(text, str) for text in answers):
+        return labels
+    if all(map(_is_label, answers)):  # texts of numbers on both sides
+        return labels
+    numbers = [int(label) for label in labels]
+    if sorted(numbers) not in (list(range(len(numbers))), list(range(1, len(numbers) + 1))):
+        raise UserError(
+            f"{where} holds labels as keys and answers as values, and the labels are not 0 to {len(numbers) - 1}: "
+            'write it the other way round, {"answer": label}.'
+        )
+    return [answer for _, answer in sorted(zip(numbers, answers, strict=True))]
+
+
+def _is_label(key: Any) -> bool:
+    return isinstance(key, int) or (isinstance(key, str) and key.isascii() and key.isdigit())

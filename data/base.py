@@ -15,9 +15,12 @@ from torch.utils.data import Dataset
 from data.collate import collate
 from data.images import ImageTransform, decode_image, standard_transform
 from data.sample import Batch, Example, Sample, SkippedRow
-from data.text import Vocabulary
-from data.tsv import TsvFile
+from data.text import Vocabulary, require_words
+from data.tsv import TsvFile, check_format
 from utils.errors import BadRowError, UserError
+
+MAX_POSITIONS = 1024  # of texts; the tables of relative positions end here
+STRICT_SPLITS = ("train", "check")  # rows to learn from, and those that `data.validate` reads as if they were
 
 
 @dataclass
@@ -66,6 +69,8 @@ class DataConfig:
 class OFADataset(Dataset[Sample | SkippedRow], ABC):
     """Rows of one file as samples; a task says what its columns are and what a row means.
 
+    Rows to learn from (`strict`) are bad without words or id; evaluation reads them.
+
     Args:
         rows: the file.
         vocab: text <-> ids.
@@ -88,6 +93,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
     def __init__(
         self, rows: TsvFile, vocab: Vocabulary, config: DataConfig, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
+        check_format(rows, len(self.columns))
         selected = len(rows.columns or rows[0])
         count = len(self.columns)
         allowed = {*range(count, count + self.unused_columns + 1), count - (0 if split == "train" else self.left_out)}
@@ -95,6 +101,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
             raise self._wrong_columns(rows, selected)
         self.rows, self.vocab, self.config, self.split = rows, vocab, config, split
         self.seed, self.epoch = seed, epoch
+        self.strict = split in STRICT_SPLITS
         self.transform = standard_transform(config.patch_image_size, config.imagenet_default_mean_and_std)
 
     @abstractmethod
@@ -142,12 +149,32 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
             row += ("",) * (len(self.columns) - len(row))
         rng = random.Random(f"{self.seed} {self.epoch} {index}")  # independent of workers and of order
         with self._naming(index):
-            return self.example(row, rng)
+            example = self.example(row, rng)
+            if self.strict and example.id is not None and not example.id.strip():
+                raise ValueError("the id is empty")
+            return example
 
     def _sample(self, index: int) -> Sample:
         example = self.example_of(index)
         with self._naming(index):
-            return self._encode(index, example)
+            sample = self._encode(index, example)
+            self._check_length(sample)
+            return sample
+
+    def _check_length(self, sample: Sample) -> None:
+        """ValueError for more text tokens than the network has positions; image codes have positions of their own."""
+        lengths = {"source": (len(sample["source"]), self.config.max_source_positions)}
+        if not sample["extras"].get("code_masks"):
+            lengths["target"] = len(sample["prev_output_tokens"]), self.config.max_target_positions
+        for side, (length, positions) in lengths.items():
+            if length > min(positions, MAX_POSITIONS):
+                raise ValueError(
+                    f"the {side} has {length} tokens and the network positions for {min(positions, MAX_POSITIONS)}"
+                )
+
+    def check_words(self, text: str, what: str) -> str:
+        """The text; ValueError if it has no words and the network learns from it: evaluation reads such rows."""
+        return require_words(text, what) if self.strict else text
 
     @contextmanager
     def _naming(self, index: int) -> Iterator[None]:

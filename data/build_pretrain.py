@@ -33,7 +33,7 @@ from data.vqa_gen import CONFIDENCE_MARK
 from models.vqgan import from_pil
 from utils import image_codes
 from utils.errors import UserError, one_sentence
-from utils.files import atomic_write
+from utils.files import atomic_write, decode_text
 
 PAIRS, DETECTION, TEXTS, CODES = (f"{kind}_examples.tsv" for kind in ("vision_language", "detection", "text", "image"))
 NEGATIVES = "negative_sample"
@@ -158,9 +158,9 @@ def write_texts(path: Path, files: Files) -> None:
         with open(path, "rb") as lines:
             for number, line in enumerate(tqdm(lines, desc=path.name, unit="line", mininterval=1), 1):
                 try:
-                    text = " ".join(line.decode("utf-8").split())
+                    text = " ".join(decode_text(line).split())
                 except UnicodeDecodeError as error:
-                    raise UserError(f"{path}, line {number} is not UTF-8 ({error}); mend it.") from error
+                    raise UserError(f"{path}, line {number} is not UTF-8 ({error}); correct it.") from error
                 if text:
                     files.write(TEXTS, (str(number), text))
     except OSError as error:
@@ -175,7 +175,7 @@ def write_codes(squares: Path, flags: argparse.Namespace, files: Files) -> None:
     words = ["encode", f"--file={squares}", f"--outputs={codes}", "--selected-cols=0,1", f"--code-image-size={SIDE}"]
     words += [f"--crop={MIDDLE}", "--rank=0", "--world-size=1", f"--vqgan-model-path={flags.vqgan_model_path}"]
     image_codes.encode(image_codes.parse_args([*words, f"--vqgan-config-path={flags.vqgan_config_path}"]))
-    with open(squares, encoding="utf-8") as pictures, open(codes, encoding="utf-8") as rows:
+    with open(squares, encoding="utf-8-sig") as pictures, open(codes, encoding="utf-8-sig") as rows:
         for picture, row in zip(pictures, rows, strict=True):
             files.write(CODES, (picture.rstrip("\n"), row.rstrip("\n").split("\t")[1]))
 

@@ -51,7 +51,9 @@ class CaptionDataset(OFADataset):
         if self.one_caption:
             words = remove_punctuation(caption).split()
             target = " ".join(words[: self.config.max_tgt_length])
+            self.check_words(target, "caption")
         else:
             references = split_captions(caption)
             target = SEPARATOR.join(references)
+            self.check_words(target, "caption")
         return Example(uniq_id, self.prompt, " " + target, decode_base64(image), references)

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from data.negatives import HOW_MANY, OTHER
-from data.text import normalize_question
-from utils.errors import UserError
+from data.text import normalize_question, require_words
+from utils.errors import UserError, quoted
+from utils.files import read_text, whole_characters
 
 YES_NO = "yes/no"
 NO_ANSWERS = {OTHER: ("yes", "no"), HOW_MANY: ("1", "2")}  # fill up lists that would be too short to draw from
@@ -67,7 +68,7 @@ class BadEntries:
     def add(self, where: str, reason: str) -> None:
         """Something at a place is unusable; UserError unless it is to be skipped."""
         if not self.skip:
-            raise UserError(f"{where}: {reason}; mend it or pass --skip-bad-rows.")
+            raise UserError(f"{where}: {reason}; correct it or pass --skip-bad-rows.")
         self.count += 1
         if self.count <= SHOWN:
             tqdm.write(f"skipped {where}: {reason}")
@@ -108,7 +109,7 @@ class Annotations:
                 return
             category = entry["category_id"]
             if category not in self.categories:
-                raise ValueError(f"there is no category {category}")
+                raise ValueError(f"there is no category {quoted(category)}")
             box = _box(entry["bbox"])
             self._picture(entry).objects.append(Region(box, str(category), self.categories[category]))
             if "id" in entry:
@@ -126,7 +127,7 @@ class Annotations:
 
         def add(number: int, entry: dict[str, Any]) -> None:
             if "bbox" not in entry and entry["ann_id"] not in self._boxes:
-                raise ValueError(f"there is no instance {entry['ann_id']}")
+                raise ValueError(f"there is no instance {quoted(entry['ann_id'])}")
             box = _box(entry["bbox"]) if "bbox" in entry else self._boxes[entry["ann_id"]]
             name = _id(entry, number)
             texts = [_words(text, "phrase") for text in _phrases(entry)]
@@ -145,7 +146,7 @@ class Annotations:
         def add(_: int, entry: dict[str, Any]) -> None:
             name = entry["question_id"]
             if name not in texts:
-                raise ValueError(f"there is no question {name}")
+                raise ValueError(f"there is no question {quoted(name)}")
             answers = soft_scores(_clean(answer["answer"]) for answer in entry["answers"])
             self._picture(entry).questions.append(Question(str(name), texts[name], answers))
             kind = answer_kind(texts[name], entry.get("question_type") or "", entry.get("answer_type") or "")
@@ -167,7 +168,7 @@ class Annotations:
 
     def _picture(self, entry: dict[str, Any]) -> Picture:
         if entry["image_id"] not in self.pictures:
-            raise ValueError(f"no file lists an image {entry['image_id']}")
+            raise ValueError(f"no file lists an image {quoted(entry['image_id'])}")
         return self.pictures[entry["image_id"]]
 
     def _each(self, path: Path, content: Any, key: str, use: Callable[[int, dict[str, Any]], None]) -> None:
@@ -192,8 +193,7 @@ def read_json(path: Path) -> Any:
         return entry
 
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file, object_hook=without_outline)
+        return json.loads(read_text(path), object_hook=without_outline)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check the path.") from error
     except ValueError as error:
@@ -252,15 +252,16 @@ def group_answers(counts: Counter[tuple[str, str]]) -> dict[str, list[str]]:
 def _clean(text: Any) -> str:
     """Text that fits into a column: no tabs and line breaks, nor what separates items."""
     if not isinstance(text, str):
-        raise ValueError(f"{text!r} is not a text")
+        raise ValueError(f"{quoted(text)} is not a text")
+    if not whole_characters(text):
+        raise ValueError(f"{quoted(text)} holds half of a surrogate pair, which is no character")
     return " ".join(text.replace("&&", "&").replace("|!+", " ").split())
 
 
 def _words(text: Any, what: str) -> str:
     """Clean text; ValueError if nothing is left of it in the form the network reads."""
     text = _clean(text)
-    if not normalize_question(text).strip():
-        raise ValueError(f"the {what} has no words")
+    require_words(normalize_question(text), what)
     return text
 
 
@@ -276,9 +277,9 @@ def _box(values: Any) -> Box:
     try:
         x, y, width, height = (float(value) for value in values)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the bbox {values} is not x, y, width, height") from error
+        raise ValueError(f"the bbox {quoted(values)} is not x, y, width, height") from error
     if not all(map(math.isfinite, (x, y, width, height))):
-        raise ValueError(f"the bbox {values} is not finite")
+        raise ValueError(f"the bbox {quoted(values)} is not finite")
     return x, y, width, height
 
 

@@ -11,6 +11,7 @@ from data.sample import Example
 from data.text import normalize_caption
 
 UNKNOWN = "<unk>"  # how the data set writes rare words
+DIGIT = "#"  # how the data set writes digits
 FIRST_TEXT_ID = 4  # the ids below are special
 
 
@@ -40,6 +41,8 @@ class GigawordDataset(OFADataset):
         """An article and its summary, which unlike other targets has no blank in front."""
         article, summary = row
         text = normalize_caption(summary, self.config.max_tgt_length).replace(UNKNOWN, "unk")
+        for words, what in ((normalize_caption(article), "article"), (text, "summary")):
+            self.check_words(words.replace(DIGIT, "0"), what)
         target = self.vocab.encode(text)
         read = None
         if self.config.noise_ratio > 0:

@@ -10,6 +10,7 @@ from data.prompts import prompt
 from data.sample import Example
 from data.text import Vocabulary
 from data.tsv import TsvFile
+from utils.errors import quoted
 
 
 class GlueTask(NamedTuple):
@@ -71,7 +72,9 @@ class GlueDataset(OFADataset):
         *texts, label = row
         known = not self.lacks_reference(label)
         if known and label not in self.task.words:
-            raise ValueError(f"the label {label!r} is none of {', '.join(self.task.words)}")
+            raise ValueError(f"the label {quoted(label)} is none of {', '.join(self.task.words)}")
+        for name, text in zip(self.task.fields, texts, strict=True):
+            self.check_words(text, f"{name} sentence" if name in PAIR else name)
         short = (" ".join(text.lower().split()[: self.config.max_src_length]) for text in texts)
         word = self.task.words[label] if known else self.task.answers[0]
         return Example(

@@ -12,6 +12,7 @@ from data.prompts import prompt
 from data.sample import Example
 from data.text import Vocabulary
 from data.tsv import TsvFile
+from utils.errors import quoted
 
 
 @dataclass
@@ -47,7 +48,9 @@ class ImageClassifyDataset(OFADataset):
         labelled = not self.lacks_reference(name)
         known = labelled and (not self.answers or name in self.answers)
         if not known and self.split == "train":
-            raise ValueError(f"the class {name!r} is not in the answer set (--ans2label-file)")
+            raise ValueError(f"the class {quoted(name)} is not in the answer set")
+        if self.strict and not name.strip():
+            raise ValueError("the class is empty")
         data = decode_base64(image)
         references = {name: 1.0} if labelled else {}
         example = Example(None, self.prompt, " " + name, data, learn=known, extras={"ref_dict": references})

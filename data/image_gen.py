@@ -10,8 +10,9 @@ from data.base import DataConfig, OFADataset
 from data.images import decode_base64, decode_image
 from data.prompts import prompt
 from data.sample import Batch, Example, Sample, SkippedRow
-from data.text import Vocabulary
+from data.text import Vocabulary, require_words
 from data.tsv import TsvFile
+from utils.errors import quoted
 
 CODE_SIDE = 8  # pixels that a code stands for
 COLUMNS: tuple[tuple[str, ...], ...] = (("id", "text"), ("id", "text", "codes"), ("id", "image", "text", "codes"))
@@ -40,7 +41,7 @@ def code_ids(column: str, code_image_size: int, vocab: Vocabulary) -> list[int]:
     try:
         codes = [int(code) for code in column.split()]
     except ValueError as error:
-        raise ValueError(f"the codes {column[:40]!r} are not numbers with blanks between them") from error
+        raise ValueError(f"the codes {quoted(column)} are not numbers with blanks between them") from error
     if len(codes) != (wanted := code_count(code_image_size)):
         raise ValueError(f"the row has {len(codes)} image codes, not {wanted}; see --code-image-size")
     return [vocab.code_id(code) for code in codes]
@@ -48,10 +49,7 @@ def code_ids(column: str, code_image_size: int, vocab: Vocabulary) -> list[int]:
 
 def drawn_text(text: str, max_words: int) -> str:
     """The first words of a text to draw; ValueError if it has none."""
-    words = text.split()[:max_words]
-    if not words:
-        raise ValueError("the text has no words")
-    return " ".join(words)
+    return require_words(" ".join(text.split()[:max_words]), "text")
 
 
 class ImageGenDataset(OFADataset):

@@ -14,10 +14,10 @@ from data.pretrain_rows import SEPARATOR, PretrainData, PretrainExample, Pretrai
 from data.prompts import prompt
 from data.randaugment import rand_augment
 from data.refcoco import parse_box
-from data.text import Vocabulary, normalize_caption, normalize_question
+from data.text import Vocabulary, normalize_caption, normalize_question, require_words
 from data.tsv import TsvFile
 from data.vqa_gen import parse_answers
-from utils.errors import UserError
+from utils.errors import UserError, quoted
 
 YES, NO = " yes", " no"
 HALF_LEARNT = "cc12m"  # web captions: the first two tokens are not learnt
@@ -53,13 +53,13 @@ class ImageTextDataset(PretrainRows):
     def example(self, row: tuple[str, ...], rng: random.Random) -> PretrainExample:
         """The main example of a row, which holds the second one."""
         if row[7] not in self.types:
-            raise ValueError(f"the type is {row[7]!r}, not one of {', '.join(self.types)}")
+            raise ValueError(f"the type is {quoted(row[7])}, not one of {', '.join(self.types)}")
         return self.types[row[7]](row, decode_image(decode_base64(row[1])), rng)
 
     def _caption(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
         uniq_id, _, caption, _, _, objects, source, _ = row
         side = self._draw_side(rng)
-        target = _words(normalize_caption(caption, self.config.max_tgt_length), "caption")
+        target = require_words(normalize_caption(caption, self.config.max_tgt_length), "caption")
         ids = self.vocab.encode(" " + target)
         hidden = min(UNLEARNT, len(ids)) if source == HALF_LEARNT else 0
         example = PretrainExample(
@@ -82,9 +82,11 @@ class ImageTextDataset(PretrainRows):
     def _question(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
         uniq_id, question, answers = row[0], row[3], parse_answers(row[4])
         side = self._draw_side(rng)
-        question = _words(normalize_question(question, self.config.max_src_length), "question")
+        question = require_words(normalize_question(question, self.config.max_src_length), "question")
         answer = max(answers, key=lambda key: answers[key])
-        confidence = answers[_words(answer, "answer")]
+        confidence = answers[answer]
+        if not answer.strip():
+            raise ValueError("the answer has no words")
         example = PretrainExample(
             uniq_id,
             prompt("vqa_gen", self.vocab.bpe).format(question=question),
@@ -105,7 +107,7 @@ class ImageTextDataset(PretrainRows):
         size = self.config.patch_image_size
         resized = resize_short_side(image, self._draw_side(rng))
         crop, box = crop_around(resized, scale_boxes(box, image, resized), size)
-        text = _words(normalize_caption(caption, self.config.max_src_length), "caption")
+        text = require_words(normalize_caption(caption, self.config.max_src_length), "caption")
         place, extras = self.location_ids(box), {"conf": torch.tensor(1.0)}
         pixels = self.transform(crop)
         region = PretrainExample(
@@ -144,10 +146,3 @@ class ImageTextDataset(PretrainRows):
 def draw_match(right: str, wrong: str, rng: random.Random) -> tuple[str, str]:
     """A text and whether it fits the picture, with even odds of the right and the wrong one."""
     return (right, YES) if rng.random() >= 0.5 else (wrong, NO)
-
-
-def _words(text: str, what: str) -> str:
-    """The text; ValueError if it has no words."""
-    if not text.strip():
-        raise ValueError(f"the {what} has no words")
-    return text

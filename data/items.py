@@ -1,14 +1,25 @@
 """What `predict.py` reads: pictures, folders, texts, JSONL and TSV files as one stream of items."""
 
 import json
+import os
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.tsv import TsvFile
-from utils.errors import BadRowError, UserError
+from data.tsv import LOOKED_AT, TsvFile, check_format
+from utils.errors import BadRowError, UserError, quoted
+from utils.files import read_text, text_lines, whole_characters
 
+SHORTEST_IMAGE = 40  # characters of base64
+LONGEST_WORD = 1000  # characters; a text of more and of these only is an image
+IMAGE = re.compile(r"[\w+/=:;,'-]+", re.ASCII)  # base64, in the ways of all makers
+# What is no text to summarise or draw, but a file that is not there or not read.
+FILE_ENDINGS = (
+    ".bz2", ".csv", ".doc", ".docx", ".gz", ".htm", ".html", ".json", ".md", ".odt", ".parquet", ".pdf", ".rtf",
+    ".text", ".xls", ".xlsx", ".xml", ".zip",
+)  # fmt: skip
 PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -49,13 +60,20 @@ def open_items(path: str, names: Sequence[str], selected_cols: str) -> Source:
         rows = TsvFile(path, selected_cols)
         if len(rows.columns or ()) > len(names):
             raise UserError(f"--selected-cols {selected_cols}: the columns are {', '.join(names)}.")
+        check_format(rows, len(rows.columns or ()))
+        _check_columns(rows, names, selected_cols)
         return Source(len(rows), lambda unread: _rows(rows, names, unread))
     if kind == ".jsonl":
         lines = _lines(place)
         return Source(len(lines), lambda _: _objects(place, lines, names))
     if "image" not in names:
+        if kind != ".txt" and (kind in FILE_ENDINGS or (kind and os.path.isfile(path)) or path.endswith(os.sep)):
+            raise UserError(
+                f"{path} seems to be a file, and texts are read from .txt, .jsonl and .tsv files: name one of those; "
+                "a text that looks like a file name goes into a .txt file."
+            )
         texts = _lines(place) if kind == ".txt" else [path]
-        return Source(len(texts), lambda _: (Item(f"text {text[:40]!r}", None, {names[-1]: text}) for text in texts))
+        return Source(len(texts), lambda _: (Item(f"text {quoted(text)}", None, {names[-1]: text}) for text in texts))
     pictures = [place]
     if place.is_dir():
         pictures = sorted(file for file in place.iterdir() if file.suffix.lower() in PICTURES)
@@ -64,10 +82,37 @@ def open_items(path: str, names: Sequence[str], selected_cols: str) -> Source:
     return Source(len(pictures), lambda _: (Item(str(file), str(file), {"image": str(file)}) for file in pictures))
 
 
+def _check_columns(rows: TsvFile, names: Sequence[str], selected_cols: str) -> None:
+    """UserError if none of the first rows can be read with these columns: they are those of another task's file."""
+    if len(rows) == 1:
+        return
+    problem = ""
+    for number in range(min(len(rows), LOOKED_AT)):
+        try:
+            values = dict(zip(names, rows[number], strict=False))
+        except BadRowError as error:
+            problem = problem or f"line {number + 1}: {error.reason}"
+            continue
+        image = values.pop("image", None)
+        texts = [name for name, value in values.items() if len(value) > LONGEST_WORD and IMAGE.fullmatch(value)]
+        if image and not (len(image) >= SHORTEST_IMAGE and IMAGE.fullmatch(image, endpos=LONGEST_WORD)):
+            found = f"the column of the image holds {quoted(image)}, which is no base64 of an image"
+            problem = problem or f"line {number + 1}: {found}"
+        elif texts:
+            problem = problem or f"line {number + 1}: the column of the {texts[0]} holds images"
+        elif image != "":
+            return  # a row that can be read
+    if problem:
+        raise UserError(
+            f"{rows.path}, {problem}: columns {selected_cols} are read as {', '.join(names)}; name others in "
+            "this order with --selected-cols."
+        )
+
+
 def _lines(path: Path) -> list[str]:
     """Lines of a file that are not blank."""
     try:
-        return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        return [line for line in text_lines(read_text(path)) if line.strip()]
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from error
     except UnicodeDecodeError as error:
@@ -103,6 +148,10 @@ def _objects(path: Path, lines: Sequence[str], names: Sequence[str]) -> Iterator
             item.problem = "it is no JSON object"
         if item.id is not None and not isinstance(item.id, str | int):
             item.id, item.problem = None, "its id is neither a text nor a whole number"
+        if half := [
+            name for name, value in item.values.items() if isinstance(value, str) and not whole_characters(value)
+        ]:
+            item.problem = f"its {half[0]!r} holds half of a surrogate pair, which is no character"
         if wrong := [name for name, value in item.values.items() if not isinstance(value, str)]:
             item.problem = f"its {wrong[0]!r} is not a text"
         elif "image" in item.values:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from data.text import normalize_caption
 from data.tsv import TsvFile
-from utils.errors import BadRowError, UserError
+from utils.errors import BadRowError, UserError, quoted
+from utils.files import read_text, text_lines
 
 CAPTION_FILE, OBJECT_FILE, ANSWER_FILE = "all_captions.txt", "object.txt", "type2ans.json"
 OTHER, HOW_MANY = "other", "how many"
@@ -37,7 +38,7 @@ class Negatives:
         for path in paths:
             if not path.is_file():
                 raise UserError(f"There is no file {path}; --neg-sample-dir names the folder that has it.")
-        objects = _unique(_read_text(paths[1]).splitlines())
+        objects = _unique(text_lines(_read_text(paths[1])))
         if len(objects) < 2:
             raise UserError(f"{paths[1]} needs at least two names of objects, one a line.")
         return cls(TsvFile(paths[0], (0,)), objects, _read_answers(paths[2]))
@@ -59,7 +60,7 @@ class Negatives:
             found = normalize_caption(self._draw_caption(caption, named, rng), max_words)
             if found and found != truth:
                 return found
-        raise ValueError(f"{self.captions.path} has no caption that differs from {truth!r}")
+        raise ValueError(f"{self.captions.path} has no caption that differs from {quoted(truth)}")
 
     def answer(self, answer: str, confidence: float, rng: random.Random) -> str:
         """An answer that is not the given one: the surer that was, the likelier one of its own type."""
@@ -95,7 +96,7 @@ def _unique(texts: Sequence[str]) -> list[str]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read ({error}); restore the file.") from error
 
@@ -108,5 +109,5 @@ def _read_answers(path: Path) -> dict[str, list[str]]:
         raise UserError(f"{path} is not a JSON object of answer type: list of answers ({error}).") from error
     few = [kind for kind in (OTHER, *answers) if len(answers.get(kind, [])) < 2]
     if few:
-        raise UserError(f"{path} needs at least two answers of type {few[0]!r}.")
+        raise UserError(f"{path} needs at least two answers of type {quoted(few[0])}.")
     return answers

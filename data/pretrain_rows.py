@@ -5,7 +5,7 @@ They make up the second part of a batch; their pictures have twice `code_image_s
 
 import random
 from dataclasses import dataclass, field
-from typing import NotRequired, Optional
+from typing import NotRequired, Optional, cast
 
 import torch
 from torch import Tensor
@@ -18,8 +18,9 @@ from data.masking import MaskingOptions, check_masking, infill, word_starts
 from data.prompts import prompt
 from data.refcoco import RefcocoData, parse_box, quantize
 from data.sample import Example, Sample
-from data.text import Vocabulary
+from data.text import Vocabulary, require_words
 from data.tsv import TsvFile
+from utils.errors import quoted
 
 # What the log calls the losses of the objectives.
 OBJECTIVES = ("caption", "vqa", "grounding", "region_caption", "matching", "text", "image", "detection", "image_gen")
@@ -119,6 +120,11 @@ class PretrainRows(OFADataset):
             sample["second"] = self._encode(index, example.second)
         return sample
 
+    def _check_length(self, sample: Sample) -> None:
+        super()._check_length(sample)
+        if "second" in sample:
+            super()._check_length(cast(PretrainSample, sample)["second"])
+
     def location_ids(self, boxes: Tensor) -> list[int]:
         """Ids of location tokens, four a box, of boxes (..., 4) in pixels."""
         bins = quantize(boxes.flatten(), self.config.max_image_size, self.config.num_bins)
@@ -158,10 +164,8 @@ class TextInfillingDataset(ExtraRows):
         return self.infilling(uniq_id, text, torch.Generator().manual_seed(rng.getrandbits(63)))
 
     def infilling(self, uniq_id: str, text: str, generator: torch.Generator) -> PretrainExample:
-        """The example of a text, corrupted as the generator says; ValueError for a text of zero words."""
-        text = text.strip().lower()
-        if not text:
-            raise ValueError("the text has no words")
+        """The example of a text, corrupted as the generator says; ValueError for a text without words."""
+        text = require_words(text.strip().lower(), "text")
         ids = self.vocab.encode(" " + text)[:LONGEST_TEXT][-KEPT_TEXT:]
         whole = torch.tensor([int(self.vocab.bos), *ids, int(self.vocab.eos)])
         masked = infill(whole, self.starts, self.vocab.mask, self.config, generator)[1:-1].tolist()
@@ -254,7 +258,7 @@ def parse_objects(column: str, width: int, height: int) -> tuple[Tensor, list[st
     for item in column.split(SEPARATOR):
         parts = item.strip().split(",", 5)  # ends are stripped, a blank before the name is part of it, as released
         if len(parts) != 6 or not parts[5].strip():
-            raise ValueError(f"the object {item!r} is not x0,y0,x1,y1,category_id,name")
+            raise ValueError(f"the object {quoted(item)} is not x0,y0,x1,y1,category_id,name")
         boxes.append(parse_box(",".join(parts[:4]), width, height))
         names.append(parts[5])
     return torch.tensor(boxes), names

@@ -13,6 +13,7 @@ from data.images import decode_base64, decode_image
 from data.prompts import prompt
 from data.sample import Example
 from data.text import Vocabulary, normalize_caption
+from utils.errors import quoted
 from utils.metrics import clamp_boxes
 
 SLACK = 1.0  # pixels a box may leave the image by: annotation tools round
@@ -32,11 +33,11 @@ def parse_box(text: str, width: int, height: int) -> list[float]:
     try:
         x0, y0, x1, y1 = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise ValueError(f"the box {text!r} is not x0,y0,x1,y1") from error
+        raise ValueError(f"the box {quoted(text)} is not x0,y0,x1,y1") from error
     if not (x0 < x1 and y0 < y1):
-        raise ValueError(f"the box {text} has no area: x0 < x1 and y0 < y1 are needed")
+        raise ValueError(f"the box {quoted(text)} has no area: x0 < x1 and y0 < y1 are needed")
     if min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK:
-        raise ValueError(f"the box {text} is outside the image of {width} x {height} pixels")
+        raise ValueError(f"the box {quoted(text)} is outside the image of {width} x {height} pixels")
     return [x0, y0, x1, y1]
 
 
@@ -88,6 +89,7 @@ class RefcocoDataset(OFADataset):
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
         """A phrase, and its box in the resized image."""
         uniq_id, data, text, region = row
+        self.check_words(text, "phrase")
         image = decode_image(decode_base64(data))
         known = not self.lacks_reference(region)
         box = torch.tensor(parse_box(region, *image.size)) if known else torch.full((4,), math.nan)

@@ -11,6 +11,7 @@ from data.prompts import prompt
 from data.sample import Example
 from data.text import Vocabulary, normalize_caption
 from data.tsv import TsvFile
+from utils.errors import quoted
 
 WORDS = {"contradiction": "no", "entailment": "yes", "neutral": "maybe"}  # label in the file -> answer
 
@@ -52,7 +53,8 @@ class SnliVeDataset(OFADataset):
         uniq_id, image, hypothesis, caption, label = row
         known = not self.lacks_reference(label)
         if known and label not in WORDS:
-            raise ValueError(f"the label {label!r} is none of {', '.join(WORDS)}")
+            raise ValueError(f"the label {quoted(label)} is none of {', '.join(WORDS)}")
+        self.check_words(hypothesis, "sentence")
         return Example(
             uniq_id,
             source_text(hypothesis, caption if self.config.add_caption else None, self.config, self.vocab.bpe),

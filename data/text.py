@@ -6,6 +6,9 @@ lines of `dict.txt`, `<mask>`, `<code_0>` ..., `<bin_0>` ...; no padding to a mu
 
 import json
 import re
+import string
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +17,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from utils.build_bpe import FILLERS, token_bytes
-from utils.errors import UserError
+from utils.errors import UserError, quoted
+from utils.files import decode_text, read_text, whole_characters
 
 GPT2_DIR = Path(__file__).parents[1] / "utils" / "BPE"  # the released vocabulary
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -44,6 +48,8 @@ class Vocabulary:
     Attributes:
         bos, pad, eos, unk: ids 0, 1, 2, 3; `vocab.pad` and `vocab.pad()` are the same number.
         bpe: "gpt2" (byte-level, case and leading blank matter) or "bert" (WordPiece, lower-cased).
+        has_unknown: whether there are texts that it cannot write; the released English vocabulary writes all.
+        unknown_words: the words with unknown tokens that `encode` has met, each with how often; clear it to begin anew.
     """
 
     bos, pad, eos, unk = (_SpecialId(number) for number in range(len(SPECIALS)))
@@ -60,6 +66,9 @@ class Vocabulary:
         self._ids = {symbol: number for number, symbol in enumerate(self._symbols)}
         self._tokenizer = bpe.tokenizer
         self._id_of_token = [self.index(symbol) for symbol in bpe.symbols]
+        self._unknown = {int(self.unk), *([self._ids["[UNK]"]] if "[UNK]" in self._ids else [])}
+        self.has_unknown = not self._unknown.isdisjoint(self._id_of_token)
+        self.unknown_words: Counter[str] = Counter()
         self._pieces = [bpe.pieces.get(symbol, symbol.encode()) for symbol in self._symbols]
 
     @classmethod
@@ -107,9 +116,27 @@ class Vocabulary:
         return self._ids.get(symbol, int(self.unk))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without bos and eos; `<mask>` or `<|endoftext|>` in it are plain characters."""
+        """Ids of a text, without bos and eos; `<mask>` or `<|endoftext|>` in it are plain characters.
+
+        Raises ValueError for half of a surrogate pair, which JSON can hold and no encoding can write.
+        """
+        try:
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        except TypeError:
+            if isinstance(text, str) and not whole_characters(text):
+                raise ValueError(f"the text {quoted(text)} holds half of a surrogate pair, not a character") from None
+            raise
         id_of_token = self._id_of_token
-        return [id_of_token[token] for token in self._tokenizer.encode(text, add_special_tokens=False).ids]
+        ids = [id_of_token[token] for token in encoding.ids]
+        if self.has_unknown and not self._unknown.isdisjoint(ids):
+            words: dict[int | None, list[int]] = {}  # number of the word -> ids of its tokens
+            for word, number in zip(encoding.word_ids, ids, strict=True):
+                words.setdefault(word, []).append(number)
+            for word, numbers in words.items():
+                if word is not None and not self._unknown.isdisjoint(numbers):
+                    start, stop = encoding.word_to_chars(word) or (0, 0)
+                    self.unknown_words[text[start:stop].strip()] += 1
+        return ids
 
     def encode_symbols(self, text: str) -> list[int]:
         """Ids of symbols separated by blanks, such as "<bin_3> <bin_4>", looked up without BPE."""
@@ -131,6 +158,11 @@ class Vocabulary:
         for spaced, closed in CLOSE_UP:
             text = text.replace(spaced, closed)
         return text
+
+    def written(self, ids: Iterable[int] | Tensor) -> str:
+        """Text of ids (T,) for people: as `decode`, without unknown tokens, which stand for no text."""
+        numbers: Iterable[int] = ids.tolist() if isinstance(ids, Tensor) else ids
+        return self.decode([number for number in numbers if number not in self._unknown])
 
     def string(self, ids: Iterable[int] | Tensor) -> str:
         """Symbols of ids (T,) joined by blanks, without bos and eos."""
@@ -156,7 +188,7 @@ class Vocabulary:
 def _read_lines(path: Path) -> list[str]:
     """Lines of a UTF-8 file without LF or CR-LF; other line separators are part of a line."""
     try:
-        lines = path.read_bytes().decode("utf-8").split("\n")
+        lines = decode_text(path.read_bytes()).split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({error}); restore the released file.") from None
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
@@ -168,7 +200,7 @@ def _read_dictionary(folder: Path, bpe: str) -> list[str]:
     expected = DICT_SIZES[bpe]
     if declared.is_file():
         try:
-            expected = int(declared.read_text(encoding="utf-8"))
+            expected = int(read_text(declared))
         except ValueError:
             raise UserError(f"{declared} must hold one number, the number of lines of dict.txt.") from None
     symbols = [line.rsplit(" ", 1)[0] for line in _read_lines(path)]
@@ -185,7 +217,7 @@ def _read_dictionary(folder: Path, bpe: str) -> list[str]:
 def _gpt2_bpe(folder: Path) -> _Bpe:
     """GPT-2's split and merges; no blank is put in front, and no token is special."""
     try:
-        encoder = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        encoder = json.loads(read_text(folder / "encoder.json"))
         lines = [line for line in _read_lines(folder / "vocab.bpe") if not line.startswith("#version:")]
         merges = [(first, second) for first, second in map(str.split, lines)]
         tokenizer = Tokenizer(models.BPE(vocab=encoder, merges=merges))
@@ -210,6 +242,21 @@ def _bert_bpe(folder: Path) -> _Bpe:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.add_special_tokens([token for token in BERT_SPECIALS if token in vocab])
     return _Bpe("bert", tokenizer, tokens, {})
+
+
+_ASCII_PUNCTUATION = frozenset(string.punctuation)
+
+
+def has_words(text: str) -> bool:
+    """Whether a text says anything: one character that is no blank, punctuation mark or control character."""
+    return any(c not in _ASCII_PUNCTUATION and unicodedata.category(c)[0] not in "PZC" for c in text)
+
+
+def require_words(text: str, what: str) -> str:
+    """The text; ValueError if it has no words. The one rule for all texts that a network learns from."""
+    if not has_words(text):
+        raise ValueError(f"the {what} has no words")
+    return text
 
 
 _HYPHEN_SLASH_TO_BLANK = str.maketrans("-/", "  ")

@@ -23,12 +23,13 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.errors import BadRowError, UserError
-from utils.files import atomic_write
+from utils.files import BYTE_ORDER_MARK, atomic_write
 
 _MAGIC, _VERSION = b"OFA rows", 2
 _HEADER = struct.Struct("<8sQQqQqQQ")  # magic, version, stamp of the data file, checksum of the offsets, number of rows
 _CHUNK = 1 << 20  # bytes; a chunk stays in the processor's cache between reading and searching
 _SPARSE = 1024  # mean bytes a row from which one memchr per row beats numpy
+LOOKED_AT = 3  # rows that tell what a file is
 _SHOW_PROGRESS = 10**9  # bytes
 
 
@@ -94,6 +95,18 @@ class TsvFile:
                 raise BadRowError(self.path, number + 1, reason) from None
         return tuple(texts)
 
+    def other_format(self) -> str | None:
+        """What the file seems to be instead: no tab is in its first rows, and they look like another format."""
+        lines = [self._read(row) for row in range(min(len(self), LOOKED_AT))]
+        if lines[0].startswith((b"\xff\xfe", b"\xfe\xff")):
+            return "UTF-16 text, not UTF-8"
+        if any(b"\t" in line for line in lines):
+            return None
+        if lines[0].lstrip()[:1] in (b"{", b"["):
+            return "JSON"
+        marks = [mark for mark in (b",", b";", b"|") if all(line.count(mark) for line in lines)]
+        return f"CSV with {marks[0].decode()!r} between the columns" if marks else None
+
     def _read(self, row: int) -> bytes:
         """The line without its end."""
         if self._offsets is None:
@@ -103,6 +116,7 @@ class TsvFile:
         line = os.pread(self._fd, stop - start, start)
         if len(line) != stop - start:
             raise UserError(f"{self.path} became shorter while it was being read; start again.")
+        line = line.removeprefix(BYTE_ORDER_MARK) if row == 0 else line
         return line[:-2] if line.endswith(b"\r\n") else line.removesuffix(b"\n")
 
     def _reopen(self) -> None:
@@ -116,6 +130,14 @@ class TsvFile:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fd": -1, "_offsets": None}
+
+
+def check_format(rows: TsvFile, columns: int) -> None:
+    """Raises UserError if a file that must have several columns is no TSV file at all."""
+    if columns > 1 and (found := rows.other_format()):
+        raise UserError(
+            f"{rows.path} seems to be {found}: write one row a line with a tab between the columns, without a header."
+        )
 
 
 def _parse_columns(columns: str | Sequence[int]) -> tuple[int, ...]:

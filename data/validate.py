@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from data.answers import AnswerConfig, read_answers
@@ -33,9 +33,9 @@ from data.snli_ve import SnliVeData, SnliVeDataset
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from data.vqa_gen import VqaGenData, VqaGenDataset
-from utils.errors import ADVICE, UserError
+from utils.errors import ADVICE, UserError, quoted
 
-SHOWN = 20  # bad rows printed in full
+SHOWN = 20  # bad rows, and unknown words, printed in full
 BPE_DIR = Path(__file__).parents[1] / "utils" / "BPE"
 
 
@@ -66,13 +66,20 @@ ROW_KINDS = {
 
 
 def open_rows(
-    task: str, path: Path, columns: str | None, answers: str | None, vocab: Vocabulary, negatives: str | None = None
+    task: str,
+    path: Path,
+    columns: str | None,
+    answers: str | None,
+    vocab: Vocabulary,
+    negatives: str | None = None,
+    code_image_size: int | None = None,
 ) -> OFADataset:
     """A file as the task's training rows, read as strictly as a row can be.
 
     Args:
         columns: --selected-cols; None = those of the released scripts. answers: file of the answer set.
-        negatives: folder of wrong texts, without which rows of `pretrain` are read as in evaluation.
+        negatives: folder of wrong texts, without which rows of `pretrain` are read without matching.
+        code_image_size: side of the pictures that image codes describe (pixels); None = the task's default.
 
     Raises:
         UserError: a file that cannot be opened, or a wrong number of columns.
@@ -80,6 +87,8 @@ def open_rows(
     kind = ROW_KINDS[task]
     config = kind.config(skip_bad_rows=True)
     given: dict[str, Any] = {}
+    if isinstance(config, ImageGenData | PretrainData) and code_image_size:
+        config.code_image_size = code_image_size
     if isinstance(config, AnswerConfig) and answers:
         config.ans2label_file = answers
         if kind.dataset in (VqaGenDataset, ImageClassifyDataset):
@@ -90,10 +99,34 @@ def open_rows(
     return kind.dataset(TsvFile(str(path), columns or kind.selected_cols), vocab, config, split, **given)
 
 
-def bad_rows(dataset: OFADataset, workers: int) -> Iterator[str | None]:
-    """Of each row in order, what is wrong with it: file, line, reason; None for a good row."""
-    for item in DataLoader(dataset, batch_size=None, num_workers=workers):
-        yield item.message if isinstance(item, SkippedRow) else _outside_answers(dataset, item)
+class Found(NamedTuple):
+    """What a row is like: what is wrong with it (file, line, reason; None = nothing), and its unknown words."""
+
+    message: str | None
+    unknown: list[str]
+
+
+class _Checked(Dataset[Found]):
+    """What the rows of a data set are like."""
+
+    def __init__(self, dataset: OFADataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Found:
+        unknown = self.dataset.vocab.unknown_words
+        unknown.clear()
+        item = self.dataset[index]
+        if isinstance(item, SkippedRow):
+            return Found(item.message.removesuffix(ADVICE), [])
+        return Found(_outside_answers(self.dataset, item), list(unknown))
+
+
+def look_at_rows(dataset: OFADataset, workers: int) -> Iterator[Found]:
+    """What each row is like, in order."""
+    yield from DataLoader(_Checked(dataset), batch_size=None, num_workers=workers)
 
 
 def _outside_answers(dataset: OFADataset, sample: Sample) -> str | None:
@@ -101,7 +134,7 @@ def _outside_answers(dataset: OFADataset, sample: Sample) -> str | None:
     if sample["target"].ne(dataset.vocab.pad).any():
         return None
     answer = max(sample["extras"]["ref_dict"], key=sample["extras"]["ref_dict"].get)
-    return f"{dataset.rows.path}, line {sample['row'] + 1}: the answer {answer!r} is not in the answer set"
+    return f"{dataset.rows.path}, line {sample['row'] + 1}: the answer {quoted(answer)} is not in the answer set"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -112,12 +145,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--selected-cols", help="columns in the order the task reads them (default: as released)")
     parser.add_argument("--candidates", help="the answer set: a file as --ans2label-file takes it")
     parser.add_argument("--neg-sample-dir", help="wrong texts for matching, checked together with pretrain rows")
+    parser.add_argument("--code-image-size", type=int, help="side of the pictures that codes describe (pixels)")
+    parser.add_argument("--bpe", default="gpt2", help="byte pair encoding: gpt2 or bert (default %(default)s)")
     parser.add_argument("--bpe-dir", default=BPE_DIR, help="vocabulary folder (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="reading processes (default %(default)s)")
     args = parser.parse_args(argv)
     try:
-        vocab = Vocabulary.load(args.bpe_dir)
-        dataset = open_rows(args.task, args.file, args.selected_cols, args.candidates, vocab, args.neg_sample_dir)
+        vocab = Vocabulary.load(args.bpe_dir, args.bpe)
+        given = args.selected_cols, args.candidates, vocab, args.neg_sample_dir, args.code_image_size
+        dataset = open_rows(args.task, args.file, *given)
         return report(dataset, args.workers)
     except UserError as error:
         print(f"python -m data.validate: error: {error}", file=sys.stderr)
@@ -125,9 +161,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def report(dataset: OFADataset, workers: int) -> int:
-    """Prints the first bad rows, then how many there are of each kind; 1 if there are any."""
+    """Prints the first bad rows, how many there are of each kind, and unknown words; 1 if there are bad rows."""
     reasons: Counter[str] = Counter()
-    for number, message in enumerate(tqdm(bad_rows(dataset, workers), total=len(dataset), desc="rows", mininterval=1)):
+    unknown: Counter[str] = Counter()  # word -> rows that have it
+    with_unknown = 0
+    rows = tqdm(look_at_rows(dataset, workers), total=len(dataset), desc="rows", mininterval=1)
+    for number, (message, words) in enumerate(rows):
+        unknown.update(words)
+        with_unknown += bool(words)
         if message is None:
             continue
         reasons[_kind(message, number + 1)] += 1
@@ -136,12 +177,20 @@ def report(dataset: OFADataset, workers: int) -> int:
     print(f"{len(dataset) - reasons.total()} of {len(dataset)} rows are good.")
     for reason, count in reasons.most_common():
         print(f"{count} x {reason}")
+    if unknown:
+        print(f"{with_unknown} rows have words that the vocabulary cannot write: {listed(unknown)}.")
     return int(bool(reasons))
+
+
+def listed(words: Counter[str]) -> str:
+    """The most frequent words, each with how often, and how many more there are."""
+    shown = ", ".join(f"{quoted(word)} ({count:,})" for word, count in words.most_common(SHOWN))
+    return f"{shown} and {len(words) - SHOWN:,} more" if len(words) > SHOWN else shown
 
 
 def _kind(message: str, line: int) -> str:
     """A message without what differs from row to row: the place, quoted values and numbers."""
-    reason = message.partition(f"line {line}: ")[2].removesuffix(ADVICE)
+    reason = message.partition(f"line {line}: ")[2]
     return re.sub(r"'[^']*'|\"[^\"]*\"|\b\d[\d.,]*", "...", reason)
 
 

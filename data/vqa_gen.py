@@ -13,6 +13,7 @@ from data.prompts import prompt
 from data.sample import Example
 from data.text import Vocabulary, normalize_question
 from data.tsv import TsvFile
+from utils.errors import quoted
 
 CONFIDENCE_MARK, SEPARATOR = "|!+", "&&"
 
@@ -29,16 +30,22 @@ class VqaGenData(AnswerConfig):
 
 
 def parse_answers(text: str) -> dict[str, float]:
-    """Answers with their confidences, of `confidence|!+answer` items joined by `&&`; ValueError for anything else."""
+    """Answers with their confidences, of `confidence|!+answer` items joined by `&&`.
+
+    Raises ValueError for anything else, and for a confidence outside (0, 1]: it weights the loss of the row.
+    """
     answers: dict[str, float] = {}
     for item in text.split(SEPARATOR):
-        confidence, mark, answer = item.partition(CONFIDENCE_MARK)
+        number, mark, answer = item.partition(CONFIDENCE_MARK)
         try:
-            answers[answer] = float(confidence)
+            confidence = float(number)
         except ValueError:
             mark = ""
         if not mark:
-            raise ValueError(f"the answer column needs confidence{CONFIDENCE_MARK}answer items, not {item!r}")
+            raise ValueError(f"the answer column needs confidence{CONFIDENCE_MARK}answer items, not {quoted(item)}")
+        if not 0 < confidence <= 1:
+            raise ValueError(f"the confidence {quoted(number)} is not above 0 and at most 1")
+        answers[answer] = confidence
     return answers
 
 
@@ -85,7 +92,10 @@ class VqaGenDataset(OFADataset):
         answer = max(answers, key=lambda key: answers[key], default="")
         known = bool(answers) and (not self.answers or answer in self.answers)
         if not known and self.split == "train":
-            raise ValueError(f"the answer {answer!r} is not in the answer set (--ans2label-file)")
+            raise ValueError(f"the answer {quoted(answer)} is not in the answer set")
+        if self.strict and not answer.strip():
+            raise ValueError("the answer is empty")
+        self.check_words(question, "question")
         return Example(
             uniq_id,
             source_text(question, objects if self.config.add_object else None, self.config, self.vocab.bpe),

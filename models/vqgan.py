@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from models.ofa.attention import attend
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, read_text
 from utils.lightning import load_lightning_weights
 
 
@@ -50,7 +50,7 @@ class VQGANConfig:
             UserError: unreadable, of another layout, or an architecture that this is not.
         """
         try:
-            params = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["params"]
+            params = yaml.safe_load(read_text(path))["model"]["params"]
             found = {**params, **params["ddconfig"]}
         except OSError as error:
             raise UserError(f"Cannot read {path}: {error.strerror}; name the VQGAN's model.yaml.") from error

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from data.demo import examples
 from models.predictor import Box, OFAPredictor
 from utils.errors import UserError, one_sentence
+from utils.files import text_lines
 
 # Read while gradio is imported: no reports to its makers.
 os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")
@@ -50,7 +51,7 @@ class Answers:
 
     def question(self, picture: Image.Image | None, question: str, candidates: str) -> tuple[str, str]:
         """Answer and score; the candidates are one a line, none = those of the checkpoint or any text."""
-        names = list(dict.fromkeys(line.strip() for line in candidates.splitlines() if line.strip()))
+        names = list(dict.fromkeys(line.strip() for line in text_lines(candidates) if line.strip()))
         return _said(self.predictor.answer(_picture(picture), _text(question, "a question"), names or None))
 
     def grounding(self, picture: Image.Image | None, phrase: str) -> tuple[Image.Image, str, str]:

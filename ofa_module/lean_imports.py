@@ -28,6 +28,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from utils.files import read_text
+
 PACKAGES = ("fairseq.tasks", "fairseq.models")  # whose modules wait until somebody asks for a name
 # Whose functions are imported when they are called, and the package that each needs.
 LIBRARIES = {"sklearn.metrics": "sklearn", "scipy.stats": "scipy", "torch.utils.tensorboard": "tensorboard"}
@@ -120,7 +122,7 @@ def _registered(package: ModuleType, pattern: re.Pattern[str]) -> dict[str, str]
     found = {}
     for path in sorted(folder.rglob("*.py")):
         module = ".".join([package.__name__, *path.relative_to(folder).with_suffix("").parts])
-        for match in pattern.finditer(path.read_text(encoding="utf-8")):
+        for match in pattern.finditer(read_text(path)):
             found[match[match.lastindex or 0]] = module.removesuffix(".__init__")
     return found
 

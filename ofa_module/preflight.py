@@ -8,6 +8,7 @@ import shutil
 import socket
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from data.base import OFADataset
 from data.collate import without_skipped
+from data.validate import listed
 from utils.distributed import sum_over_ranks
 from utils.errors import UserError
 
@@ -31,7 +33,8 @@ LAST = "checkpoint_last.pt"  # fairseq's default of --restore-file: of the save 
 RANDOM = "none"  # --restore-file=none asks for random weights
 LOCK = ".lock"
 MOMENTS = {"adam": 2, "adamax": 2, "nag": 1}  # tensors per parameter in an optimiser's state
-CHECK_SECONDS = 10.0  # spent at most on the rows of a validation file
+CHECK_SECONDS = 10.0  # spent at most on the rows of a validation file, and as much on training's unknown words
+WORD_ROWS = 1000  # training rows whose words are looked at
 
 
 def check_start(cfg: DictConfig) -> None:
@@ -178,6 +181,35 @@ def check_rows(dataset: OFADataset, rank: int, world_size: int) -> None:
         raise UserError(f"{dataset.rows.path} has no references to compare with: correct the file or --selected-cols.")
     if without:
         logger.warning("%s: %d of %d rows have no reference, and score 0.", dataset.rows.path, without, seen)
+
+
+def warn_of_unknown_words(dataset: OFADataset) -> None:
+    """Logs how many of up to `WORD_ROWS` training rows, from all over the file, have words outside the vocabulary."""
+    vocab = dataset.vocab
+    if not vocab.has_unknown:
+        return
+    end, seen, with_unknown = time.monotonic() + CHECK_SECONDS, 0, 0
+    words: Counter[str] = Counter()  # word -> rows that have it
+    for index in np.unique(np.linspace(0, len(dataset) - 1, WORD_ROWS).astype(int)).tolist():
+        vocab.unknown_words.clear()
+        try:
+            example = dataset.example_of(index)
+            for text in (example.source, example.target):
+                if isinstance(text, str):
+                    vocab.encode(text)
+        except ValueError:  # whoever reads the row for its sample says so
+            continue
+        seen += 1
+        with_unknown += bool(vocab.unknown_words)
+        words.update(list(vocab.unknown_words))
+        if time.monotonic() > end:
+            break
+    if words:
+        logger.warning(
+            "%s: %d of %d rows looked at have words that the vocabulary cannot write; they are learnt as unknown: %s. "
+            "Pass the --bpe-dir of a vocabulary that has them.",
+            dataset.rows.path, with_unknown, seen, listed(words),
+        )  # fmt: skip
 
 
 @contextmanager

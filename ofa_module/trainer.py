@@ -24,7 +24,7 @@ from data.collate import without_skipped
 from data.text import Vocabulary
 from ofa_module.continuing import FinishedRun, check_unfinished, log_differences
 from ofa_module.nonfinite import NonFiniteGuard, NonFiniteUpdate
-from ofa_module.preflight import check_room, check_start, check_validation, locked_folder
+from ofa_module.preflight import check_room, check_start, check_validation, locked_folder, warn_of_unknown_words
 from tasks.epochs import rows_of_earlier_version
 from utils import optimizer_state
 from utils.checkpoint import (
@@ -319,6 +319,8 @@ def _restore_and_check(cfg: Any, trainer: OFATrainer, **options: Any) -> Any:
     check_unfinished(trainer, restored[1].next_epoch_idx)
     check_room(trainer)
     check_validation(trainer)
+    if distributed_utils.is_master(cfg.distributed_training):
+        warn_of_unknown_words(trainer.task.dataset(cfg.dataset.train_subset))
     return restored
 
 

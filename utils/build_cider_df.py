@@ -20,13 +20,13 @@ from utils.files import atomic_write
 def read_captions(path: Path, column: int) -> Iterator[list[str]]:
     """Prepared captions of each row; UserError for a file or row that cannot be read."""
     try:
-        with open(path, encoding="utf-8", newline="\n") as file:
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(file, 1):
                 cells = line.rstrip("\r\n").split("\t")
                 if len(cells) <= column:
                     raise UserError(
-                        f"{path}, line {number}: there is no column {column} (the first is 0); mend the row or choose "
-                        "another --column."
+                        f"{path}, line {number}: there is no column {column} (the first is 0); correct the row or "
+                        "choose another --column."
                     )
                 yield [reward_text(caption) for caption in cells[column].split("&&")]
     except (OSError, UnicodeDecodeError) as error:

@@ -28,6 +28,7 @@ from models.ofa.decoder import code_position_ids
 from utils import hf_layout
 from utils.checkpoint import load_checkpoint, model_config, save_checkpoint, without_history
 from utils.errors import UserError
+from utils.files import read_text
 from utils.hf_layout import CODE_POSITIONS
 from utils.tensor_file import NOT_STORED, write_tensors
 from utils.upgrade import TOKEN_TABLES
@@ -141,7 +142,7 @@ def _write_tokenizer(
     if card is not None:
         card.check_vocabulary(vocab, source, f"--bpe-dir={folder}", "name the folder it was trained with")
     bpe = folder if (folder / "encoder.json").is_file() else GPT2_DIR
-    encoder = json.loads((bpe / "encoder.json").read_text(encoding="utf-8"))
+    encoder = json.loads(read_text(bpe / "encoder.json"))
     token_of = {str(number): token for token, number in encoder.items()}
     symbols = [vocab[number] for number in range(vocab.mask + 1)]
     if missing := len(token_of.keys() - set(symbols)):

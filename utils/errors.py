@@ -1,11 +1,29 @@
-"""Errors a user can mend: each message is one sentence that says what is wrong and what to do."""
+"""Errors that a user can correct: each message is one sentence that says what is wrong and what to do."""
+
+SHOWN = 60  # characters of a value that a message quotes
+LONGEST = 2000  # characters of a message
+
+
+def quoted(value: object) -> str:
+    """A value of a user's file as messages show it: as `repr` does, and long ones cut."""
+    if isinstance(value, str | bytes):
+        return repr(value) if len(value) <= SHOWN else f"{value[:SHOWN]!r}... ({len(value):,} characters)"
+    return shortened(repr(value), 2 * SHOWN)
+
+
+def shortened(text: str, limit: int = LONGEST) -> str:
+    """A text without its middle if it is longer than `limit` characters: messages end with the advice."""
+    return text if len(text) <= limit else f"{text[: limit * 3 // 4]} ... {text[-limit // 4 :]}"
 
 
 class UserError(ValueError):
     """A wrong path, flag, file or input; entry points print the message without a traceback and exit with 2."""
 
+    def __str__(self) -> str:
+        return shortened(super().__str__())
 
-ADVICE = "; mend the row or pass --skip-bad-rows."
+
+ADVICE = "; correct the row or pass --skip-bad-rows."
 
 
 class BadRowError(UserError):
@@ -24,11 +42,12 @@ class BadRowError(UserError):
     def __str__(self) -> str:
         if not self.line:
             return self.path
-        return f"{self.path}, line {self.line}: {self.reason}{ADVICE}"
+        return shortened(f"{self.path}, line {self.line}: {self.reason}{ADVICE}")
 
 
 def one_sentence(error: BaseException) -> str:
-    """The error's own message, without the traceback that a worker process puts around it."""
+    """The error's own message, without the traceback that a worker process puts around it; long ones are cut."""
     text = str(error).strip() or type(error).__name__
     last = text.splitlines()[-1]
-    return last.split("Error: ", 1)[-1] if "Traceback (most recent call last)" in text else " ".join(text.split())
+    in_worker = "Traceback (most recent call last)" in text
+    return shortened(last.split("Error: ", 1)[-1] if in_worker else " ".join(text.split()))

@@ -1,12 +1,43 @@
-"""Files that are always whole: written beside their place, flushed to disk, then renamed."""
+"""The one door to text files of users, and files that are always whole."""
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+BYTE_ORDER_MARK = "\ufeff".encode()
+_LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Content of a UTF-8 text file without a byte order mark; OSError or UnicodeDecodeError (a ValueError) if it fails.
+
+    Every program reads the text files of its users through here or through `decode_text`.
+    """
+    return decode_text(Path(path).read_bytes())
+
+
+def decode_text(data: bytes) -> str:
+    """Text of UTF-8 bytes without the byte order mark that spreadsheets put in front; else UnicodeDecodeError."""
+    return data.decode("utf-8-sig")
+
+
+def text_lines(text: str) -> list[str]:
+    """Lines without their ends: LF, CR-LF or CR.
+
+    Unlike `str.splitlines` it leaves U+2028, U+0085 and form feeds inside a line. A line end at the end starts no line.
+    """
+    lines = _LINE_END.split(text)
+    return lines if lines[-1] else lines[:-1]
+
+
+def whole_characters(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair: JSON can hold such halves, UTF-8 and tokenizers cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.files import read_text
 
 T = TypeVar("T")
 
@@ -155,7 +156,7 @@ def read_options(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path))
         kind = config.get("model_type")
     except (ValueError, AttributeError) as error:
         raise UserError(f"{path} is not a JSON object ({error}): copy or download the folder again.") from error

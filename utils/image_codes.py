@@ -64,7 +64,7 @@ class TsvPictures:
         try:
             data = decode_base64(fields[len(fields) // 2])  # column 1 of 2, column 2 of 4
         except ValueError as error:
-            raise UserError(f"{self.where(row)}: {error}; mend the row.") from error
+            raise UserError(f"{self.where(row)}: {error}; correct the row.") from error
         return (fields[:1] if len(fields) == 2 else (fields[0], fields[1], fields[3])), data
 
     def where(self, row: int) -> str:
@@ -102,7 +102,7 @@ def _fields(file: TsvFile, row: int) -> tuple[str, ...]:
     try:
         return file[row]
     except BadRowError as error:  # its advice names a flag of the trainer
-        raise UserError(f"{error.path}, line {error.line}: {error.reason}; mend the row.") from error
+        raise UserError(f"{error.path}, line {error.line}: {error.reason}; correct the row.") from error
 
 
 def _check_unique(ids: Sequence[str], source: str) -> None:
@@ -127,7 +127,7 @@ def _read(
     except UserError:
         raise
     except (ValueError, OSError) as error:
-        raise UserError(f"{pictures.where(row)}: {error}; mend or remove it.") from error
+        raise UserError(f"{pictures.where(row)}: {error}; correct or remove it.") from error
     edge = (flags.code_image_size - flags.crop) // 2 if flags.crop else 0
     return keys, picture[:, edge : flags.code_image_size - edge, edge : flags.code_image_size - edge]
 
@@ -266,7 +266,7 @@ def _row_codes(file: TsvFile, row: int, n_embed: int, length: int | None = None)
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"{file.path}, line {row + 1}: {error}; mend the row.") from error
+        raise UserError(f"{file.path}, line {row + 1}: {error}; correct the row.") from error
     return codes
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from utils.distributed import gather_objects, is_main
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, read_text
 
 Record = dict[str, Any]
 # At most 18 digits: JSON readers of other languages hold no more. pandas writes ids beside a missing one as 12.0.
@@ -99,7 +99,7 @@ def check_predictions(
         UserError: says what the first wrong record is.
     """
     try:
-        records = json.loads(Path(path).read_text(encoding="utf-8"))
+        records = json.loads(read_text(path))
     except OSError as error:
         raise UserError(f"Cannot read the predictions {path}: {error.strerror}.") from error
     except ValueError as error:

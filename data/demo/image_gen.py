@@ -15,7 +15,7 @@ from data.demo.rows import DemoTask, Lot, Row
 from data.demo.scene import Box
 from data.demo.words import COLOURS, DIGITS, Thing
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, read_text
 
 SIZE = 64  # side of the pictures in pixels, 8 x 8 codes
 FRAME = Box(0, 0, SIZE, SIZE)  # where its digit is
@@ -39,7 +39,7 @@ IMAGE_GEN = DemoTask(
 
 def read_drawn(results: Path) -> list[tuple[str, Image.Image]]:
     """Prompts and pictures of an evaluation; OSError or ValueError if there are none."""
-    records = json.loads((results / "test_predict.json").read_text(encoding="utf-8"))
+    records = json.loads(read_text(results / "test_predict.json"))
     return [(record["caption"], Image.open(results / record["image"]).convert("RGB")) for record in records]
 
 

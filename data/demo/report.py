@@ -14,6 +14,7 @@ from data.demo.caption import MORE_DIGITS
 from data.images import decode_base64, decode_image
 from data.tsv import TsvFile
 from utils.errors import UserError
+from utils.files import read_text, text_lines
 
 SUBSETS = {"blank": "exact, blank pictures"} | {name: f"exact, {count} digits" for count, name in MORE_DIGITS.items()}
 COLUMNS, ROWS = 8, 5  # pictures of the contact sheet
@@ -21,7 +22,7 @@ COLUMNS, ROWS = 8, 5  # pictures of the contact sheet
 
 def read_captions(predictions: Path) -> dict[str, str]:
     """Caption of each image id in a file of predictions."""
-    records = json.loads(predictions.read_text(encoding="utf-8"))
+    records = json.loads(read_text(predictions))
     return {str(record["image_id"]): record["caption"] for record in records}
 
 
@@ -33,7 +34,7 @@ def exact_share(captions: dict[str, str], test: TsvFile) -> float:
 def read_curves(log: Path) -> dict[str, list[tuple[int, float]]]:
     """(updates, value) points of the training loss and the validation CIDEr from a training log."""
     curves: dict[str, list[tuple[int, float]]] = {"loss": [], "cider": []}
-    for line in log.read_text(encoding="utf-8").splitlines():
+    for line in text_lines(read_text(log)):
         if found := re.search(r"loss=([\d.]+),.*num_updates=(\d+)", line):
             curves["loss"].append((int(found[2]), float(found[1])))
         elif found := re.search(r"\| cider ([\d.]+) \|.*num_updates (\d+)", line):
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> int:
         for subset, name in SUBSETS.items():
             rows = TsvFile(data / f"caption_{subset}.tsv", "1,2,4")
             shares[name] = exact_share(read_captions(out / "caption" / f"{subset}_predict.json"), rows)
-        scores = json.loads((out / "caption" / "test_scores.json").read_text(encoding="utf-8"))
+        scores = json.loads(read_text(out / "caption" / "test_scores.json"))
         log = max((out / "stage1_logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
         draw_curves(read_curves(log), out / "training_curve.png")
         draw_contact_sheet(captions, test, out / "contact_sheet.png")

@@ -18,6 +18,7 @@ from data.snli_ve import WORDS
 from data.tsv import TsvFile
 from data.vqa_gen import parse_answers
 from utils.errors import UserError
+from utils.files import read_text
 from utils.metrics import box_hits, box_iou
 from utils.predictions import Record, check_predictions
 
@@ -104,9 +105,9 @@ def read_run(run: Run, out: Path) -> tuple[list[Score], list[Case]]:
     except (LookupError, ValueError) as error:
         raise UserError(f"{rows.path} is no file of the task {run.task} ({error}): write the data again.") from error
     check_predictions(predictions, {run.answer: list if run.answer == "box" else str}, len(rows), None)
-    records = json.loads(predictions.read_text(encoding="utf-8"))
+    records = json.loads(read_text(predictions))
     try:
-        values = {name: float(value) for name, value in json.loads(scores.read_text(encoding="utf-8")).items()}
+        values = {name: float(value) for name, value in json.loads(read_text(scores)).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{scores} cannot be read as scores ({error}): evaluate again.") from error
     if EXACT in run.metrics:

@@ -371,7 +371,7 @@ class OFAPredictor:
         return ids
 
     def _text(self, hypothesis: Hypothesis, given: int) -> Prediction:
-        return Prediction(self.vocab.decode(hypothesis.tokens[given:]).strip(), _score(hypothesis, given))
+        return Prediction(self.vocab.written(hypothesis.tokens[given:]).strip(), _score(hypothesis, given))
 
     def _boxes(
         self, hypotheses: Sequence[Hypothesis], picture: Image.Image | None, config: refcoco.RefcocoData

@@ -128,7 +128,7 @@ def test_bad_row_stops_a_worker_with_its_message(tmp_path: Path, vocab: Vocabula
     dataset = captions(tmp_path, vocab, [BAD_ROWS["base64"]])
     with pytest.raises(BadRowError, match="line 1: the image is not valid base64") as caught:
         list(DataLoader(dataset, batch_size=1, num_workers=1, collate_fn=dataset.collater))
-    assert one_sentence(caught.value).endswith("mend the row or pass --skip-bad-rows.")
+    assert one_sentence(caught.value).endswith("correct the row or pass --skip-bad-rows.")
     assert "Traceback" not in one_sentence(caught.value)
 
 

@@ -281,3 +281,11 @@ def test_crlf_files_read_the_same(small_dir):
 def test_unknown_bpe():
     with pytest.raises(UserError, match="gpt2 or bert"):
         Vocabulary.load(BPE_DIR, bpe="gtp2")
+
+
+def test_half_a_surrogate_pair_is_a_value_error(vocab):
+    for text in ("is it red \ud83d", "\udc00"):
+        with pytest.raises(ValueError, match="half of a surrogate pair"):
+            vocab.encode(text)
+    with pytest.raises(TypeError):
+        vocab.encode(None)
