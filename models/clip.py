@@ -61,7 +61,7 @@ class CLIP:
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu", batch_size: int = 64) -> "CLIP":
-        """Reads tensors of OpenAI's file, a TorchScript archive, or of its plain state dict; float32 on the CPU, else float16.
+        """Reads tensors of OpenAI's file (TorchScript) or a plain state dict; float32 on the CPU, else float16.
 
         Raises:
             UserError: open_clip or the file is missing, or the file is no CLIP network.

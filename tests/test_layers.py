@@ -16,6 +16,7 @@ UPWARD = {
     ("utils/image_codes.py", "data"),
     ("utils/convert.py", "data"),
     ("utils/convert.py", "models.ofa"),
+    ("utils/convert.py", "models.predictor"),
 }
 CORE_LOSSES = ("losses", "linear_cross_entropy", "reward")
 PLUGIN = ("ofa_module", "tasks", "train", "evaluate", "models.fairseq_ofa", "criterions.base")

@@ -175,8 +175,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path} needs the package safetensors: pip install safetensors.") from error
     try:
         return read_tensors(path)
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, str(error)) from error
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
+        raise damaged(path, f"{error!s:.200}") from error
 
 
 def load_model(

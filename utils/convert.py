@@ -13,7 +13,9 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,15 +27,16 @@ from data.images import normalisation
 from data.text import GPT2_DIR, Vocabulary
 from models.ofa import OFAConfig
 from models.ofa.decoder import code_position_ids
+from models.predictor.description import Description, find_vocabulary
 from utils import hf_layout
 from utils.checkpoint import load_checkpoint, model_config, save_checkpoint, without_history
 from utils.errors import UserError
-from utils.files import read_text
 from utils.hf_layout import CODE_POSITIONS
 from utils.tensor_file import NOT_STORED, write_tensors
 from utils.upgrade import TOKEN_TABLES
 
 COMPUTED = ("token_rp_bucket", "image_rp_bucket", CODE_POSITIONS)  # ends of names
+TOKENIZERS = (*hf_layout.TOKENIZER_FILES, hf_layout.TOKENIZER)
 # Endings of files, which nobody means as a folder's.
 OTHER_ENDINGS = (".bin", ".pth", ".ckpt", ".pkl")
 
@@ -42,12 +45,11 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
     """Reads `source` and writes `target`; kinds are told by name.
 
     Args:
-        bpe_dir: vocabulary folder for a folder's tokenizer files; None takes that of the run, where it still exists,
-            else utils/BPE.
+        bpe_dir: vocabulary folder for a folder's tokenizer files; None finds the checkpoint's as the predictor does.
         half: weights in float16, without `COMPUTED` tables.
 
     Returns:
-        sentences on what could not be taken along.
+        sentences on what could not be taken along. A folder is written whole or not at all.
 
     Raises:
         UserError: unreadable input, no OFA network, an ending that says nothing, another vocabulary than the network's.
@@ -70,18 +72,41 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
     if target.suffix == ".safetensors":
         write_tensors(target, stored, checkpoint)
         return []
-    target.mkdir(parents=True, exist_ok=True)
-    hf_layout.write_json(target / "config.json", hf_layout.to_config(asdict(config), asdict(OFAConfig())))
-    notes = _copy_processor(source, target) if source.is_dir() else None
-    if notes is None:
-        card = Card.read(checkpoint, str(source))
-        task = _task_options(checkpoint) | ({} if card is None else card.task_options(str(source)))
-        _write_image_processor(target, task)
-        notes = _write_tokenizer(target, config.vocab_size, task, bpe_dir, card, str(source))
-    if CODE_POSITIONS in stored:
-        stored[CODE_POSITIONS] = hf_layout.code_positions(stored[CODE_POSITIONS], config.code_window)
-    write_tensors(target / hf_layout.WEIGHT_FILES[0], hf_layout.to_layout_names(stored), checkpoint)
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is a file: name another folder, or let the name end in .pt or .safetensors.")
+    with _whole_folder(target) as draft:
+        hf_layout.write_json(draft / "config.json", hf_layout.to_config(asdict(config), asdict(OFAConfig())))
+        notes = _copy_processor(source, draft) if source.is_dir() else None
+        if notes is None:
+            card = Card.read(checkpoint, str(source))
+            task = _task_options(checkpoint) | ({} if card is None else card.task_options(str(source)))
+            _write_image_processor(draft, task)
+            notes = _write_tokenizer(draft, Description(str(source), None, config, task, card=card), bpe_dir)
+        if CODE_POSITIONS in stored:
+            stored[CODE_POSITIONS] = hf_layout.code_positions(stored[CODE_POSITIONS], config.code_window)
+        write_tensors(draft / hf_layout.WEIGHT_FILES[0], hf_layout.to_layout_names(stored), checkpoint)
     return notes
+
+
+@contextmanager
+def _whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to write to, beside `target`; its files go there at the end of the block, and only then."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield draft
+            target.mkdir(exist_ok=True)
+            files = sorted(path.name for path in draft.iterdir())
+            for name in files:
+                (draft / name).replace(target / name)
+            if any(name in files for name in TOKENIZERS):  # of an earlier conversion, which would be read instead
+                for name in set(TOKENIZERS) - set(files):
+                    (target / name).unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(draft)
+    except OSError as error:
+        raise UserError(f"{target} could not be written ({error.strerror}): choose another folder.") from error
 
 
 def _without_copies(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -108,7 +133,8 @@ def _task_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 def _copy_processor(source: Path, target: Path) -> list[str] | None:
     """Copies the tokenizer and image processor files of a folder; None when it has no tokenizer files."""
-    if not all((source / name).is_file() for name in hf_layout.TOKENIZER_FILES):
+    whole = all((source / name).is_file() for name in hf_layout.TOKENIZER_FILES)
+    if not whole and not (source / hf_layout.TOKENIZER).is_file():
         return None
     for path in [*source.glob("*.json"), *source.glob("*.txt")]:
         if path.name != "config.json" and not path.name.endswith(".index.json"):
@@ -125,33 +151,57 @@ def _write_image_processor(target: Path, task: Mapping[str, Any]) -> None:
     hf_layout.write_json(target / "preprocessor_config.json", {**content, "image_mean": mean, "image_std": std})
 
 
-def _write_tokenizer(
-    target: Path, size: int, task: Mapping[str, Any], bpe_dir: Path | None, card: Card | None, source: str
-) -> list[str]:
-    """Writes vocab.json, merges.txt and tokenizer_config.json, or returns why not."""
-    folder = bpe_dir or _first_folder(task.get("bpe_dir"), GPT2_DIR)
-    numbers = {"code_dict_size": task.get("code_dict_size", 8192), "num_bins": task.get("num_bins", 1000)}
-    if (task.get("bpe") or "gpt2") != "gpt2":
-        return ["No tokenizer files: the layout has GPT-2's byte-level BPE only, not BERT's."]
-    vocab = Vocabulary.load(folder, **numbers)
+def _write_tokenizer(target: Path, network: Description, bpe_dir: Path | None) -> list[str]:
+    """Writes the tokenizer's files and tokenizer_config.json, or returns why not."""
+    if network.option("bpe", "gpt2") != "gpt2":
+        return [
+            "No tokenizer files: the layout has GPT-2's byte-level BPE only, not BERT's; transformers cannot load it."
+        ]
+    folder, vocab = _find_vocabulary(network, bpe_dir)
+    bpe = folder if (folder / "encoder.json").is_file() else GPT2_DIR
+    encoder = json.loads((bpe / "encoder.json").read_text(encoding="utf-8"))
+    token_of = {str(number): token for token, number in encoder.items()}
+    symbols = [vocab[number] for number in range(vocab.mask + 1)]
+    ids = {token_of.get(symbol, symbol): number for number, symbol in enumerate(symbols)}
+    numbers = {"code_dict_size": vocab.num_codes, "num_bins": vocab.num_bins}
+    hf_layout.write_json(target / "tokenizer_config.json", {"tokenizer_class": "OFATokenizer", **numbers})
+    missing = [token for token in encoder if token not in ids]
+    if not missing:
+        (target / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+        shutil.copyfile(bpe / "vocab.bpe", target / "merges.txt")
+        return []
+    # Merges need the tokens they make: those the network lacks have ids behind its own, and become <unk> when read.
+    ids |= {vocab[number]: number for number in range(len(symbols), len(vocab))}
+    ids |= {token: number for number, token in enumerate(missing, len(vocab))}
+    merges = [line for line in (bpe / "vocab.bpe").read_text(encoding="utf-8").split("\n") if line]
+    hf_layout.write_tokenizer(target / hf_layout.TOKENIZER, ids, [m for m in merges if not m.startswith("#version:")])
+    return [
+        f"{folder}/dict.txt lacks {len(missing)} of GPT-2's tokens: {hf_layout.TOKENIZER} has them as "
+        "unknown ones, and needs OFATokenizer of models.hf."
+    ]
+
+
+def _find_vocabulary(network: Description, bpe_dir: Path | None) -> tuple[Path, Vocabulary]:
+    """The folder given, or the one that the predictor would find; for a network without a card one that is smaller."""
+    numbers = {"code_dict_size": network.option("code_dict_size", 8192), "num_bins": network.option("num_bins", 1000)}
+    if bpe_dir is None:
+        try:
+            found, vocab = find_vocabulary(network, "--bpe-dir")
+            return Path(found), vocab
+        except UserError:
+            if network.card is not None:
+                raise
+    folder = bpe_dir or _first_folder(network.options.get("bpe_dir"), GPT2_DIR)
+    vocab, size = Vocabulary.load(folder, **numbers), network.network.vocab_size
     if len(vocab) > size:
         raise UserError(
             f"The vocabulary of {folder} has {len(vocab)} tokens, the network {size}: name the folder it was trained "
             "with (--bpe-dir)."
         )
-    if card is not None:
-        card.check_vocabulary(vocab, source, f"--bpe-dir={folder}", "name the folder it was trained with")
-    bpe = folder if (folder / "encoder.json").is_file() else GPT2_DIR
-    encoder = json.loads(read_text(bpe / "encoder.json"))
-    token_of = {str(number): token for token, number in encoder.items()}
-    symbols = [vocab[number] for number in range(vocab.mask + 1)]
-    if missing := len(token_of.keys() - set(symbols)):
-        return [f"No tokenizer files: {folder}/dict.txt lacks {missing} of GPT-2's tokens, which the layout needs all."]
-    ids = {token_of.get(symbol, symbol): number for number, symbol in enumerate(symbols)}
-    (target / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
-    shutil.copyfile(bpe / "vocab.bpe", target / "merges.txt")
-    hf_layout.write_json(target / "tokenizer_config.json", {"tokenizer_class": "OFATokenizer", **numbers})
-    return []
+    if network.card is not None:
+        advice = "name the folder it was trained with"
+        network.card.check_vocabulary(vocab, network.source, f"--bpe-dir={folder}", advice)
+    return folder, vocab
 
 
 def _first_folder(candidate: str | None, otherwise: Path) -> Path:
@@ -165,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("source", type=Path, metavar="IN", help="checkpoint file or Hugging Face folder")
     parser.add_argument("target", type=Path, metavar="OUT", help="name ending in .pt or .safetensors, or a folder")
-    parser.add_argument("--bpe-dir", type=Path, help="vocabulary folder (default: the run's own, else utils/BPE)")
+    parser.add_argument("--bpe-dir", type=Path, help="vocabulary folder (default: found as predict.py does)")
     parser.add_argument("--half", action="store_true", help="half precision, without tables that are computed anew")
     args = parser.parse_args(argv)
     try:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("vocab.json", "merges.txt")
+TOKENIZER = "tokenizer.json"  # both in one, as `transformers` writes it
 # Inside layers.N.: their name -> ours. No name stands on both sides, so renaming twice changes nothing.
 LAYER_NAMES = {
     "encoder": {"self_attn_mid_layer_norm": "attn_ln", "ffn_layer_norm": "ffn_layernorm"},
@@ -171,3 +172,16 @@ def read_options(folder: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file of the layout."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_tokenizer(path: Path, ids: Mapping[str, int], merges: Sequence[str]) -> None:
+    """Writes byte-level BPE in the form of `tokenizers`. ids: of the tokens; merges: pairs "A B", the first wins."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    ends = {name: [token, ids[token]] for name, token in (("cls", "<s>"), ("sep", "</s>"))}
+    post = {"type": "RobertaProcessing", **ends, "trim_offsets": True, "add_prefix_space": False}
+    model = {
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": "",
+        "fuse_unk": False, "byte_fallback": False, "vocab": dict(ids), "merges": list(merges),
+    }  # fmt: skip
+    parts = {"pre_tokenizer": byte_level, "post_processor": post, "decoder": byte_level, "model": model}
+    write_json(path, {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], **parts})

@@ -136,7 +136,9 @@ class _GenerationEncoder(nn.Module):
         **unused: Any,
     ) -> OFAOutput:
         """Inputs as in `OFAForConditionalGeneration.forward`; unused: requests for weights and hidden states."""
-        enc = self.model.encode(input_ids, patch_images, patch_masks, patch_images_2)
+        dtype: torch.dtype = self.model.dtype  # type: ignore[assignment]  # processors make float32, whatever precision a folder has
+        pictures = [images if images is None else images.to(dtype) for images in (patch_images, patch_images_2)]
+        enc = self.model.encode(input_ids, pictures[0], patch_masks, pictures[1])
         return OFAOutput(enc.out, padding_mask=enc.padding_mask, position_embedding=enc.positions)
 
 

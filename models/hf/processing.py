@@ -24,17 +24,39 @@ class OFATokenizer(RobertaTokenizerFast):
     Ids are those of `data.text.Vocabulary`. A word counts as a word with the blank before it, so prompts begin with
     one: " what does the image describe?". Blanks around codes and bins belong to them and vanish.
 
+    A folder whose dictionary lacks some of GPT-2's tokens has them in tokenizer.json, behind all others, because merges
+    need them; in a text they are unknown.
+
     Args:
         code_dict_size: number of tokens <code_0> ... num_bins: number of tokens <bin_0> ...
+
+    Raises:
+        ValueError: no vocabulary, as of a folder without tokenizer files.
     """
 
     model_input_names = ["input_ids"]
 
     def __init__(self, *args: Any, code_dict_size: int = 8192, num_bins: int = 1000, **kwargs: Any) -> None:
+        if not args and not kwargs.get("vocab"):
+            raise ValueError("OFATokenizer needs vocab.json and merges.txt, or tokenizer.json: the folder has neither.")
         super().__init__(*args, code_dict_size=code_dict_size, num_bins=num_bins, **kwargs)
         names = [f"<code_{number}>" for number in range(code_dict_size)]
         names += [f"<bin_{number}>" for number in range(num_bins)]
         self.add_tokens([AddedToken(name, lstrip=True, rstrip=True, normalized=False) for name in names])
+        behind = max(self.convert_tokens_to_ids(name) for name in ["<mask>", *names[-1:]])
+        own = self.backend_tokenizer.get_vocab(with_added_tokens=False).values()
+        self._unknown = {number for number in own if number > behind}
+
+    def __len__(self) -> int:
+        return super().__len__() - len(self._unknown)
+
+    def _convert_encoding(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `transformers`; tokens that the network does not have become <unk>."""
+        content, encodings = super()._convert_encoding(*args, **kwargs)
+        if self._unknown:
+            rows = content["input_ids"]
+            content["input_ids"] = [[self.unk_token_id if n in self._unknown else n for n in row] for row in rows]
+        return content, encodings
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> tuple[str, ...]:
         """As in `transformers`, and vocab.json and merges.txt of the layout; returns the files' names."""

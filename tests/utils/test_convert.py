@@ -2,19 +2,25 @@
 
 import argparse
 import json
+import os
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load as load_bytes
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
+import models.hf  # noqa: F401 (registers OFATokenizer)
+import utils.convert as convert_module
 from data.demo.scene import render
 from data.demo.tasks import TASKS
 from data.text import GPT2_DIR
 from models.ofa import OFA, OFAConfig
 from models.predictor import OFAPredictor
-from utils.checkpoint import load_checkpoint, load_model, model_config
+from utils.checkpoint import DamagedCheckpointError, load_checkpoint, load_model, model_config
 from utils.convert import COMPUTED, main
 from utils.hf_layout import TOKENIZER_FILES
 
@@ -129,6 +135,78 @@ def test_refusals(checkpoint, target, task, message, tmp_path, capsys):
     torch.save({**checkpoint, "cfg": {**checkpoint["cfg"], "task": task}}, tmp_path / "a.pt")
     assert main([str(tmp_path / "a.pt"), str(tmp_path / target)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_nothing_is_left_of_a_folder_that_cannot_be_made(checkpoint, tmp_path, monkeypatch, capsys):
+    torch.save({**checkpoint, "cfg": {**checkpoint["cfg"], "task": {**TASK, "num_bins": 6}}}, tmp_path / "a.pt")
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / "new/hf")]) == 2
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/config.json").write_text("mine")
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / "there")]) == 2
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / "there/config.json")]) == 2
+    torch.save(checkpoint, tmp_path / "a.pt")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(convert_module, "write_tensors", full)
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / "there")]) == 2
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["a.pt", "new", "there", "config.json"]
+    assert (tmp_path / "there/config.json").read_text() == "mine"
+    assert capsys.readouterr().err.count("\n") == 4
+
+
+def test_the_demo_checkpoint_as_the_docs_say(tmp_path, capsys):
+    """The vocabulary is found by the card, its folder is whole, and the example of docs/huggingface.md works on it."""
+    text = (DEMO.parents[1] / "docs" / "huggingface.md").read_text(encoding="utf-8")
+    example = text.split("## Using it")[1].split("```python\n")[1].split("```")[0]
+    picture = render(TASKS["caption"].row(2, 0, seed=1, size=96)[-1])
+    picture.save(tmp_path / "cat.png")
+    predictor = OFAPredictor.load(DEMO, "cpu")
+    for options in ([], ["--half"]):
+        folder = tmp_path / f"demo{len(options)}"
+        assert main([str(DEMO), str(folder), *options]) == 0
+        assert "lacks 48262 of GPT-2's tokens: tokenizer.json" in capsys.readouterr().out
+        assert {path.stat().st_mode & 0o077 for path in folder.iterdir()} == {0o077 & 0o666 & ~umask()}
+        values: dict = {}
+        exec(example.replace('"OFA-base"', repr(str(folder))).replace("cat.png", f"{tmp_path}/cat.png"), values)
+        said = capsys.readouterr().out
+        assert predictor.caption(picture).text in said
+        for words in (" what does the image describe?", "Hello wörld", " a zebra", ""):
+            assert values["processor"].tokenizer(words).input_ids == [0, *predictor.vocab.encode(words), 2]
+        assert len(values["processor"].tokenizer) == len(predictor.vocab)
+        values["processor"].tokenizer.save_pretrained(tmp_path / "again")
+        again = AutoTokenizer.from_pretrained(tmp_path / "again", config=values["model"].config)
+        assert again(" a zebra is green").input_ids == [0, *predictor.vocab.encode(" a zebra is green"), 2]
+    assert main([str(folder), str(tmp_path / "copy")]) == 0 and (tmp_path / "copy/tokenizer.json").is_file()
+
+
+def umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value
+
+
+def test_a_folder_without_a_vocabulary_gives_no_tokenizer(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "ofa"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "OFATokenizer"}')
+    with pytest.raises(ValueError, match="needs vocab.json and merges.txt"):
+        AutoTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_altered_safetensors_file_of_ours_is_refused(checkpoint, tmp_path, seed):
+    torch.save(checkpoint, tmp_path / "a.pt")
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / "b.safetensors")]) == 0
+    path, rng = tmp_path / "b.safetensors", random.Random(seed)
+    content = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    content[rng.randrange(start, len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+    with pytest.raises(DamagedCheckpointError, match="does not have its digest"):
+        load_checkpoint(path)
+    save_file(load_bytes(bytes(content)), path)  # another program's file has none
+    assert load_checkpoint(path)["model"].keys() <= checkpoint["model"].keys()
 
 
 def test_half(tmp_path, capsys):
