@@ -72,8 +72,9 @@ def _classify(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespa
 
 def _draw(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
     records = []
+    found = _list(p.draw(v["prompt"], args.n, **args.decoding))
     args.folder.mkdir(parents=True, exist_ok=True)
-    for number, drawn in zip(v["number"], _list(p.draw(v["prompt"], args.n, **args.decoding)), strict=True):
+    for number, drawn in zip(v["number"], found, strict=True):
         pictures = [drawn] if args.n == 1 else drawn
         paths = [args.folder / f"{number:06}_{k}.png" for k in range(args.n)]
         for picture, path in zip(pictures, paths, strict=True):
@@ -139,6 +140,8 @@ def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> No
     several = "*" if name == "generate" else "+"
     kinds = "pictures, folders, .jsonl or .tsv files" if "image" in command.columns else ".jsonl, .tsv, .txt or a text"
     sub.add_argument("input", nargs=several, metavar="INPUT", help=kinds)
+    sub.add_argument("--recursive", action="store_true", help="read folders with the folders in them")
+    sub.add_argument("--max-image-pixels", type=_positive, help="larger images are skipped (default: 2 ** 28)")
     sub.add_argument("--checkpoint", required=True, help="fairseq file, Hugging Face folder or safetensors file")
     sub.add_argument("--output", type=Path, help="JSONL file to write, or to go on with (default: standard output)")
     order = ",".join(command.columns)
@@ -194,7 +197,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def predict(args: argparse.Namespace) -> int:
     """Answers what is not answered yet; the exit code."""
     command = COMMANDS[args.command]
-    sources = [open_items(path, command.columns, args.selected_cols or command.selected) for path in args.input]
+    selected = args.selected_cols or command.selected
+    sources = [open_items(path, command.columns, selected, args.recursive) for path in args.input]
+    for source in sources:
+        if source.left_out:
+            print(source.left_out, file=sys.stderr)
     inputs = (*args.input, args.checkpoint)
     output = RecordFile(args.output, command.field, inputs) if args.output else _Standard()
     predictor = _load(args)
@@ -242,8 +249,6 @@ class _Run:
 
     def add(self, item: Item) -> None:
         """Takes an item up unless it is answered already or cannot be read."""
-        from models.predictor import read_image
-
         own = self.number if item.id is None else item.id
         names = self.command.columns
         values: dict[str, Any] = {name: getattr(self.args, name, None) for name in names}
@@ -262,8 +267,10 @@ class _Run:
                 return
             if missing := [name for name in self.command.needed if values[name] is None]:
                 raise UserError(f"there is no {missing[0]!r}")
+            if any(isinstance(values[name], str) and not values[name].strip() for name in self.command.needed):
+                raise UserError("the text has no words")
             if values.get("image") is not None:
-                values["image"] = read_image(values["image"])
+                values["image"] = self.predictor.read_image(values["image"])
         except ValueError as error:
             self.skip(item.where, error)
             return
@@ -335,9 +342,11 @@ class _Standard:
 
 def _load(args: argparse.Namespace) -> "OFAPredictor":
     overrides = dict(args.overrides)
-    if reserved := overrides.keys() & {"device", "dtype", "batch_size", "vqgan"}:
+    if reserved := overrides.keys() & {"device", "dtype", "batch_size", "vqgan", "max_image_pixels"}:
         name = sorted(reserved)[0]
         raise UserError(f"--set {name}=... has a flag of its own: pass --{name.replace('_', '-')}.")
+    if args.max_image_pixels:
+        overrides["max_image_pixels"] = args.max_image_pixels
     if getattr(args, "candidates", None):
         overrides["ans2label_file"] = args.candidates
     if getattr(args, "vqgan", None):

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.collate import collate
-from data.images import ImageTransform, decode_image, standard_transform
-from data.sample import Batch, Example, Sample, SkippedRow
+from data.images import MAX_PIXELS, ImageTransform, decode, decode_base64, decode_image, standard_transform
+from data.sample import DAMAGED, LYING, Batch, Example, Sample, SkippedRow
 from data.text import Vocabulary, require_words
 from data.tsv import TsvFile, check_format
 from utils.errors import BadRowError, UserError
@@ -61,6 +61,12 @@ class DataConfig:
     no_shuffle_rows: bool = field(
         default=False, metadata={"help": "read training rows in file order, not in a new order each epoch"}
     )
+    exif_orientation: bool = field(
+        default=False, metadata={"help": "turn images upright as their EXIF orientation says, not as stored"}
+    )
+    max_image_pixels: int = field(
+        default=MAX_PIXELS, metadata={"help": "larger images are bad rows; told by the header, before decoding"}
+    )
     skip_bad_rows: bool = field(
         default=False, metadata={"help": "leave out and count rows that cannot be read instead of stopping"}
     )
@@ -103,6 +109,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
         self.seed, self.epoch = seed, epoch
         self.strict = split in STRICT_SPLITS
         self.transform = standard_transform(config.patch_image_size, config.imagenet_default_mean_and_std)
+        self._image_notes: set[str] = set()  # of the row that is being read
 
     @abstractmethod
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
@@ -136,6 +143,16 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
                 return SkippedRow(str(error))
             raise
 
+    def picture(self, column: str) -> Image.Image:
+        """RGB picture of an image column; ValueError as of `data.images.decode`."""
+        return self._decode(decode_base64(column))
+
+    def _decode(self, data: bytes) -> Image.Image:
+        upright = self.config.exif_orientation
+        image, damaged, lying = decode(data, self.config.max_image_pixels, upright)
+        self._image_notes |= {note for note, holds in ((DAMAGED, damaged), (LYING, lying and not upright)) if holds}
+        return image
+
     def collater(self, samples: Sequence[Sample | SkippedRow]) -> Batch:
         """Batch of samples; the name is the one fairseq calls."""
         return collate(samples, self.vocab.pad)
@@ -155,11 +172,15 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
             return example
 
     def _sample(self, index: int) -> Sample:
+        self._image_notes = set()
         example = self.example_of(index)
         with self._naming(index):
             sample = self._encode(index, example)
             self._check_length(sample)
-            return sample
+        if self._image_notes:
+            row = f"{self.rows.path}, line {index + 1}"
+            sample["image_notes"] = [f"{row}: {note}" for note in sorted(self._image_notes)]
+        return sample
 
     def _check_length(self, sample: Sample) -> None:
         """ValueError for more text tokens than the network has positions; image codes have positions of their own."""
@@ -187,6 +208,8 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
             raise BadRowError(self.rows.path, index + 1, str(error)) from error
 
     def _encode(self, index: int, example: Example) -> Sample:
+        if isinstance(example.image, bytes):
+            example.image = self._decode(example.image)
         return encode_example(index, example, self.vocab, self.transform, self.allowed_after)
 
 

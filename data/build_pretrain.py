@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from data.coco_annotations import Annotations, BadEntries, Box, Picture, group_answers
 from data.image_text import HALF_LEARNT
-from data.images import decode_image
+from data.images import MAX_PIXELS, decode_image, image_size
 from data.negatives import ANSWER_FILE, CAPTION_FILE, OBJECT_FILE
 from data.pretrain_rows import SEPARATOR
 from data.vqa_gen import CONFIDENCE_MARK
@@ -61,17 +61,16 @@ class Stored:
         return f"{x0:.2f},{y0:.2f},{x1:.2f},{y1:.2f}" if min(x1 - x0, y1 - y0) >= 1 else ""
 
 
-def store(data: bytes, max_side: int | None) -> Stored:
-    """A picture file as it is or, larger than `max_side` pixels, as a smaller JPEG; ValueError if it is no picture."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            size = image.size
-    except OSError as error:
-        raise ValueError("it is of no format that Pillow reads") from error
+def store(data: bytes, max_side: int | None, max_pixels: int = MAX_PIXELS) -> Stored:
+    """A picture file as it is or, larger than `max_side` pixels, as a smaller JPEG.
+
+    ValueError if it is no picture, or one of more than `max_pixels` pixels.
+    """
+    size = image_size(data, max_pixels)
     if max_side is None or max(size) <= max_side:
         return Stored(base64.b64encode(data).decode(), *size)
     small = [max(1, round(side * max_side / max(size))) for side in size]
-    resized = decode_image(data).resize((small[0], small[1]), Image.Resampling.BICUBIC)
+    resized = decode_image(data, max_pixels).resize((small[0], small[1]), Image.Resampling.BICUBIC)
     return Stored(_jpeg(resized), *resized.size, (small[0] / size[0], small[1] / size[1]))
 
 
@@ -81,9 +80,9 @@ def _jpeg(image: Image.Image) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def middle_square(data: bytes) -> str:
+def middle_square(data: bytes, max_pixels: int = MAX_PIXELS) -> str:
     """A picture as image infilling wants it: the central square at 256 x 256 pixels, base64 of a JPEG."""
-    pixels = from_pil(decode_image(data), SIDE).add(1).mul(127.5).round().byte()  # (3, R, R)
+    pixels = from_pil(decode_image(data, max_pixels), SIDE).add(1).mul(127.5).round().byte()  # (3, R, R)
     return _jpeg(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
 
 
@@ -137,8 +136,8 @@ def write_pictures(annotations: Annotations, flags: argparse.Namespace, files: F
         path = flags.images / picture.file_name
         try:
             data = path.read_bytes()
-            stored = store(data, flags.max_side)
-            square = "" if squares is None else middle_square(data)
+            stored = store(data, flags.max_side, flags.max_image_pixels)
+            square = "" if squares is None else middle_square(data, flags.max_image_pixels)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             annotations.bad.add(str(path), f"the picture cannot be read ({reason})")
@@ -250,6 +249,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--dataset-name",
         default="coco",
         help=f"column 6; with {HALF_LEARNT} the first two tokens of captions are not learnt (default %(default)s)",
+    )
+    parser.add_argument(
+        "--max-image-pixels", type=int, default=MAX_PIXELS, help="larger images are refused (default %(default)s)"
     )
     parser.add_argument("--skip-bad-rows", action="store_true", help="leave out and count what cannot be used")
     return parser.parse_args(argv)

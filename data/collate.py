@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from data.sample import Batch, NetInput, Sample, SkippedRow
+from data.sample import DAMAGED, Batch, NetInput, Sample, SkippedRow
 
 
 def _pad_right(rows: Sequence[Tensor], value: int) -> Tensor:
@@ -28,6 +28,8 @@ def collate(samples: Sequence[Sample | SkippedRow], pad: int) -> Batch:
     batch = _stack(good, pad) if good else Batch()
     if skipped:
         batch["skipped"] = skipped
+    if notes := [note for sample in good for note in sample.get("image_notes", ())]:
+        batch["image_notes"] = notes
     return batch
 
 
@@ -39,6 +41,12 @@ def without_skipped(batch: Any) -> tuple[Any, list[str]]:
     if not any("net_input" in part for part in good):
         return {}, messages
     return good if isinstance(batch, list) else good[0], messages
+
+
+def damaged_images(batch: Any) -> list[str]:
+    """File, line and reason of the images of a batch, or of both parts of one, that are only read in part."""
+    parts = batch if isinstance(batch, list) else [batch]
+    return [note for part in parts for note in part.get("image_notes", ()) if note.endswith(DAMAGED)]
 
 
 def prefix_tokens(decoder_prompts: Sequence[Sequence[int]], pad: int) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from data.answers import AnswerConfig
 from data.augment import imagenet_train_transform, seeded
 from data.base import OFADataset
-from data.images import decode_base64, decode_image
+from data.images import decode_base64
 from data.prompts import prompt
 from data.sample import Example
 from data.text import Vocabulary
@@ -56,5 +56,5 @@ class ImageClassifyDataset(OFADataset):
         example = Example(None, self.prompt, " " + name, data, learn=known, extras={"ref_dict": references})
         if self.split == "train":
             with seeded(rng):
-                example.image = self.augment(decode_image(data))
+                example.image = self.augment(self._decode(data))
         return example

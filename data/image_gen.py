@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import torch
 
 from data.base import DataConfig, OFADataset
-from data.images import decode_base64, decode_image
 from data.prompts import prompt
 from data.sample import Batch, Example, Sample, SkippedRow
 from data.text import Vocabulary, require_words
@@ -81,7 +80,7 @@ class ImageGenDataset(OFADataset):
             target = [self.vocab.code_id(0)] * code_count(size)
         extras = {"code_masks": torch.tensor(True), "captions": caption}
         if "image" in column:
-            extras["code_images"] = decode_image(decode_base64(column["image"]))
+            extras["code_images"] = self.picture(column["image"])
         return Example(column["id"], self.prompt.format(caption=caption), target, extras=extras)
 
     def collater(self, samples: Sequence[Sample | SkippedRow]) -> Batch:

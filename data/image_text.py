@@ -8,7 +8,6 @@ from PIL import Image
 
 from data.augment import seeded
 from data.boxes import centre_crop, crop_around, draw_short_side, resize_short_side, scale_boxes
-from data.images import decode_base64, decode_image
 from data.negatives import Negatives
 from data.pretrain_rows import SEPARATOR, PretrainData, PretrainExample, PretrainRows
 from data.prompts import prompt
@@ -54,7 +53,7 @@ class ImageTextDataset(PretrainRows):
         """The main example of a row, which holds the second one."""
         if row[7] not in self.types:
             raise ValueError(f"the type is {quoted(row[7])}, not one of {', '.join(self.types)}")
-        return self.types[row[7]](row, decode_image(decode_base64(row[1])), rng)
+        return self.types[row[7]](row, self.picture(row[1]), rng)
 
     def _caption(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
         uniq_id, _, caption, _, _, objects, source, _ = row

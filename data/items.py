@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,8 @@ FILE_ENDINGS = (
     ".bz2", ".csv", ".doc", ".docx", ".gz", ".htm", ".html", ".json", ".md", ".odt", ".parquet", ".pdf", ".rtf",
     ".text", ".xls", ".xlsx", ".xml", ".zip",
 )  # fmt: skip
-PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+# Formats that Pillow knows by name only, or reads with the help of another program.
+NOT_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 
 
 @dataclass
@@ -39,18 +41,54 @@ class Item:
 
 
 class Source(NamedTuple):
-    """An input: how many items it has, and what reads them; columns of a TSV that are `unread` are left out."""
+    """An input: how many items it has, and what reads them; columns of a TSV that are `unread` are left out.
+
+    `left_out` is a sentence on the files of a folder that are no items, if there are any.
+    """
 
     size: int
     read: Callable[[Collection[str]], Iterator[Item]]
+    left_out: str = ""
 
 
-def open_items(path: str, names: Sequence[str], selected_cols: str) -> Source:
+def picture_endings() -> frozenset[str]:
+    """Endings of the files that Pillow reads as pictures, in lower case with their dot."""
+    from PIL import Image  # not before the command line is read
+
+    endings = Image.registered_extensions()
+    return frozenset(
+        name for name, kind in endings.items() if kind in Image.OPEN and kind not in NOT_PICTURES and name != ".ps"
+    )
+
+
+def picture_files(folder: Path, recursive: bool) -> tuple[list[Path], str]:
+    """Pictures in a folder, or also in the folders below it, sorted; and a sentence on what is left out, or ''."""
+    endings, pictures = picture_endings(), []
+    others: Counter[str] = Counter()
+    folders = 0
+    for path in folder.rglob("*") if recursive else folder.iterdir():
+        if path.is_dir():
+            folders += not recursive
+        elif path.suffix.lower() in endings:
+            pictures.append(path)
+        else:
+            others[path.suffix.lower() or "no ending"] += 1
+    parts = []
+    if others:
+        kinds = ", ".join(f"{count} x {kind}" for kind, count in others.most_common(5))
+        parts.append(f"{others.total()} files whose endings are not those of pictures ({kinds})")
+    if folders:
+        parts.append(f"{folders} folders (--recursive reads them)")
+    return sorted(pictures), f"{folder}: left out {' and '.join(parts)}." if parts else ""
+
+
+def open_items(path: str, names: Sequence[str], selected_cols: str, recursive: bool = False) -> Source:
     """The items of an input.
 
     Args:
         path: a file or folder; where no pictures are asked for, also a text.
         names: the names of what an item has, in the order of the columns of a TSV file. selected_cols: these columns.
+        recursive: read the pictures in folders below a folder too.
 
     Raises:
         UserError: an input that is missing or holds nothing.
@@ -74,12 +112,13 @@ def open_items(path: str, names: Sequence[str], selected_cols: str) -> Source:
             )
         texts = _lines(place) if kind == ".txt" else [path]
         return Source(len(texts), lambda _: (Item(f"text {quoted(text)}", None, {names[-1]: text}) for text in texts))
-    pictures = [place]
-    if place.is_dir():
-        pictures = sorted(file for file in place.iterdir() if file.suffix.lower() in PICTURES)
+    pictures, left_out = [place], ""
+    if os.path.isdir(path):
+        pictures, left_out = picture_files(place, recursive)
         if not pictures:
-            raise UserError(f"{place} holds no pictures ({', '.join(PICTURES)}): name another folder.")
-    return Source(len(pictures), lambda _: (Item(str(file), str(file), {"image": str(file)}) for file in pictures))
+            raise UserError(f"{place} holds no pictures: name another folder. {left_out}".rstrip())
+    items = [Item(str(file), str(file), {"image": str(file)}) for file in pictures]
+    return Source(len(items), lambda _: iter(items), left_out)
 
 
 def _check_columns(rows: TsvFile, names: Sequence[str], selected_cols: str) -> None:

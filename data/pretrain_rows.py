@@ -13,7 +13,7 @@ from torch import Tensor
 from data.base import OFADataset
 from data.boxes import jittered_crop
 from data.image_gen import code_ids, drawn_text
-from data.images import decode_base64, decode_image, standard_transform
+from data.images import standard_transform
 from data.masking import MaskingOptions, check_masking, infill, word_starts
 from data.prompts import prompt
 from data.refcoco import RefcocoData, parse_box, quantize
@@ -190,7 +190,7 @@ class ImageInfillingDataset(ExtraRows):
     def example(self, row: tuple[str, ...], rng: random.Random) -> PretrainExample:
         """A picture without its middle, and the codes of that row by row."""
         uniq_id, data, column = row
-        image = decode_image(decode_base64(data))
+        image = self.picture(data)
         if image.size != (self.side, self.side):
             raise ValueError(f"the image is {image.width} x {image.height} pixels, not {self.side} x {self.side}")
         pixels = self.transform(image)
@@ -239,7 +239,7 @@ class DetectionDataset(ExtraRows):
     def detection(self, row: tuple[str, ...], rng: random.Random, generator: torch.Generator) -> PretrainExample:
         """The example of a row, cropped as rng and generator say; its target may name no object."""
         uniq_id, data, column = row
-        image = decode_image(decode_base64(data))
+        image = self.picture(data)
         boxes, names = parse_objects(column, *image.size)
         image, boxes = jittered_crop(image, boxes, self.side, rng, generator)
         target: list[int] = []

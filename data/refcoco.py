@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from data.base import DataConfig, OFADataset
-from data.images import decode_base64, decode_image
 from data.prompts import prompt
 from data.sample import Example
 from data.text import Vocabulary, normalize_caption
@@ -90,7 +89,7 @@ class RefcocoDataset(OFADataset):
         """A phrase, and its box in the resized image."""
         uniq_id, data, text, region = row
         self.check_words(text, "phrase")
-        image = decode_image(decode_base64(data))
+        image = self.picture(data)
         known = not self.lacks_reference(region)
         box = torch.tensor(parse_box(region, *image.size)) if known else torch.full((4,), math.nan)
         ratios = resize_ratios(*image.size, self.config)

@@ -10,6 +10,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+DAMAGED = "the image is cut off or damaged, and only what is there is read"
+LYING = "the image is stored turned, and read so without --exif-orientation"
+
 
 @dataclass
 class Example:
@@ -58,6 +61,7 @@ class Sample(TypedDict):
     constraint_ids: NotRequired[Tensor]  # (E,) int64, the id; other ids are forbidden there
     decoder_prompt: NotRequired[list[int]]  # what the decoder is fed before an answer, from bos on
     references: NotRequired[list[str]]
+    image_notes: NotRequired[list[str]]  # file, line, and `DAMAGED` or `LYING`
     extras: dict[str, Any]
 
 
@@ -92,4 +96,5 @@ class Batch(TypedDict, total=False):
     decoder_prompts: list[list[int]]  # B lists
     references: list[list[str]]  # B lists
     # and what the task's rows have as extras: conf (B,), ref_dict B dicts, region_coords (B, 4) ...
+    image_notes: list[str]  # those of all samples; absent when there is none
     skipped: list[str]  # one message per bad row left out; absent when there is none

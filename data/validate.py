@@ -20,6 +20,7 @@ from data.glue import GLUE, GlueData, GlueDataset
 from data.image_classify import ImageClassifyData, ImageClassifyDataset
 from data.image_gen import ImageGenData, ImageGenDataset
 from data.image_text import ImageTextDataset
+from data.images import MAX_PIXELS
 from data.pretrain_rows import (
     DetectionDataset,
     ImageInfillingDataset,
@@ -28,7 +29,7 @@ from data.pretrain_rows import (
     TextToImageDataset,
 )
 from data.refcoco import RefcocoData, RefcocoDataset
-from data.sample import Sample, SkippedRow
+from data.sample import LYING, Sample, SkippedRow
 from data.snli_ve import SnliVeData, SnliVeDataset
 from data.text import Vocabulary
 from data.tsv import TsvFile
@@ -73,6 +74,7 @@ def open_rows(
     vocab: Vocabulary,
     negatives: str | None = None,
     code_image_size: int | None = None,
+    **options: Any,
 ) -> OFADataset:
     """A file as the task's training rows, read as strictly as a row can be.
 
@@ -80,12 +82,13 @@ def open_rows(
         columns: --selected-cols; None = those of the released scripts. answers: file of the answer set.
         negatives: folder of wrong texts, without which rows of `pretrain` are read without matching.
         code_image_size: side of the pictures that image codes describe (pixels); None = the task's default.
+        options: of `DataConfig`, as training has them.
 
     Raises:
         UserError: a file that cannot be opened, or a wrong number of columns.
     """
     kind = ROW_KINDS[task]
-    config = kind.config(skip_bad_rows=True)
+    config = kind.config(skip_bad_rows=True, **options)
     given: dict[str, Any] = {}
     if isinstance(config, ImageGenData | PretrainData) and code_image_size:
         config.code_image_size = code_image_size
@@ -100,7 +103,10 @@ def open_rows(
 
 
 class Found(NamedTuple):
-    """What a row is like: what is wrong with it (file, line, reason; None = nothing), and its unknown words."""
+    """What a row is like: what is wrong with it (file, line, reason; None = nothing), and its unknown words.
+
+    That an image is stored turned is no fault; the message ends with `LYING`.
+    """
 
     message: str | None
     unknown: list[str]
@@ -121,7 +127,8 @@ class _Checked(Dataset[Found]):
         item = self.dataset[index]
         if isinstance(item, SkippedRow):
             return Found(item.message.removesuffix(ADVICE), [])
-        return Found(_outside_answers(self.dataset, item), list(unknown))
+        message = _outside_answers(self.dataset, item) or min(item.get("image_notes", ()), default=None)
+        return Found(message, list(unknown))
 
 
 def look_at_rows(dataset: OFADataset, workers: int) -> Iterator[Found]:
@@ -148,12 +155,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--code-image-size", type=int, help="side of the pictures that codes describe (pixels)")
     parser.add_argument("--bpe", default="gpt2", help="byte pair encoding: gpt2 or bert (default %(default)s)")
     parser.add_argument("--bpe-dir", default=BPE_DIR, help="vocabulary folder (default %(default)s)")
+    parser.add_argument("--exif-orientation", action="store_true", help="images turned upright, as in training")
+    parser.add_argument(
+        "--max-image-pixels", type=int, default=MAX_PIXELS, help="larger images are bad (default %(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="reading processes (default %(default)s)")
     args = parser.parse_args(argv)
     try:
         vocab = Vocabulary.load(args.bpe_dir, args.bpe)
         given = args.selected_cols, args.candidates, vocab, args.neg_sample_dir, args.code_image_size
-        dataset = open_rows(args.task, args.file, *given)
+        options = {"exif_orientation": args.exif_orientation, "max_image_pixels": args.max_image_pixels}
+        dataset = open_rows(args.task, args.file, *given, **options)
         return report(dataset, args.workers)
     except UserError as error:
         print(f"python -m data.validate: error: {error}", file=sys.stderr)
@@ -164,12 +176,15 @@ def report(dataset: OFADataset, workers: int) -> int:
     """Prints the first bad rows, how many there are of each kind, and unknown words; 1 if there are bad rows."""
     reasons: Counter[str] = Counter()
     unknown: Counter[str] = Counter()  # word -> rows that have it
-    with_unknown = 0
+    with_unknown = lying = 0
     rows = tqdm(look_at_rows(dataset, workers), total=len(dataset), desc="rows", mininterval=1)
     for number, (message, words) in enumerate(rows):
         unknown.update(words)
         with_unknown += bool(words)
         if message is None:
+            continue
+        if message.endswith(LYING):
+            lying += 1
             continue
         reasons[_kind(message, number + 1)] += 1
         if reasons.total() <= SHOWN:
@@ -179,6 +194,8 @@ def report(dataset: OFADataset, workers: int) -> int:
         print(f"{count} x {reason}")
     if unknown:
         print(f"{with_unknown} rows have words that the vocabulary cannot write: {listed(unknown)}.")
+    if lying:
+        print(f"{lying} good rows have an image that --exif-orientation would turn upright.")
     return int(bool(reasons))
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from data.images import to_rgb
 from utils.checkpoint import check_state, check_whole, unpickle
 from utils.errors import UserError
 from utils.torchscript import is_torchscript, read_torchscript
@@ -118,10 +119,13 @@ class CLIP:
         return Ranking(ordered.indices, ordered.values)
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """(3, R, R) normalised pixels, R = 224: short side resized (bicubic), the centre, RGB."""
+        """(3, R, R) normalised pixels, R = 224: short side resized (bicubic), the centre, RGB.
+
+        ValueError for a picture of no known range of values.
+        """
         from torchvision.transforms.v2 import functional
 
-        pixels = functional.pil_to_tensor(self._resize(image).convert("RGB")).float() / 255
+        pixels = functional.pil_to_tensor(to_rgb(self._resize(image))).float() / 255
         return functional.normalize(pixels, list(MEAN), list(STD))
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:

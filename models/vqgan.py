@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
+from data.images import to_rgb
 from models.ofa.attention import attend
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
@@ -396,13 +397,13 @@ def from_pil(image: Image.Image, size: int) -> Tensor:
     For square pictures this is what the original does; others it leaves oblong, which makes no square grid of codes.
 
     Raises:
-        ValueError: a picture without pixels.
+        ValueError: a picture without pixels, or of no known range of values.
     """
     if 0 in image.size:
         raise ValueError(f"the image is {image.width} x {image.height} pixels")
     short = min(image.size)
     width, height = (size if side == short else int(size * side / short) for side in image.size)
-    resized = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    resized = to_rgb(image).resize((width, height), Image.Resampling.LANCZOS)
     left, top = round((width - size) / 2), round((height - size) / 2)
     pixels = np.array(resized.crop((left, top, left + size, top + size)))  # (R, R, 3) uint8
     return torch.from_numpy(pixels).permute(2, 0, 1).float().div(255).mul(2).sub(1)

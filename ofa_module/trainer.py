@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from data.card import KEY, Card
-from data.collate import without_skipped
+from data.collate import damaged_images, without_skipped
 from data.text import Vocabulary
 from ofa_module.continuing import FinishedRun, check_unfinished, log_differences
 from ofa_module.nonfinite import NonFiniteGuard, NonFiniteUpdate
@@ -42,6 +42,8 @@ from utils.original import with_original_options
 with kept_root_logger():  # its import configures logging
     import fairseq_cli.train
 
+DAMAGED_SHOWN = 10  # images that are named in the log; all are counted
+
 logger = logging.getLogger(__name__)
 _restore = checkpoint_utils.load_checkpoint
 
@@ -55,6 +57,7 @@ class OFATrainer(Trainer):
     _epoch_began = False
     _schedule_ready = False
     skipped_rows = 0
+    damaged_images = 0
 
     def __init__(self, cfg: DictConfig, task: Any, model: nn.Module, criterion: nn.Module, *args: Any) -> None:
         super().__init__(cfg, task, model, criterion, *args)
@@ -207,6 +210,11 @@ class OFATrainer(Trainer):
             if messages:
                 self.skipped_rows += len(messages)
                 metrics.log_scalar("skipped_rows", self.skipped_rows, weight=0)
+            if damaged := damaged_images(sample):
+                for message in damaged[: max(0, DAMAGED_SHOWN - self.damaged_images)]:
+                    logger.warning("%s", message)
+                self.damaged_images += len(damaged)
+                metrics.log_scalar("damaged_images", self.damaged_images, weight=0)
         return super()._prepare_sample(sample, is_dummy)
 
 

@@ -14,6 +14,7 @@ FLOORS = {"utils": 0, "data": 1, "models.ofa": 2, "models.generation": 3, "model
 UPWARD = {
     ("utils/checkpoint.py", "models.ofa"),
     ("utils/image_codes.py", "data"),
+    ("utils/fid.py", "data"),
     ("utils/convert.py", "data"),
     ("utils/convert.py", "models.ofa"),
     ("utils/convert.py", "models.predictor"),

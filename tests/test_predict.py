@@ -240,3 +240,31 @@ def test_every_subcommand_has_help(capsys):
         with pytest.raises(SystemExit) as caught:
             predict.parse_args([command, "--help"])
         assert caught.value.code == 0 and "--checkpoint" in capsys.readouterr().out
+
+
+def test_drawing_without_a_vqgan_leaves_no_folder(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert predict.main(["draw", "a cat", f"--checkpoint={checkpoint}", "--device=cpu", "--folder=made"]) == 2
+    assert "Drawing needs a VQGAN" in capsys.readouterr().err and not Path("made").exists()
+
+
+@pytest.mark.parametrize("flags", [["--device=gpu"], ["--device=cuda:99"], ["--dtype=int3"], ["--set=ema=7"],
+                                   ["--set=patch_image_size=-1"], ["--set=patch_image_size=big"]])  # fmt: skip
+def test_wrong_values_are_one_sentence(flags, checkpoint, album, capsys):
+    assert predict.main(["caption", str(album / "a.jpg"), f"--checkpoint={checkpoint}", "--device=cpu", *flags]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith("predict.py: error: ")
+
+
+def test_blank_texts_large_pictures_and_folders_in_folders(run, album, tmp_path, capsys):
+    (album / "more").mkdir()
+    Image.new("RGB", (4, 4)).save(album / "more/c.png")
+    code, records = run("ground", album, "--phrase=the car", "--recursive", "--max-image-pixels=700")
+    assert code == 1 and [record["id"] for record in records] == [str(album / "more/c.png")]
+    said = capsys.readouterr().err
+    assert "40 x 20 = 800 pixels, more than the 700" in said and "left out 1 files" in said and ".txt" in said
+    (tmp_path / "some.jsonl").write_text(
+        '{"image": "album/a.jpg", "phrase": " "}\n{"image": "album/a.jpg", "phrase": "a"}\n'
+    )
+    code, records = run("ground", "some.jsonl", output="2.jsonl")
+    assert code == 1 and len(records) == 1 and "object 1: the text has no words" in capsys.readouterr().err

@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from data.images import MAX_PIXELS, decode
 from utils.checkpoint import check_state, check_whole, unpickle
 from utils.errors import UserError, one_sentence
 from utils.files import atomic_write
@@ -109,13 +110,20 @@ def picture_files(folder: Path) -> list[Path]:
     return found
 
 
-def read_picture(path: Path) -> Tensor:
-    """(3, 299, 299) in [0, 1]; resized (bilinear) without keeping the aspect ratio."""
+def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """(3, 299, 299) in [0, 1]; resized (bilinear) without keeping the aspect ratio.
+
+    UserError for a file that is no image, is cut off, or has more than `max_pixels` pixels.
+    """
     try:
-        with Image.open(path) as image:
-            square = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError) as error:
+        found = decode(path.read_bytes(), max_pixels)
+        if found.damaged:
+            raise ValueError("it is cut off or damaged")
+        if 0 in found.image.size:
+            raise ValueError("it has no pixels")
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a picture ({error}): remove it or make it again.") from error
+    square = found.image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
 
 

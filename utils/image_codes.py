@@ -26,14 +26,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.images import decode_base64, decode_image
+from data import images
+from data.images import decode_base64
+from data.items import picture_files
 from data.sharding import rank_slice
 from data.tsv import TsvFile
 from models.vqgan import VQGAN, from_pil, sample_codes, to_pil
 from utils.errors import BadRowError, UserError, one_sentence
 from utils.files import atomic_write
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 Work = Callable[[argparse.Namespace, int, int], None]  # flags, number of the share, number of shares
 _READERS = 4  # threads that decode pictures while the network runs
 
@@ -80,7 +81,7 @@ class FolderPictures:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+        self.files, self.left_out = picture_files(folder, recursive=True)
         if not self.files:
             raise UserError(f"There is no picture in {folder}; check the path.")
         self.ids = [path.relative_to(folder).with_suffix("").as_posix() for path in self.files]
@@ -123,7 +124,10 @@ def _read(
     """What stands before the codes, and (3, R, R) in [-1, 1], R = code image size or its central crop."""
     try:
         keys, data = pictures[row]
-        picture = from_pil(decode_image(data), flags.code_image_size)
+        image, damaged, _ = images.decode(data, flags.max_image_pixels)
+        if damaged:
+            tqdm.write(f"{pictures.where(row)}: the image is cut off or damaged: what is there is encoded.")
+        picture = from_pil(image, flags.code_image_size)
     except UserError:
         raise
     except (ValueError, OSError) as error:
@@ -195,6 +199,8 @@ def encode(flags: argparse.Namespace) -> Path:
         UserError: wrong flags, an unreadable row or file, an output that exists.
     """
     pictures = _pictures(flags)
+    if isinstance(pictures, FolderPictures) and pictures.left_out:
+        print(pictures.left_out, file=sys.stderr)
     out = flags.outputs
     if flags.world_size > 1:
         out = out.with_name(f"{out.name}.{flags.rank}-of-{flags.world_size}")
@@ -336,6 +342,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     encoding.add_argument("--file", type=Path, required=True, help="TSV file or folder of pictures")
     encoding.add_argument(
         "--code-image-size", type=int, required=True, help="side of the pictures; 8 pixels make a code"
+    )
+    encoding.add_argument(
+        "--max-image-pixels",
+        type=int,
+        default=images.MAX_PIXELS,
+        help="larger images are refused (default %(default)s)",
     )
     encoding.add_argument("--crop", type=int, help="encode the centre of this side only (pretraining: 128 of 256)")
     encoding.add_argument("--sample", action="store_true", help="draw codes as the released program does")

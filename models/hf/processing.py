@@ -1,6 +1,8 @@
 """Text and pictures -> the model's inputs: tokenizer, image processor, and both in one."""
 
 import logging
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from tokenizers import AddedToken
 from transformers import BatchFeature, ProcessorMixin, RobertaTokenizerFast
 from transformers.image_processing_utils import BaseImageProcessor
 
-from data.images import HALF, normalisation, standard_transform
+from data.images import HALF, decode, normalisation, standard_transform, to_rgb, turned
 
 logger = logging.getLogger(__name__)
 
@@ -102,10 +104,20 @@ class OFAImageProcessor(BaseImageProcessor):
             raise ValueError(f"OFA takes square pictures, normalised by 0.5 or as ImageNet, not {self.size}, {given}.")
         return standard_transform(self.size["height"], imagenet_mean_std=given == normalisation(True))
 
+    def _picture(self, image: Any) -> Image.Image:
+        """RGB picture, upright and on white as `models.predictor` has it."""
+        if isinstance(image, str) and os.path.isfile(image):
+            return decode(Path(image).read_bytes(), upright=True, on_white=True).image
+        if not isinstance(image, Image.Image):
+            found = self.fetch_images(image)  # URLs
+            image = found if isinstance(found, Image.Image) else Image.fromarray(np.asarray(found))
+        image.load()
+        return to_rgb(turned(image), on_white=True)
+
     def preprocess(self, images: Any, return_tensors: Any = "pt", **unused: Any) -> BatchFeature:
         """Pictures, one or a list: PIL, arrays (H, W, 3) of bytes, paths or URLs. -> patch_images (B, 3, R, R)."""
-        images = self.fetch_images(list(images) if isinstance(images, list | tuple) else [images])
-        pictures = [image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image)) for image in images]
+        given = list(images) if isinstance(images, list | tuple) else [images]
+        pictures = [self._picture(image) for image in given]
         transform = self._transform()
         pixels = torch.stack([transform(picture) for picture in pictures])
         return BatchFeature({"patch_images": pixels}, tensor_type=return_tensors)

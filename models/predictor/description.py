@@ -87,7 +87,11 @@ class Description:
         else:
             stored = decoding_defaults(task, self.options.get("eval_args") if own else None)
         values = {**stored, **given}
-        return GenerationConfig.from_json(json.dumps(values), "Decoding options")
+        try:
+            text = json.dumps(values)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"Decoding options are numbers, texts and True or False ({error}).") from error
+        return GenerationConfig.from_json(text, "Decoding options")
 
     def listed(self, task: str) -> list[str] | None:
         """The candidates that the checkpoint itself holds for a task; None where the caller named others."""

@@ -33,6 +33,18 @@ from models.generation import (
     require_hypotheses,
 )
 from models.ofa import OFA, OFAConfig
+from models.predictor.arguments import (
+    Choices,
+    answer_sets,
+    check_count,
+    check_flag,
+    check_options,
+    check_path,
+    check_vqgan,
+    choices,
+    columns,
+    pick_device,
+)
 from models.predictor.description import Description, describe, load_vocabulary
 from models.predictor.images import ImageLike, read_image
 from models.text_to_image import Painter, code_options, row_generators, sample_codes
@@ -88,12 +100,13 @@ class OFAPredictor:
         batch_size: int = 16,
         vqgan: tuple[PathLike, PathLike] | None = None,
     ) -> None:
-        self.model, self.vocab, self.description, self.batch_size = model.eval(), vocab, description, batch_size
+        self.model, self.vocab, self.description = model.eval(), vocab, description
+        self.batch_size = check_count("batch_size", batch_size)
         self.device = next(model.parameters()).device
         self.dtype = next(model.parameters()).dtype
         self.shared = description.config(DataConfig, "")
         self.transform = standard_transform(self.shared.patch_image_size, self.shared.imagenet_default_mean_and_std)
-        self._vqgan = vqgan
+        self._vqgan = check_vqgan(vqgan)
         self._trie = lru_cache(maxsize=8)(self._make_trie)
         self._painter = lru_cache(maxsize=1)(self._make_painter)
 
@@ -117,32 +130,32 @@ class OFAPredictor:
             ema: take the averaged weights; None = if the network was validated with them and the file holds them.
             vqgan: checkpoint and yaml of the VQGAN that `draw` needs.
             overrides: options of the task or the network that win over the file's: bpe_dir, patch_image_size,
-                prompt_type, ans2label_file, max_image_size, ...
+                prompt_type, ans2label_file, max_image_size, max_image_pixels, ...
 
         Raises:
-            UserError: not a checkpoint, an unknown option, one that must be passed: the message names it; or the
-                vocabulary or prompts here are not those the checkpoint was trained with.
+            UserError: not a checkpoint, a wrong argument, an unknown option, one that must be passed: the message
+                names it; or the vocabulary or prompts here are not those the checkpoint was trained with.
         """
-        given = {name: value for name, value in overrides.items() if value is not None}
-        known = {f.name for kind in CONFIGS for f in fields(kind)}
-        if unknown := sorted(given.keys() - known):
-            raise UserError(f"There is no option {', '.join(unknown)}: choose among {', '.join(sorted(known))}.")
+        given = check_options({name: value for name, value in overrides.items() if value is not None}, CONFIGS)
+        check_path("The checkpoint", path)
+        check_flag("ema", ema)
+        check_count("batch_size", batch_size)
+        check_vqgan(vqgan)
+        precision, place = _dtype(dtype), pick_device(device)
         description = describe(load_checkpoint(path, mmap=True), str(path), **given)
         vocab = load_vocabulary(description)
         if description.card is not None:
             description.card.check_prompts(str(path))
         if ema is None:
             ema = description.averaged and bool(description.options.get("uses_ema"))
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         of_network = {f.name for f in fields(OFAConfig)}
         options = {name: given[name] for name in given if name in of_network} | {"vocab_size": len(vocab)}
-        model = load_model(path, options, ema=ema, device=device).to(_dtype(dtype)).requires_grad_(False)
+        model = load_model(path, options, ema=ema, device=place).to(precision).requires_grad_(False)
         return cls(model, vocab, description, batch_size, vqgan)
 
     def caption(self, images: ImageLike | Sequence[ImageLike], **decoding: Any) -> Prediction | list[Prediction]:
         """What each picture shows, without punctuation."""
-        (rows,), one = _columns(images=images)
+        (rows,), one = columns(images=images)
         examples = [Example(None, prompt("caption", self.vocab.bpe), "")] * len(rows)
         found = self._write(examples, rows, self.description.decoding("caption", decoding))
         captions = [Prediction(remove_punctuation(p.text).strip(), p.score) for p in found]
@@ -152,7 +165,7 @@ class OFAPredictor:
         self,
         images: ImageLike | Sequence[ImageLike],
         questions: str | Sequence[str],
-        candidates: Sequence[str] | None = None,
+        candidates: Sequence[str] | Sequence[Sequence[str]] | None = None,
         objects: str | Sequence[str] | None = None,
         **decoding: Any,
     ) -> Prediction | list[Prediction]:
@@ -160,20 +173,24 @@ class OFAPredictor:
 
         Args:
             candidates: the answers to choose among, exactly the best one is found; None = those the checkpoint was
-                trained with, or any text if it has none; [] = any text.
+                trained with, or any text if it has none; [] = any text. A list of lists has those of each question.
             objects: names of objects in each picture joined by `&&`, for networks trained with --add-object.
             decoding: for free answers.
 
         Raises UserError for a missing file of candidates, see `load`.
         """
         config = self.description.config(vqa_gen.VqaGenData, "vqa_gen")
-        names = self.description.answers(config, "vqa_gen", "candidates") if candidates is None else list(candidates)
-        (rows, asked, seen), one = _columns(images=images, questions=questions, objects=objects)
+        if candidates is None:
+            candidates = self.description.answers(config, "vqa_gen", "candidates") or []
+        free = isinstance(candidates, list | tuple) and not candidates
+        given = {"images": images, "questions": questions, "objects": objects}
+        names = None if free else answer_sets("candidates", candidates)
+        (rows, asked, seen, sets), one = columns(("objects", "candidates"), **given, candidates=names)
         kind = check_prompt_type(config.prompt_type)
         sources = [vqa_gen.source_text(*pair, config, self.vocab.bpe) for pair in zip(asked, seen, strict=True)]
         examples = [Example(None, source, "", prompt_type=kind) for source in sources]
-        if names:
-            answers = [ranked[0] for ranked in self._rank(examples, rows, names, 1)]
+        if not free:
+            answers = [ranked[0] for ranked in self._rank(examples, rows, sets, 1)]
         elif kind == "src":
             raise UserError("prompt_type='src' leaves nothing to write: pass candidates=[...] or load with 'none'.")
         else:
@@ -187,6 +204,7 @@ class OFAPredictor:
 
         Raises UserError when the network has no location tokens.
         """
+        n_best = check_count("n_best", n_best)
         if not self.vocab.num_bins:
             raise UserError(f"{self.description.source} has no location tokens: load a network trained for grounding.")
         rows_config = self.description.config(refcoco.RefcocoData, "refcoco")
@@ -194,7 +212,7 @@ class OFAPredictor:
         bins = config.constraint_range or refcoco.location_range(self.vocab)
         beam = max(config.beam, n_best)
         config = replace(config, beam=beam, min_len=4, max_len_a=0.0, max_len_b=4, constraint_range=bins)
-        (rows, texts), one = _columns(images=images, phrases=phrases)
+        (rows, texts), one = columns(images=images, phrases=phrases)
         examples = [Example(None, refcoco.source_text(text, rows_config, self.vocab.bpe), "") for text in texts]
 
         def find(batch: Batch, pictures: Sequence[Image.Image | None]) -> list[list[Box]]:
@@ -216,12 +234,12 @@ class OFAPredictor:
     ) -> Prediction | list[Prediction]:
         """Whether each picture, with its premise if there is one, proves a sentence: yes, no or maybe."""
         config = self.description.config(snli_ve.SnliVeData, "snli_ve")
-        (rows, texts, captions), one = _columns(images=images, hypotheses=hypotheses, premises=premises)
+        (rows, texts, captions), one = columns(("premises",), images=images, hypotheses=hypotheses, premises=premises)
         kind = check_prompt_type(config.prompt_type)
         sources = [snli_ve.source_text(*pair, config, self.vocab.bpe) for pair in zip(texts, captions, strict=True)]
         examples = [Example(None, source, "", prompt_type=kind) for source in sources]
-        names = self.description.listed("snli_ve") or read_answers(config)
-        answers = [ranked[0] for ranked in self._rank(examples, rows, names, 1)]
+        names = choices("The answers", self.description.listed("snli_ve") or read_answers(config))
+        answers = [ranked[0] for ranked in self._rank(examples, rows, [names] * len(rows), 1)]
         return answers[0] if one else answers
 
     def classify(
@@ -237,17 +255,18 @@ class OFAPredictor:
         if names is None:
             config = self.description.config(ImageClassifyData, "image_classify")
             names = self.description.answers(config, "image_classify", "names")
-        if not names:
-            raise UserError(f"{self.description.source} has no list of classes: pass names=[...].")
-        (rows,), one = _columns(images=images)
+            if not names:
+                raise UserError(f"{self.description.source} has no list of classes: pass names=[...].")
+        sets, top_k = choices("names", names), check_count("top_k", top_k)
+        (rows,), one = columns(images=images)
         examples = [Example(None, prompt("image_classify", "gpt2"), "")] * len(rows)  # English whatever the encoding
-        ranked = self._rank(examples, rows, names, top_k)
+        ranked = self._rank(examples, rows, [sets] * len(rows), top_k)
         return ranked[0] if one else ranked
 
     def summarise(self, texts: str | Sequence[str], **decoding: Any) -> Prediction | list[Prediction]:
         """A headline for each text."""
         config = self.description.config(gigaword.GigawordData, "gigaword")
-        (articles,), one = _columns(texts=texts)
+        (articles,), one = columns(texts=texts)
         examples = [
             Example(None, gigaword.source_text(text, config, self.vocab.bpe), "", max_source_tokens=limit)
             for text, limit in zip(articles, [config.max_src_length] * len(articles), strict=True)
@@ -262,7 +281,7 @@ class OFAPredictor:
 
         `<bin_N>` and `<code_N>` in a prompt are location and image tokens; they are spelled so in what comes back.
         """
-        (rows, texts), one = _columns(images=images, prompts=prompts)
+        (rows, texts), one = columns(("images",), images=images, prompts=prompts)
         examples = [Example(None, self._instruction(text), "") for text in texts]
         found = self._write(examples, rows, self.description.decoding("", decoding))
         return found[0] if one else found
@@ -283,17 +302,18 @@ class OFAPredictor:
 
         Raises UserError without a VQGAN and for a network without image codes, ValueError for a text without words.
         """
-        files = vqgan or self._vqgan
+        n = check_count("n", n)
+        files = self._vqgan if vqgan is None else check_vqgan(vqgan)
         if not self.vocab.num_codes:
             raise UserError(f"{self.description.source} has no image codes: load a text-to-image network.")
         if files is None:
             raise UserError("Drawing needs a VQGAN: pass vqgan=(checkpoint, yaml), e.g. its last.ckpt and model.yaml.")
-        painter = self._painter(str(files[0]), str(files[1]))
+        (texts,), one = columns(prompts=prompts)
+        painter = self._painter(*files)
         limit = self.description.config(ImageGenData, "image_gen").max_src_length
         count = code_count(self.model.config.code_image_size)
         fixed = code_options(self.vocab.code_start, self.vocab.num_codes, count)
         config = self.description.decoding("image_gen", {**decoding, **fixed, "beam": n})
-        (texts,), one = _columns(prompts=prompts)
         captions = [drawn_text(text, limit) for text in texts]
         template = prompt("image_gen", self.vocab.bpe)
         examples = [Example(None, template.format(caption=caption), "") for caption in captions]
@@ -309,10 +329,20 @@ class OFAPredictor:
         return results[0] if one else results
 
     def _rank(
-        self, examples: Sequence[Example], images: Sequence[ImageLike | None], names: Sequence[str], top_k: int
+        self, examples: Sequence[Example], images: Sequence[ImageLike | None], sets: Sequence[Choices], top_k: int
     ) -> list[list[Prediction]]:
-        """The best candidates of each example, exactly."""
-        trie = self._trie(tuple(names))
+        """The best candidates of each example, exactly; examples with the same ones are ranked together."""
+        results: dict[int, list[Prediction]] = {}
+        for own in dict.fromkeys(sets):
+            rows = [i for i, other in enumerate(sets) if other == own]
+            ranked = self._rank_among(own.names, [examples[i] for i in rows], [images[i] for i in rows], top_k)
+            results.update(zip(rows, ranked, strict=True))
+        return [results[i] for i in range(len(examples))]
+
+    def _rank_among(
+        self, names: tuple[str, ...], examples: Sequence[Example], images: Sequence[ImageLike | None], top_k: int
+    ) -> list[list[Prediction]]:
+        trie = self._trie(names)
 
         def choose(batch: Batch, _: Sequence[Image.Image | None]) -> list[list[Prediction]]:
             enc = self.model.encode(**self._inputs(batch))
@@ -347,13 +377,17 @@ class OFAPredictor:
         results: dict[int, R] = {}
         with torch.inference_mode():
             for rows in _plan(examples, images, batch_size or self.batch_size):
-                pictures = [None if (image := images[i]) is None else read_image(image) for i in rows]
+                pictures = [None if (image := images[i]) is None else self.read_image(image) for i in rows]
                 samples = [
                     encode_example(i, replace(examples[i], image=picture), self.vocab, self.transform)
                     for i, picture in zip(rows, pictures, strict=True)
                 ]
                 results.update(zip(rows, answer(collate(samples, self.vocab.pad), pictures), strict=True))
         return [results[i] for i in range(len(examples))]
+
+    def read_image(self, image: ImageLike) -> Image.Image:
+        """The picture as the network sees it before it is resized; see `models.predictor.read_image`."""
+        return read_image(image, self.shared.max_image_pixels)
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """What the encoder takes of a batch, on the network's device and in its precision."""
@@ -412,14 +446,3 @@ def _plan(examples: Sequence[Example], images: Sequence[ImageLike | None], size:
         rows = [i for i, image in enumerate(images) if (image is None) == blind]
         rows.sort(key=lambda i: len(examples[i].source))
         yield from (rows[start : start + size] for start in range(0, len(rows), size))
-
-
-def _columns(**values: Any) -> tuple[list[list[Any]], bool]:
-    """The arguments as lists of equal length, single items and None repeated, and whether no list was among them."""
-    lengths = {name: len(value) for name, value in values.items() if isinstance(value, list | tuple)}
-    if len(set(lengths.values())) > 1:
-        counts = " and ".join(f"{count} {name}" for name, count in lengths.items())
-        raise UserError(f"There are {counts}: give as many of each, or a single one for all.")
-    count = next(iter(lengths.values()), 1)
-    columns = [list(value) if name in lengths else [value] * count for name, value in values.items()]
-    return columns, not lengths

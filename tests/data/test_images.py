@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from data.images import IMAGENET_MEAN, IMAGENET_STD, decode_base64, decode_image, standard_transform
+from data.images import IMAGENET_MEAN, IMAGENET_STD, decode_base64, decode_image, image_size, standard_transform
 
 
 def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -31,9 +31,40 @@ def test_both_alphabets_and_their_mixture_decode() -> None:
         assert decode_base64(text) == data
 
 
-@pytest.mark.parametrize("text", ["", "   ", "abc", "ab$d", "abcde", "ab=c", "aé==", "YWJj\nZGVm"])
+@pytest.mark.parametrize("text", ["", "   ", "ab$d", "abcde", "ab=c", "aé==", "YWJj\nZGVm"])
 def test_broken_base64_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="base64|empty"):
+        decode_base64(text)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_base64_of_other_makers(size: int) -> None:
+    data = bytes(range(size))
+    text = base64.b64encode(data).decode()
+    for prefix in ("", "data:image/png;base64,", "DATA:image/jpeg;charset=utf-8;base64,", "data:;base64,"):
+        assert decode_base64(prefix + text) == decode_base64(prefix + text.rstrip("=")) == data
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (str(base64.b64encode(b"abcdef")), "looks like the repr of Python bytes"),
+        ('b"/9j/4A\'"', "looks like the repr of Python bytes"),
+        ("train2014/COCO_000000000009.jpg", "looks like the path of a file"),
+        ("C:\\photos\\a.PNG", "looks like the path of a file"),
+        ("https://example.com/a", "looks like the path of a file"),
+        ("image", "looks like a header row"),
+        ("img", "looks like a header row"),
+        ("image_base64", "looks like a header row"),
+        ("Image B64", "looks like a header row"),
+        ("pictures", "looks like a header row"),
+        ("data:image/svg+xml;utf8,<svg/>", "not valid base64"),
+        ("0.5", "not valid base64"),
+        ("what is in the image?", "not valid base64"),
+    ],
+)
+def test_what_is_no_base64_is_named(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
         decode_base64(text)
 
 
@@ -68,12 +99,13 @@ def test_undecodable_data_is_refused(data: bytes) -> None:
         decode_image(data)
 
 
-def test_there_is_no_pixel_limit() -> None:
-    # 200 million pixels are above Pillow's default limit of 179 million
+def test_pictures_above_pillows_own_limit_of_pixels_are_read() -> None:
+    # 200 million pixels are above the 179 million that Pillow refuses
     header = encoded(Image.new("1", (8, 8)), "PPM").split(b"\n")[0]
     big = header + b"\n20000 10000\n" + bytes(20000 // 8 * 10000)
-    with Image.open(io.BytesIO(big)) as image:
-        assert image.size == (20000, 10000)
+    assert decode_image(big).size == image_size(big) == (20000, 10000)
+    with pytest.raises(Image.DecompressionBombError):  # for others in the process nothing has changed
+        Image.open(io.BytesIO(big))
 
 
 @pytest.mark.parametrize("imagenet", [False, True])

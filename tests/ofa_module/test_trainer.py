@@ -5,8 +5,10 @@ import pytest
 import torch
 from fairseq import tasks
 from fairseq.logging import metrics
+from fairseq.trainer import Trainer
 
 import train
+from data.sample import DAMAGED
 from ofa_module.trainer import OFATrainer
 from utils.checkpoint import save_checkpoint, without_history
 
@@ -173,3 +175,14 @@ def test_the_rate_decays_over_the_updates_of_the_original(flags, total, warmup, 
     middle = warmup + (total - warmup) // 2
     assert trainer.lr_scheduler.step_update(middle) == pytest.approx(1 - (middle - warmup) / (total - warmup))
     assert trainer.lr_scheduler.step_update(total) == 0
+
+
+def test_images_that_are_read_in_part_are_counted_and_the_first_are_named(monkeypatch, caplog):
+    trainer = object.__new__(OFATrainer)
+    monkeypatch.setattr(Trainer, "_prepare_sample", lambda self, sample, is_dummy=False: (sample, is_dummy))
+    given = {"net_input": {}, "image_notes": [f"rows.tsv, line {n}: {DAMAGED}" for n in range(7)] + ["rows: turned"]}
+    with metrics.aggregate(new_root=True) as found:
+        for _ in range(3):
+            assert trainer._prepare_sample(given)[0] == given
+    assert found.get_smoothed_value("damaged_images") == 21
+    assert len([record for record in caplog.records if record.message.endswith(DAMAGED)]) == 10

@@ -1,0 +1,48 @@
+"""Folders as inputs of predict.py: what counts as a picture, and what is said of the rest."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data.items import open_items, picture_endings, picture_files
+from utils.errors import UserError
+
+IMAGE = ("id", "image")
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    (tmp_path / "more" / "deep").mkdir(parents=True)
+    for name in ("a.jfif", "b.JPE", "c.avif", "d.ppm", "e.webp", "f.jp2", "more/g.png", "more/deep/h.tiff"):
+        (tmp_path / name).write_bytes(b"")
+    for name in ("notes.txt", "film.mpg", "more/README"):
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+def test_every_ending_that_pillow_reads_counts(album: Path) -> None:
+    source = open_items(str(album), IMAGE, "0,1")
+    assert [Path(item.values["image"]).name for item in source.read(())] == [
+        "a.jfif", "b.JPE", "c.avif", "d.ppm", "e.webp", "f.jp2",
+    ]  # fmt: skip
+    assert "left out 2 files whose endings are not those of pictures" in source.left_out
+    assert ".txt" in source.left_out and "1 folders (--recursive reads them)" in source.left_out
+
+
+def test_folders_in_folders(album: Path) -> None:
+    files, left_out = picture_files(album, recursive=True)
+    assert [file.name for file in files][-2:] == ["h.tiff", "g.png"] and len(files) == 8
+    assert "3 files" in left_out and "no ending" in left_out and "--recursive" not in left_out
+    assert open_items(str(album), IMAGE, "0,1", recursive=True).size == 8
+    assert picture_files(album / "more" / "deep", recursive=False)[1] == ""
+    (album / "none").mkdir()
+    with pytest.raises(UserError, match="none holds no pictures"):
+        open_items(str(album / "none"), IMAGE, "0,1")
+
+
+def test_endings_are_those_of_pictures_only() -> None:
+    endings = picture_endings()
+    assert {".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".tif", ".webp", ".avif", ".ppm"} <= endings
+    assert not endings & {".mpg", ".mpeg", ".h5", ".hdf", ".eps", ".ps", ".wmf", ".pdf", ".txt"}
+    assert endings <= Image.registered_extensions().keys()
