@@ -327,8 +327,8 @@ def _restore_and_check(cfg: Any, trainer: OFATrainer, **options: Any) -> Any:
     check_unfinished(trainer, restored[1].next_epoch_idx)
     check_room(trainer)
     check_validation(trainer)
-    if distributed_utils.is_master(cfg.distributed_training):
-        warn_of_unknown_words(trainer.task.dataset(cfg.dataset.train_subset))
+    if trainer.is_data_parallel_master:
+        warn_of_unknown_words(trainer.task.dataset(trainer.cfg.dataset.train_subset))
     return restored
 
 
