@@ -1,5 +1,7 @@
 """Six updates by the trainer against the original's trainer: loss, gradient norm, rates, parameter and EMA probes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -164,7 +166,7 @@ def test_the_rate_decays_over_the_updates_of_the_original(flags, total, warmup, 
     data = "tests/golden/tsv/caption/caption_train.tsv"
     options = [*SMALL, "--max-epoch=4", "--update-freq=1", *flags]
     trainer, _ = make_trainer(options, tmp_path, data)
-    trainer._train_batches = 5
+    trainer._train_batches, trainer._epoch = 5, SimpleNamespace(changed=False, more_updates=0)
     with caplog.at_level("INFO", "ofa_module.trainer"):
         trainer.lr_step(1)
         trainer.lr_step(2)
