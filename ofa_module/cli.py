@@ -60,11 +60,11 @@ def parse(
     return cfg, flags
 
 
-def _given(parser: argparse.ArgumentParser, args: Sequence[str]) -> frozenset[str]:
-    """Names of the options that stand on a command line, which the parser has taken already."""
+def _given(parser: argparse.ArgumentParser, args: Sequence[str]) -> list[str]:
+    """Names of the options that stand on a command line, sorted, which the parser has taken already."""
     absent = object()
     found, _ = parser.parse_known_args(args, argparse.Namespace(**{a.dest: absent for a in parser._actions}))
-    return frozenset(name for name, value in vars(found).items() if value is not absent and value is not None)
+    return sorted(name for name, value in vars(found).items() if value is not absent and value is not None)
 
 
 def _with_plugin(argv: Sequence[str]) -> list[str]:
