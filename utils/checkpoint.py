@@ -68,7 +68,7 @@ def load_checkpoint(path: PathLike, mmap: bool = False) -> dict[str, Any]:
         "extra_state" (EMA in "ema"), "optimizer_history", "last_optimizer_state".
 
     Raises:
-        DamagedCheckpointError: an empty, truncated or altered file (checksums are compared).
+        DamagedCheckpointError: an empty, truncated or altered file; files of before torch 1.6 have no checksums.
         UserError: no such file, not a checkpoint, or one that asks for code to be run.
     """
     path = Path(path)
