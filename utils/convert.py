@@ -31,6 +31,7 @@ from models.predictor.description import Description, find_vocabulary
 from utils import hf_layout
 from utils.checkpoint import load_checkpoint, model_config, save_checkpoint, without_history
 from utils.errors import UserError
+from utils.files import read_text, text_lines
 from utils.hf_layout import CODE_POSITIONS
 from utils.tensor_file import NOT_STORED, write_tensors
 from utils.upgrade import TOKEN_TABLES
@@ -159,7 +160,7 @@ def _write_tokenizer(target: Path, network: Description, bpe_dir: Path | None) -
         ]
     folder, vocab = _find_vocabulary(network, bpe_dir)
     bpe = folder if (folder / "encoder.json").is_file() else GPT2_DIR
-    encoder = json.loads((bpe / "encoder.json").read_text(encoding="utf-8"))
+    encoder = json.loads(read_text(bpe / "encoder.json"))
     token_of = {str(number): token for token, number in encoder.items()}
     symbols = [vocab[number] for number in range(vocab.mask + 1)]
     ids = {token_of.get(symbol, symbol): number for number, symbol in enumerate(symbols)}
@@ -173,7 +174,7 @@ def _write_tokenizer(target: Path, network: Description, bpe_dir: Path | None) -
     # Merges need the tokens they make: those the network lacks have ids behind its own, and become <unk> when read.
     ids |= {vocab[number]: number for number in range(len(symbols), len(vocab))}
     ids |= {token: number for number, token in enumerate(missing, len(vocab))}
-    merges = [line for line in (bpe / "vocab.bpe").read_text(encoding="utf-8").split("\n") if line]
+    merges = [line for line in text_lines(read_text(bpe / "vocab.bpe")) if line]
     hf_layout.write_tokenizer(target / hf_layout.TOKENIZER, ids, [m for m in merges if not m.startswith("#version:")])
     return [
         f"{folder}/dict.txt lacks {len(missing)} of GPT-2's tokens: {hf_layout.TOKENIZER} has them as "
