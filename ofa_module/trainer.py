@@ -120,7 +120,8 @@ class OFATrainer(Trainer):
                     f"Cannot load model parameters from checkpoint {filename}: {error.__context__}"
                 ) from error
             if re.search("does not match; please reset|parameter group", str(error)):
-                raise UserError(f"The optimizer of {filename} cannot be continued: {error}") from error
+                advice = optimizer_state.RESET
+                raise UserError(f"The optimizer of {filename} cannot be continued ({error}): {advice}.") from error
             raise
 
     def _build_ema(self) -> None:

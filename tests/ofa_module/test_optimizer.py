@@ -134,3 +134,20 @@ def test_another_network_is_told_before_its_optimizer(tmp_path):
     original_file(tmp_path / "a.pt", trainer, LOSSES["adjust_label_smoothed_cross_entropy"])
     with pytest.raises(UserError, match=r"Cannot load model parameters .*: pass --encoder-layers 1\.$"):
         trainer_of(tmp_path, "--encoder-layers=2").load_checkpoint(str(tmp_path / "a.pt"))
+
+
+def test_half_precision_in_another_form_is_told(tmp_path):
+    """One vector of all parameters (--fp16) does not go on in an optimizer that has a slot for each (--bf16)."""
+    trainer = trainer_of(tmp_path, "--bf16")
+    name = LOSSES["adjust_label_smoothed_cross_entropy"]
+    original_file(tmp_path / "a.pt", trainer, name)
+    content = load_checkpoint(tmp_path / "a.pt")
+    saved = content["last_optimizer_state"]
+    vectors = {
+        key: torch.cat([slot[key].flatten() for slot in saved["state"].values()]) for key in ("exp_avg", "exp_avg_sq")
+    }
+    saved["state"], saved["param_groups"][0]["params"] = {0: {"step": 500, **vectors}}, [0]
+    content["optimizer_history"][-1]["optimizer_name"] = "FP16Optimizer"
+    save_checkpoint(content, tmp_path / "flat.pt")
+    with pytest.raises(UserError, match=r"flat.pt cannot be continued .*: pass --reset-optimizer"):
+        trainer.load_checkpoint(str(tmp_path / "flat.pt"))
