@@ -102,7 +102,10 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
         check_format(rows, len(self.columns))
         selected = len(rows.columns or rows[0])
         count = len(self.columns)
-        allowed = {*range(count, count + self.unused_columns + 1), count - (0 if split == "train" else self.left_out)}
+        allowed = {
+            *range(count, count + self.unused_columns + 1),
+            count - (0 if split in STRICT_SPLITS else self.left_out),
+        }
         if selected not in allowed:
             raise self._wrong_columns(rows, selected)
         self.rows, self.vocab, self.config, self.split = rows, vocab, config, split

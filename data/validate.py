@@ -35,7 +35,9 @@ from data.text import Vocabulary
 from data.tsv import TsvFile
 from data.vqa_gen import VqaGenData, VqaGenDataset
 from utils.errors import ADVICE, UserError, quoted
+from utils.predictions import COCO_SERVER, VQA_SERVER, leaderboard_id
 
+SERVERS = {VqaGenDataset: VQA_SERVER, CaptionDataset: COCO_SERVER}  # where predictions may go, by their ids
 SHOWN = 20  # bad rows, and unknown words, printed in full
 BPE_DIR = Path(__file__).parents[1] / "utils" / "BPE"
 
@@ -103,13 +105,14 @@ def open_rows(
 
 
 class Found(NamedTuple):
-    """What a row is like: what is wrong with it (file, line, reason; None = nothing), and its unknown words.
+    """What a row is like: what is wrong with it (file, line, reason; None = nothing), its unknown words, its id.
 
     That an image is stored turned is no fault; the message ends with `LYING`.
     """
 
     message: str | None
     unknown: list[str]
+    id: str = "0"
 
 
 class _Checked(Dataset[Found]):
@@ -128,7 +131,7 @@ class _Checked(Dataset[Found]):
         if isinstance(item, SkippedRow):
             return Found(item.message.removesuffix(ADVICE), [])
         message = _outside_answers(self.dataset, item) or min(item.get("image_notes", ()), default=None)
-        return Found(message, list(unknown))
+        return Found(message, list(unknown), item["id"])
 
 
 def look_at_rows(dataset: OFADataset, workers: int) -> Iterator[Found]:
@@ -173,14 +176,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def report(dataset: OFADataset, workers: int) -> int:
-    """Prints the first bad rows, how many there are of each kind, and unknown words; 1 if there are bad rows."""
+    """Prints the first bad rows, how many of each kind, unknown words and unfit ids; 1 if there are bad rows."""
     reasons: Counter[str] = Counter()
     unknown: Counter[str] = Counter()  # word -> rows that have it
-    with_unknown = lying = 0
+    with_unknown = lying = texts = 0
+    text = ""  # the first id that is no number
     rows = tqdm(look_at_rows(dataset, workers), total=len(dataset), desc="rows", mininterval=1)
-    for number, (message, words) in enumerate(rows):
+    for number, (message, words, own) in enumerate(rows):
         unknown.update(words)
         with_unknown += bool(words)
+        if isinstance(leaderboard_id(own), str):
+            texts += 1
+            text = text or own
         if message is None:
             continue
         if message.endswith(LYING):
@@ -196,6 +203,12 @@ def report(dataset: OFADataset, workers: int) -> int:
         print(f"{with_unknown} rows have words that the vocabulary cannot write: {listed(unknown)}.")
     if lying:
         print(f"{lying} good rows have an image that --exif-orientation would turn upright.")
+    server = SERVERS.get(type(dataset))
+    if texts and server:
+        print(
+            f"{texts} ids are no whole numbers, such as {quoted(text)}: {server.name} does not take them, training and "
+            "evaluation do."
+        )
     return int(bool(reasons))
 
 

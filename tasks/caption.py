@@ -16,7 +16,7 @@ from tasks.base import Evaluation, OFATask, OFATaskConfig, encoder_inputs, gener
 from utils.cider import CiderD
 from utils.coco_caption import score_captions
 from utils.metrics import Metric, bleu, bleu_sums
-from utils.predictions import Record, Server, leaderboard_id
+from utils.predictions import COCO_SERVER, Record, leaderboard_id
 from utils.punctuation import remove_punctuation
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class CaptionTask(OFATask):
 
     metrics = {"cider": Metric(3), "bleu": Metric(2, bleu)}
     record_fields = {"image_id": int, "caption": str}
-    server = Server("the COCO caption server", takes_texts=True)
+    server = COCO_SERVER
 
     def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> CaptionDataset:
         """Rows of id, image and captions."""

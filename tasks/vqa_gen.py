@@ -15,7 +15,7 @@ from tasks.answers import AnswerTask, soft_score_sums
 from tasks.base import Evaluation
 from utils.errors import UserError
 from utils.metrics import Metric
-from utils.predictions import Record, Server, leaderboard_id
+from utils.predictions import VQA_SERVER, Record, leaderboard_id
 
 
 @dataclass
@@ -29,7 +29,7 @@ class VqaGenTask(AnswerTask):
 
     metrics = {"vqa_score": Metric(4)}
     record_fields = {"question_id": int, "answer": str}
-    server = Server("the VQA server (EvalAI)")
+    server = VQA_SERVER
     free_zero_shot = True
 
     def read_answers(self) -> list[str]:

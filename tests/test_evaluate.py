@@ -8,6 +8,7 @@ import pytest
 import torch
 from fairseq import options
 
+import data.validate as validate
 import evaluate
 from models.generation import GenerationConfig
 from models.ofa import OFA, OFAConfig
@@ -122,6 +123,15 @@ def test_question_ids_that_are_texts(run, capfd, tmp_path):
     records, _ = run("vqa_gen", tmp_path / "floats.tsv", cols, ans2label_dict=ANSWERS)
     assert [record["question_id"] for record in records] == [200, 201, 202, 203]
     assert check("vqa_gen", tmp_path / "test_predict.json", tmp_path / "floats.tsv", cols, capfd)[0] == 0
+
+
+@pytest.mark.parametrize("ids, said", [("texts", True), ("numbers", False)])
+def test_validate_speaks_of_ids_that_no_server_takes(ids, said, tmp_path, capsys):
+    rows = (CASES / "vqa_string_ids.tsv").read_text()
+    (tmp_path / "rows.tsv").write_text(rows if ids == "texts" else rows.replace("synpic", "1").replace("_0\t", ".0\t"))
+    assert validate.main(["vqa_gen", str(tmp_path / "rows.tsv"), "--workers=0"]) == 0
+    told = "4 ids are no whole numbers, such as 'synpic0_0': the VQA server (EvalAI) does not take them"
+    assert (told in capsys.readouterr().out) == said
 
 
 def test_the_check_of_captions_reads_numbers_and_texts_and_says_what_the_server_wants(tmp_path, capfd):

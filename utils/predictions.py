@@ -30,6 +30,10 @@ class Server(NamedTuple):
     takes_texts: bool = False
 
 
+VQA_SERVER = Server("the VQA server (EvalAI)")
+COCO_SERVER = Server("the COCO caption server", takes_texts=True)
+
+
 def leaderboard_id(text: str) -> int | str:
     """The number that an id is ("12", and "12.0" of pandas), as leaderboards want it; any other id as it stands."""
     number = _WHOLE_NUMBER.fullmatch(text.strip())
