@@ -10,7 +10,7 @@ from data.base import DataConfig, OFADataset
 from data.prompts import prompt
 from data.sample import Batch, Example, Sample, SkippedRow
 from data.text import Vocabulary, require_words
-from data.tsv import TsvFile
+from data.tsv import TsvFile, plain_number
 from utils.errors import quoted
 
 CODE_SIDE = 8  # pixels that a code stands for
@@ -38,7 +38,7 @@ def code_ids(column: str, code_image_size: int, vocab: Vocabulary) -> list[int]:
         ValueError: other text, a number of codes that the picture does not have, or a code that does not exist.
     """
     try:
-        codes = [int(code) for code in column.split()]
+        codes = [int(code) for code in plain_number(column).split()]
     except ValueError as error:
         raise ValueError(f"the codes {quoted(column)} are not numbers with blanks between them") from error
     if len(codes) != (wanted := code_count(code_image_size)):

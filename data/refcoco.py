@@ -12,6 +12,7 @@ from data.base import DataConfig, OFADataset
 from data.prompts import prompt
 from data.sample import Example
 from data.text import Vocabulary, normalize_caption
+from data.tsv import plain_number
 from utils.errors import quoted
 from utils.metrics import clamp_boxes
 
@@ -30,7 +31,7 @@ class RefcocoData(DataConfig):
 def parse_box(text: str, width: int, height: int) -> list[float]:
     """x0, y0, x1, y1 in pixels; ValueError unless it is a box inside a width x height image."""
     try:
-        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+        x0, y0, x1, y1 = (float(plain_number(part)) for part in text.split(","))
     except ValueError as error:
         raise ValueError(f"the box {quoted(text)} is not x0,y0,x1,y1") from error
     if not (x0 < x1 and y0 < y1):

@@ -23,6 +23,7 @@ from utils.files import decode_text, read_text, whole_characters
 GPT2_DIR = Path(__file__).parents[1] / "utils" / "BPE"  # the released vocabulary
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 BPE_FILES = {"gpt2": ("dict.txt", "encoder.json", "vocab.bpe"), "bert": ("dict.txt", "vocab.txt")}
+MOST_UNKNOWN = 10_000  # unknown words that are kept
 DICT_SIZES = {"gpt2": 50260, "bert": 21128}
 BERT_SPECIALS = ("[UNK]", "[SEP]", "[CLS]", "[PAD]", "[MASK]")
 # WordPiece separates punctuation by blanks; these are closed up again after decoding.
@@ -133,7 +134,11 @@ class Vocabulary:
             for word, number in zip(encoding.word_ids, ids, strict=True):
                 words.setdefault(word, []).append(number)
             for word, numbers in words.items():
-                if word is not None and not self._unknown.isdisjoint(numbers):
+                if (
+                    word is not None
+                    and len(self.unknown_words) < MOST_UNKNOWN
+                    and not self._unknown.isdisjoint(numbers)
+                ):
                     start, stop = encoding.word_to_chars(word) or (0, 0)
                     self.unknown_words[text[start:stop].strip()] += 1
         return ids

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from utils.errors import BadRowError, UserError
+from utils.errors import BadRowError, UserError, quoted
 from utils.files import BYTE_ORDER_MARK, atomic_write
 
 _MAGIC, _VERSION = b"OFA rows", 2
@@ -116,7 +116,7 @@ class TsvFile:
         line = os.pread(self._fd, stop - start, start)
         if len(line) != stop - start:
             raise UserError(f"{self.path} became shorter while it was being read; start again.")
-        line = line.removeprefix(BYTE_ORDER_MARK) if row == 0 else line
+        line = line.removeprefix(BYTE_ORDER_MARK)  # at the start of the file, or of one that was appended
         return line[:-2] if line.endswith(b"\r\n") else line.removesuffix(b"\n")
 
     def _reopen(self) -> None:
@@ -130,6 +130,13 @@ class TsvFile:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fd": -1, "_offsets": None}
+
+
+def plain_number(text: str) -> str:
+    """The text of numbers; ValueError for what only Python takes in them: underscores and digits of other scripts."""
+    if "_" in text or not text.isascii():
+        raise ValueError(f"{quoted(text)} is no plain number")
+    return text
 
 
 def check_format(rows: TsvFile, columns: int) -> None:

@@ -12,7 +12,7 @@ from data.images import decode_base64
 from data.prompts import prompt
 from data.sample import Example
 from data.text import Vocabulary, normalize_question
-from data.tsv import TsvFile
+from data.tsv import TsvFile, plain_number
 from utils.errors import quoted
 
 CONFIDENCE_MARK, SEPARATOR = "|!+", "&&"
@@ -38,7 +38,7 @@ def parse_answers(text: str) -> dict[str, float]:
     for item in text.split(SEPARATOR):
         number, mark, answer = item.partition(CONFIDENCE_MARK)
         try:
-            confidence = float(number)
+            confidence = float(plain_number(number))
         except ValueError:
             mark = ""
         if not mark:

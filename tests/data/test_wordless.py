@@ -101,6 +101,21 @@ def test_a_confidence_is_above_0_and_at_most_1(number, split, tmp_path, vocab):
         dataset(tmp_path / "pretrain.tsv", row, "pretrain", vocab)[0]
 
 
+@pytest.mark.parametrize(
+    ("task", "column", "value"),
+    [
+        ("vqa_gen", 3, "0_1|!+yes"),
+        ("vqa_gen", 3, "\uff11|!+yes"),
+        ("refcoco", 3, "1_0,1,20,10"),
+        ("refcoco", 3, "0,1,\u0661,10"),
+    ]
+    + [("image_gen", 2, CODES[:-1] + "5_5"), ("image_gen", 2, CODES[:-1] + "\u0665")],
+)
+def test_numbers_are_written_in_plain_digits(task, column, value, tmp_path, vocab):
+    with pytest.raises(BadRowError, match="line 1: the (answer column|box|codes) "):
+        dataset(tmp_path / "rows.tsv", changed(task, column, value), task, vocab)[0]
+
+
 LONG = "x1" * 3000  # one word of thousands of tokens, which no limit in words cuts
 
 

@@ -88,7 +88,7 @@ def test_answers(name, text, tmp_path):
 
 
 def test_rows(tmp_path):
-    path = marked(tmp_path, "rows.tsv", "0\ta\r\n1\tb\n")
+    path = marked(tmp_path, "rows.tsv", "0\ta\r\n\ufeff1\tb\n")
     assert [TsvFile(path)[row] for row in range(2)] == [("0", "a"), ("1", "b")]
     assert TsvFile(shutil.copy(CASES / "cap_bom.tsv", tmp_path), "0")[0] == ("0",)
 
