@@ -4,9 +4,12 @@ Needs gradio (requirements-extras.txt), no internet and no fairseq. Exit code 2:
 """
 
 import argparse
+import contextlib
+import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from utils.errors import UserError
@@ -47,7 +50,7 @@ def find_vqgan(checkpoint: Path, given: Sequence[str] | None) -> tuple[Path, Pat
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves the page until Ctrl-C; 2 if it cannot."""
+    """Serves the page until Ctrl-C or SIGTERM; 2 if it cannot."""
     args = parse_args(sys.argv[1:] if argv is None else argv)
     try:
         from models import web_page  # after the command line: gradio and torch take seconds to import
@@ -55,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         vqgan = find_vqgan(args.checkpoint, args.vqgan)
         predictor = OFAPredictor.load(args.checkpoint, args.device, vqgan=vqgan)
-        with tempfile.TemporaryDirectory(prefix="ofa_page_", ignore_cleanup_errors=True) as folder:
+        with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="ofa_page_", ignore_cleanup_errors=True) as folder:
             page = web_page.build(predictor, Path(folder), can_draw=vqgan is not None)
             print(f"{web_page.serve(page, args.host, args.port)} (stop with Ctrl-C)", flush=True)
             page.block_thread()
@@ -63,9 +66,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"demo.py: error: {error}", file=sys.stderr)
     except OSError as error:
         print(f"demo.py: error: {error.filename or 'a file'}: {error.strerror}.", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 0
     else:
         return 0
     return 2
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends what is inside as Ctrl-C does, so that nothing visitors uploaded is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, ImageDraw
 
 from data.demo import examples
+from data.images import TooLargeError, decode_base64
 from models.predictor import Box, OFAPredictor
 from utils.errors import UserError, one_sentence
 from utils.files import text_lines
@@ -22,6 +24,8 @@ except ImportError as error:
     raise UserError("The web page needs gradio: pip install -r requirements-extras.txt.") from error
 
 MOST = 9  # pictures drawn at once
+UPLOAD = "50mb"  # largest file that is taken
+WAITING = 32  # requests in line; further visitors are told to come back
 PICTURE = 280  # height in the page (pixels)
 BOX_COLOUR = "#ff3df0"  # no colour of the digit scenes
 FONTS = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # the browser's own: nothing is loaded
@@ -92,7 +96,7 @@ def build(predictor: OFAPredictor, folder: Path, can_draw: bool) -> gr.Blocks:
         _question(answers, folder)
         _grounding(answers, folder)
         _drawing(answers, can_draw)
-    return page
+    return page.queue(max_size=WAITING)
 
 
 def serve(page: gr.Blocks, host: str, port: int) -> str:
@@ -101,7 +105,7 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
     try:
         _, address, _ = page.launch(
             server_name=host, server_port=port, theme=theme, css=CSS, footer_links=[], run_history=False, share=False,
-            ssr_mode=False, pwa=False, mcp_server=False, quiet=True, prevent_thread_lock=True,
+            ssr_mode=False, pwa=False, mcp_server=False, quiet=True, prevent_thread_lock=True, max_file_size=UPLOAD,
         )  # fmt: skip
     except OSError as error:
         raise UserError(f"Port {port} of {host} cannot be used: name another with --port.") from error
@@ -109,7 +113,7 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
 
 
 def _anything(answers: Answers, folder: Path) -> None:
-    picture = _picture_box("Picture (optional)")
+    picture = _picture_box(answers, "Picture (optional)")
     instruction = gr.Textbox(label="Instruction", placeholder="what does the image describe?", render=False)
     says = "Any instruction. `<bin_3>` and `<code_7>` are location and image tokens, in instructions and answers."
     _tab(
@@ -125,7 +129,7 @@ def _caption(answers: Answers, folder: Path) -> None:
         "What the picture shows.",
         "Describe",
         answers.caption,
-        [_picture_box()],
+        [_picture_box(answers)],
         _text_boxes("Caption"),
         rows,
     )
@@ -145,7 +149,7 @@ def _question(answers: Answers, folder: Path) -> None:
         says,
         "Answer",
         answers.question,
-        [_picture_box(), question, candidates],
+        [_picture_box(answers), question, candidates],
         _text_boxes("Answer"),
         rows,
     )
@@ -157,7 +161,7 @@ def _grounding(answers: Answers, folder: Path) -> None:
     rows = [[case.picture, case.text] for case in examples.phrases(folder)]
     _tab(
         "Grounding", "Where in the picture is what the phrase describes.", "Find", answers.grounding,
-        [_picture_box(), phrase], [found, *_text_boxes("Coordinates")], rows,
+        [_picture_box(answers), phrase], [found, *_text_boxes("Coordinates")], rows,
     )  # fmt: skip
 
 
@@ -219,24 +223,42 @@ def _politely(answer: Callable[..., Any]) -> Callable[..., Any]:
             return answer(*values)
         except ValueError as error:
             raise _notice(one_sentence(error)) from error
+        except (MemoryError, RuntimeError) as error:
+            if not _is_lack_of_memory(error):
+                raise
+            raise _notice("There is not enough memory for this: ask for less, or choose a smaller picture.") from error
 
     return answered
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """Whether Python, the GPU or PyTorch on the CPU ran out of memory; the last has no type of its own."""
+    if isinstance(error, torch.OutOfMemoryError):
+        torch.cuda.empty_cache()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def _notice(sentence: str) -> gr.Error:
     return gr.Error(html.escape(sentence), title="This cannot be done", print_exception=False)
 
 
-def _picture_box(label: str = "Picture") -> gr.Image:
+def _picture_box(answers: Answers, label: str = "Picture") -> gr.Image:
     box = gr.Image(
-        type="pil", image_mode="RGB", label=label, height=PICTURE, sources=["upload"], buttons=[], render=False
+        type="filepath", image_mode=None, label=label, height=PICTURE, sources=["upload"], buttons=[], render=False
     )
-    read = box.preprocess
 
-    def preprocess(payload: Any) -> Any:
+    def preprocess(payload: Any) -> Image.Image | None:
+        """The picture as the predictor reads files; gradio's own way clips grey of 16 bits and shows hidden colours."""
+        if payload is None:
+            return None
         try:
-            return read(payload)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            inside = (payload.url or "").startswith("data:")
+            return answers.predictor.read_image(
+                decode_base64(payload.url) if inside else Path(payload.path or "").read_bytes()
+            )
+        except (OSError, ValueError) as error:
+            if isinstance(error.__cause__, TooLargeError):
+                raise _notice(str(error)) from error
             raise _notice("This file cannot be read as a picture: choose a JPEG or PNG file.") from error
 
     box.preprocess = preprocess  # gradio writes a stub file beside the source of a class made from its own
