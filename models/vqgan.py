@@ -24,6 +24,7 @@ from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
 from utils.files import atomic_write, read_text
 from utils.lightning import load_lightning_weights
+from utils.option_values import LARGEST, odd_option
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,37 @@ class VQGANConfig:
             found = {**params, **params["ddconfig"]}
         except OSError as error:
             raise UserError(f"Cannot read {path}: {error.strerror}; name the VQGAN's model.yaml.") from error
-        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} has no model.params.ddconfig: name the VQGAN's model.yaml.") from error
         if found.get("double_z"):
             raise UserError(f"{path} asks for double_z, which a code book has no use for: set it to false.")
         try:
-            return cls(**{f.name: _like(f.default, found[f.name]) for f in fields(cls) if f.name in found})
-        except (TypeError, ValueError) as error:
+            config = cls(**{f.name: _like(f.default, found[f.name]) for f in fields(cls) if f.name in found})
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(
-                f"{path} has a value of the wrong type ({error}): compare it with the released one."
+                f"{path} has a value of the wrong type ({error!s:.200}): compare it with the released one."
             ) from error
+        if odd := odd_option(cls, asdict(config)) or config._impossible():
+            raise UserError(f"{path} has an impossible size ({odd}): compare it with the released one.")
+        return config
+
+    def _impossible(self) -> str | None:
+        """The first size of which no network can be built, as "name = value"."""
+        for name in (
+            "ch",
+            "num_res_blocks",
+            "resolution",
+            "in_channels",
+            "out_ch",
+            "z_channels",
+            "embed_dim",
+            "n_embed",
+        ):
+            if not 1 <= getattr(self, name) <= (100 if name == "num_res_blocks" else LARGEST):
+                return f"{name} = {getattr(self, name)}"
+        if not 1 <= len(self.ch_mult) <= 16 or not all(1 <= mult <= 1024 for mult in self.ch_mult):
+            return f"ch_mult = {list(self.ch_mult)!s:.60}"
+        return None
 
     def to_yaml(self) -> str:
         """The released layout, from which `from_yaml` reads these sizes."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from utils import hf_layout, upgrade
 from utils.errors import UserError
 from utils.files import atomic_write
+from utils.option_values import odd_option
 from utils.original import with_original_options
 from utils.upgrade import LoadReport
 
@@ -89,12 +90,27 @@ def load_checkpoint(path: PathLike, mmap: bool = False) -> dict[str, Any]:
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint: name a checkpoint file.")
     weights: Any = content.get("model")
     if isinstance(weights, dict):
+        _check_parts(content, path)
         return content if "extra_state" in content else {**without_history(weights), **content}
-    if not all(isinstance(value, Tensor) for value in content.values()):
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
         raise UserError(f"{path} is not a checkpoint (no entry 'model'): name a fairseq checkpoint or a state dict.")
+    _check_parts(entries, path)
     if {"cfg", "args"} & set(entries):  # of the run that made the weights: they say more than config.json
         options = {}
     return {**without_history(hf_layout.to_fairseq_names(content), options or None), **entries}
+
+
+def _check_parts(content: Mapping[str, Any], path: Path) -> None:
+    """Raises UserError unless what stands beside the weights has the types that readers of it rely on."""
+    kinds: dict[str, Any] = {"cfg": dict, "args": argparse.Namespace | dict, "extra_state": dict}
+    parts = {**content, "optimizer_history": content.get("optimizer_history")}
+    cfg = content.get("cfg")
+    if isinstance(cfg, dict):
+        parts |= {f"cfg.{name}": cfg.get(name) for name in ("model", "task")}
+    kinds |= {"optimizer_history": list, "cfg.model": kinds["args"], "cfg.task": kinds["args"]}
+    for name, kind in kinds.items():
+        if parts.get(name) is not None and not isinstance(parts[name], kind):
+            raise UserError(f"{path} holds a {type(parts[name]).__name__} as {name!r}: copy the file again.")
 
 
 def without_history(state: Mapping[str, Tensor], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -204,7 +220,12 @@ def load_model(
         state = (checkpoint.get("extra_state") or {}).get("ema")
         if state is None:
             raise UserError(f"{path} holds no running average of the weights: leave out --ema-eval.")
-    model = OFA(model_config(checkpoint, overrides, str(path)))
+    config = model_config(checkpoint, overrides, str(path))
+    check_state(state, str(path))
+    try:
+        model = OFA(config)
+    except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
+        raise UserError(f"{path} holds a network that cannot be built: {error!s:.200}") from error
     report = upgrade_state_dict(state, model, source=str(path))
     parameters = {name for name, _ in model.named_parameters()}
     if random := [name for name in report.missing if name in parameters]:
@@ -231,6 +252,7 @@ def model_config(
     known = {f.name for f in fields(OFAConfig)}
     if unknown := sorted(set(overrides or {}) - known):
         raise UserError(f"OFA has no option {', '.join(unknown)}: correct the overrides.")
+    check_state(checkpoint["model"], source)
     inferred = _infer(checkpoint["model"], source)
     stored = (checkpoint.get("cfg") or {}).get("model") or checkpoint.get("args")
     if stored is None:
@@ -243,8 +265,11 @@ def model_config(
         options = {**size, **given}
         if "code_image_size" in given:
             inferred["code_image_size"] = given["code_image_size"]
+    options = {**options, **inferred, **(overrides or {})}
+    if odd := odd_option(OFAConfig, options):
+        raise UserError(f"{source} holds a network that cannot be built: {odd}.")
     try:
-        return replace(OFAConfig(), **{**options, **inferred, **(overrides or {})})
+        return replace(OFAConfig(), **options)
     except ValueError as error:
         raise UserError(f"{source} holds a network that cannot be built: {error}") from error
 

@@ -159,10 +159,12 @@ def read_options(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(read_text(path))
         kind = config.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{path} is not a JSON object ({error}): copy or download the folder again.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} is not a JSON object ({error!s:.200}): copy or download the folder again.") from error
     if kind != "ofa":
-        raise UserError(f"{path} describes a network of type {kind!r}, not 'ofa': name an OFA folder.")
+        raise UserError(f"{path} describes a network of type {kind!r:.60}, not 'ofa': name an OFA folder.")
     options = to_options(config)
     if "code_image_size" not in config:
         del options["code_image_size"]

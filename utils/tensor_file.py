@@ -45,6 +45,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     entries = json.loads(text)
     if not isinstance(entries, dict):
         raise ValueError(f"the entry {HEADER!r} of its header is not a JSON object")
+    entries = {name: value for name, value in entries.items() if name not in NOT_STORED}
     if isinstance(entries.get("args"), dict):
         entries["args"] = argparse.Namespace(**entries["args"])
     return state, entries

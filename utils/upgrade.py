@@ -238,8 +238,11 @@ def fit(
         raise UserError(f"{source} is not an OFA network (no {TOKEN_TABLES[0]}): name an OFA checkpoint.")
     found, wanted = describe(state, trunks), describe(target, trunks)
     upgrade = _Upgrade(state, target, answer_token_pieces, LoadReport(renamed=renamed))
-    for rule, _ in RULES:
-        rule(upgrade)
+    try:
+        for rule, _ in RULES:
+            rule(upgrade)
+    except (IndexError, RuntimeError) as error:  # tensors of fewer dimensions than a network's
+        raise UserError(f"{source} is not an OFA network ({error!s:.200}): name an OFA checkpoint.") from error
     strange = [name for name in state if name not in target]
     strange += [name for name, value in target.items() if state[name].shape != value.shape]
     # Missing layers would be filled, but a network with some layers random is never what is wanted.
@@ -258,7 +261,9 @@ def describe(state: Mapping[str, Tensor], trunks: Trunks) -> dict[str, Any]:
     options: dict[str, Any] = {name: entry in state for name, entry in PRESENCE.items()}
 
     def read(option: str, entry: str, dim: int, convert: Callable[[int], int | None] = int) -> None:
-        if entry in state and option not in options and (value := convert(state[entry].shape[dim])) is not None:
+        if entry not in state or state[entry].dim() <= dim or option in options:
+            return
+        if (value := convert(state[entry].shape[dim])) is not None:
             options[option] = value
 
     for table in TOKEN_TABLES:

@@ -15,6 +15,7 @@ from models.generation import GenerationConfig
 from models.ofa import OFAConfig
 from utils.checkpoint import model_config
 from utils.errors import UserError
+from utils.option_values import odd_option
 
 C = TypeVar("C", bound=DataConfig)
 ROOT = Path(__file__).parents[2]
@@ -23,6 +24,8 @@ BPE_DIRS = (ROOT / "utils" / "BPE", ROOT / "data" / "demo" / "BPE")
 SHARED = (
     "patch_image_size", "imagenet_default_mean_and_std", "bpe", "code_dict_size", "num_bins", "max_image_size",
 )  # fmt: skip
+# Options that are read as they are stored.
+USED = (*SHARED, "bpe_dir", "max_src_length", "max_tgt_length", "prompt_type", "ans2label_file", "ans2label_dict")
 # Width of a published network -> side of its pictures (pixels): Hugging Face folders do not tell.
 PUBLISHED_SIDES = {256: 256, 512: 256, 768: 384, 1024: 480, 1280: 480}
 CHINESE_SIZE = 4 + 21128 + 1 + 8192 + 1000  # ids with BERT's vocabulary
@@ -130,7 +133,10 @@ class Description:
 
 def decoding_defaults(task: str, eval_args: str | None) -> dict[str, Any]:
     """How a network decodes unless told otherwise: as the recipe does, and as --eval-args say (JSON)."""
-    return {**DECODING.get(task, {}), **json.loads(eval_args or "{}")}
+    try:
+        return {**DECODING.get(task, {}), **dict(json.loads(eval_args or "{}").items())}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"--eval-args {eval_args!r:.200} is not a JSON object: pass decoding options.") from error
 
 
 def describe(checkpoint: Mapping[str, Any], source: str = "The checkpoint", **given: Any) -> Description:
@@ -153,6 +159,8 @@ def describe(checkpoint: Mapping[str, Any], source: str = "The checkpoint", **gi
     options = {name: value for name, value in options.items() if value is not None}
     if (card := Card.read(checkpoint, source)) is not None:
         options |= card.task_options(source)
+    if odd := odd_option(AnswerConfig, {name: options[name] for name in USED if name in options}):
+        raise UserError(f"{source} was trained with an impossible option ({odd}): copy the file again.")
     if "patch_image_size" not in {**options, **given}:
         if network.encoder_embed_dim not in PUBLISHED_SIDES:
             raise UserError(f"{source} does not say how large its pictures are: pass patch_image_size=... (pixels).")
