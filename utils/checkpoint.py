@@ -134,6 +134,8 @@ def check_whole(path: Path) -> None:
             start = file.read(8)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from error
+    except zipfile.BadZipFile as error:  # its last bytes speak of an archive in several files
+        raise damaged(path, str(error)) from error
     if not zipped:
         # Before 1.6 torch wrote a stream of pickles, which is only checked by reading it.
         if start.startswith(pickle.PROTO):

@@ -17,10 +17,13 @@ def shortened(text: str, limit: int = LONGEST) -> str:
 
 
 class UserError(ValueError):
-    """A wrong path, flag, file or input; entry points print the message without a traceback and exit with 2."""
+    """A wrong path, flag, file or input; entry points print the message without a traceback and exit with 2.
+
+    The message is one line: libraries' errors, which many messages quote, may have several.
+    """
 
     def __str__(self) -> str:
-        return shortened(super().__str__())
+        return shortened(" ".join(super().__str__().splitlines()))
 
 
 ADVICE = "; correct the row or pass --skip-bad-rows."

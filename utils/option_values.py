@@ -28,8 +28,8 @@ def _fits(name: str, default: Any, value: Any) -> bool:
     if isinstance(default, bool):
         return isinstance(value, bool) or value in (0, 1)
     if isinstance(default, int):
-        return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= value <= LARGEST
+        return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) <= LARGEST
     if isinstance(default, float):
         largest = 1.0 if "drop" in name else math.inf
-        return isinstance(value, Real) and math.isfinite(value) and 0 <= value <= largest
+        return isinstance(value, Real) and math.isfinite(value) and 0 <= float(value) <= largest
     return True

@@ -85,6 +85,9 @@ class _PlainUnpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it asks for {module[:60]}.{name[:60]}")
         return _GLOBALS[module, name]
 
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it names objects that are not in it")
+
 
 def load_plain_pickle(file: BinaryIO) -> Any:
     """Content of an open pickle; nearly any exception if it is damaged or names anything that could run code."""
