@@ -3,6 +3,7 @@
 import functools
 import html
 import os
+from abc import ABCMeta
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from data.demo import examples
-from data.images import TooLargeError, decode_base64
+from data.images import decode_base64
 from models.predictor import Box, OFAPredictor
 from utils.errors import UserError, one_sentence
 from utils.files import text_lines
@@ -36,8 +37,20 @@ NO_VQGAN = (
 NO_CODES = "This network has no image codes: start the page with the checkpoint of a text-to-image network."
 
 
+def _where(self: gr.Image, payload: Any) -> str | None:
+    """The file or the data URL of a picture: gradio's own reading clips grey of 16 bits and shows hidden colours."""
+    inside = payload is not None and (payload.url or "").startswith("data:")
+    return payload and (payload.url if inside else payload.path)
+
+
+# Not a class statement: gradio writes a stub file beside the source of a class that is made from its own.
+PictureBox: Any = ABCMeta.__new__(
+    type(gr.Image), "PictureBox", (gr.Image,), {"preprocess": _where, "is_template": True, "__module__": __name__}
+)
+
+
 class Answers:
-    """What the buttons do: values of the page in, values out.
+    """What the buttons do: values of the page in, values out; a picture is its file or data URL.
 
     Raises UserError where something is missing or cannot be used.
     """
@@ -45,22 +58,23 @@ class Answers:
     def __init__(self, predictor: OFAPredictor) -> None:
         self.predictor = predictor
 
-    def anything(self, picture: Image.Image | None, instruction: str) -> tuple[str, str]:
+    def anything(self, picture: str | None, instruction: str) -> tuple[str, str]:
         """Text and score after any instruction, with or without a picture."""
-        return _said(self.predictor.generate(picture, _text(instruction, "an instruction")))
+        text = _text(instruction, "an instruction")
+        return _said(self.predictor.generate(self._read(picture) if picture else None, text))
 
-    def caption(self, picture: Image.Image | None) -> tuple[str, str]:
+    def caption(self, picture: str | None) -> tuple[str, str]:
         """Caption and score."""
-        return _said(self.predictor.caption(_picture(picture)))
+        return _said(self.predictor.caption(self._read(picture)))
 
-    def question(self, picture: Image.Image | None, question: str, candidates: str) -> tuple[str, str]:
+    def question(self, picture: str | None, question: str, candidates: str) -> tuple[str, str]:
         """Answer and score; the candidates are one a line, none = those of the checkpoint or any text."""
         names = list(dict.fromkeys(line.strip() for line in text_lines(candidates) if line.strip()))
-        return _said(self.predictor.answer(_picture(picture), _text(question, "a question"), names or None))
+        return _said(self.predictor.answer(self._read(picture), _text(question, "a question"), names or None))
 
-    def grounding(self, picture: Image.Image | None, phrase: str) -> tuple[Image.Image, str, str]:
+    def grounding(self, picture: str | None, phrase: str) -> tuple[Image.Image, str, str]:
         """The picture with the box drawn, the box in words and its score."""
-        shown = _picture(picture).convert("RGB")
+        shown = self._read(picture)
         box: Any = self.predictor.ground(shown, _text(phrase, "a phrase"))
         corners = f"x0 {box.x0:.0f}, y0 {box.y0:.0f}, x1 {box.x1:.0f}, y1 {box.y1:.0f}"
         return draw_box(shown, box), f"{corners} of {shown.width} x {shown.height} pixels", f"{box.score:.3f}"
@@ -70,6 +84,13 @@ class Answers:
         drawn: Any = self.predictor.draw([_text(prompt, "a prompt")], n=int(count), temperature=temperature)
         pictures = drawn if int(count) == 1 else drawn[0]
         return [(picture, f"score {picture.info['score']:.3f}") for picture in pictures]
+
+    def _read(self, picture: str | None) -> Image.Image:
+        """The picture as the predictor reads files."""
+        if not picture:
+            raise UserError("There is no picture: choose one first.")
+        inside = picture.startswith("data:")
+        return self.predictor.read_image(decode_base64(picture) if inside else Path(picture).read_bytes())
 
 
 def draw_box(picture: Image.Image, box: Box) -> Image.Image:
@@ -113,7 +134,7 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
 
 
 def _anything(answers: Answers, folder: Path) -> None:
-    picture = _picture_box(answers, "Picture (optional)")
+    picture = _picture_box("Picture (optional)")
     instruction = gr.Textbox(label="Instruction", placeholder="what does the image describe?", render=False)
     says = "Any instruction. `<bin_3>` and `<code_7>` are location and image tokens, in instructions and answers."
     _tab(
@@ -129,7 +150,7 @@ def _caption(answers: Answers, folder: Path) -> None:
         "What the picture shows.",
         "Describe",
         answers.caption,
-        [_picture_box(answers)],
+        [_picture_box()],
         _text_boxes("Caption"),
         rows,
     )
@@ -149,7 +170,7 @@ def _question(answers: Answers, folder: Path) -> None:
         says,
         "Answer",
         answers.question,
-        [_picture_box(answers), question, candidates],
+        [_picture_box(), question, candidates],
         _text_boxes("Answer"),
         rows,
     )
@@ -161,7 +182,7 @@ def _grounding(answers: Answers, folder: Path) -> None:
     rows = [[case.picture, case.text] for case in examples.phrases(folder)]
     _tab(
         "Grounding", "Where in the picture is what the phrase describes.", "Find", answers.grounding,
-        [_picture_box(answers), phrase], [found, *_text_boxes("Coordinates")], rows,
+        [_picture_box(), phrase], [found, *_text_boxes("Coordinates")], rows,
     )  # fmt: skip
 
 
@@ -242,27 +263,8 @@ def _notice(sentence: str) -> gr.Error:
     return gr.Error(html.escape(sentence), title="This cannot be done", print_exception=False)
 
 
-def _picture_box(answers: Answers, label: str = "Picture") -> gr.Image:
-    box = gr.Image(
-        type="filepath", image_mode=None, label=label, height=PICTURE, sources=["upload"], buttons=[], render=False
-    )
-
-    def preprocess(payload: Any) -> Image.Image | None:
-        """The picture as the predictor reads files; gradio's own way clips grey of 16 bits and shows hidden colours."""
-        if payload is None:
-            return None
-        try:
-            inside = (payload.url or "").startswith("data:")
-            return answers.predictor.read_image(
-                decode_base64(payload.url) if inside else Path(payload.path or "").read_bytes()
-            )
-        except (OSError, ValueError) as error:
-            if isinstance(error.__cause__, TooLargeError):
-                raise _notice(str(error)) from error
-            raise _notice("This file cannot be read as a picture: choose a JPEG or PNG file.") from error
-
-    box.preprocess = preprocess  # gradio writes a stub file beside the source of a class made from its own
-    return box
+def _picture_box(label: str = "Picture") -> gr.Image:
+    return PictureBox(type="filepath", label=label, height=PICTURE, sources=["upload"], buttons=[], render=False)
 
 
 def _text_boxes(label: str) -> list[gr.Textbox]:
@@ -271,12 +273,6 @@ def _text_boxes(label: str) -> list[gr.Textbox]:
 
 def _said(prediction: Any) -> tuple[str, str]:
     return prediction.text, f"{prediction.score:.3f}"
-
-
-def _picture(picture: Image.Image | None) -> Image.Image:
-    if picture is None:
-        raise UserError("There is no picture: choose one first.")
-    return picture
 
 
 def _text(text: str, what: str) -> str:

@@ -4,9 +4,13 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import socket
+import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -128,19 +132,81 @@ MISTAKES = [
     ("grounding", ["red.png", ""], "There is no text: write a phrase first."),
     ("drawing", ["", 2, 1.0], "There is no text: write a prompt first."),
     ("anything", [None, ""], "There is no text: write an instruction first."),
-    ("caption", ["broken.png"], "This file cannot be read as a picture: choose a JPEG or PNG file."),
+    ("caption", ["broken.png"], "The image cannot be used: the image cannot be decoded: it is of no format"),
+    ("grounding", ["floats.png", "a one"], "The image cannot be used: the image has floating point numbers as pixels"),
+    ("anything", ["bomb.png", "what is it?"], "The image cannot be used: the image has "),
 ]
 
 
 def test_mistakes_are_sentences(ask, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (20, 20), "red").save("red.png")
+    Image.new("F", (20, 20), 0.5).save("floats.png", "TIFF")
     Path("broken.png").write_bytes(b"no picture")
+    shutil.copy(ROOT / "tests" / "cases" / "bomb.png", "bomb.png")
     for tab, values, sentence in MISTAKES:
         with pytest.raises(AppError) as caught:
             ask(tab, *values)
-        assert caught.value.message == sentence
+        assert caught.value.message.startswith(sentence) and caught.value.message.endswith(".")
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["gray16.png", "rgba_black_on_transparent.png", "exif6.jpg"])
+def test_pictures_are_read_as_the_predictor_does(ask, name, tmp_path, predictor):
+    """Upright, on white, 16 bits scaled: a picture's box is drawn on what the network sees."""
+    case = ROOT / "tests" / "cases" / name
+    shutil.copy(case, tmp_path / f"{name}.png")
+    drawn, corners, _ = ask("grounding", tmp_path / f"{name}.png", "a red zero")
+    seen = predictor.read_image(case)
+    assert corners.endswith(f"of {seen.width} x {seen.height} pixels")
+    box = Box(*(float(part.split()[1]) for part in corners.partition(" of ")[0].split(", ")), 1.0)
+    assert Image.open(drawn).convert("RGB").tobytes() == web_page.draw_box(seen, box).tobytes()
+
+
+def test_limits_of_uploads_and_of_the_queue(address, predictor, tmp_path, other_page):
+    def upload(size):
+        body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(size)
+        request = urllib.request.Request(
+            f"{address.rstrip('/')}/gradio_api/upload", body + b"\r\n--x--\r\n",
+            {"Content-Type": "multipart/form-data; boundary=x"},
+        )  # fmt: skip
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as reply:
+            return reply.status
+
+    assert upload(10**6) == 200
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        upload(51 * 2**20)
+    page = web_page.build(predictor, tmp_path, can_draw=False)
+    assert page._queue.max_size == web_page.WAITING
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: not enough memory: you tried")],
+)
+def test_lack_of_memory_is_a_sentence(error):
+    def fail():
+        raise error
+
+    with pytest.raises(gradio.Error, match="not enough memory for this"):
+        web_page._politely(fail)()
+
+
+def test_other_errors_are_not_hidden():
+    with pytest.raises(RuntimeError, match="shapes"):
+        web_page._politely(lambda: (_ for _ in ()).throw(RuntimeError("shapes")))()
+
+
+def test_sigterm_removes_what_visitors_uploaded(tmp_path):
+    port = free_port()
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "demo.py", f"--port={port}", "--device=cpu"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as running:
+        assert str(port) in running.stdout.readline()
+        assert list(tmp_path.glob("ofa_page_*/*"))
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 0
+    assert not list(tmp_path.glob("ofa_page_*"))
 
 
 def test_mistakes_hold_no_html():
