@@ -7,6 +7,7 @@ a run that was stopped goes on where it was. Exit code 1: items were skipped, 2:
 
 import argparse
 import ast
+import itertools
 import json
 import sys
 import time
@@ -76,11 +77,18 @@ def _draw(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) 
     args.folder.mkdir(parents=True, exist_ok=True)
     for number, drawn in zip(v["number"], found, strict=True):
         pictures = [drawn] if args.n == 1 else drawn
-        paths = [args.folder / f"{number:06}_{k}.png" for k in range(args.n)]
-        for picture, path in zip(pictures, paths, strict=True):
-            picture.save(path)
+        paths = []
+        for k, picture in enumerate(pictures):
+            paths.append(_unused(args.folder, f"{number:06}_{k}"))
+            picture.save(paths[-1])
         records.append({"pictures": [str(path) for path in paths], "scores": [x.info["score"] for x in pictures]})
     return records
+
+
+def _unused(folder: Path, name: str) -> Path:
+    """The file NAME.png, or NAME_2.png and so on if there is one already: pictures of earlier runs stay."""
+    suffixes = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
+    return next(path for suffix in suffixes if not (path := folder / f"{name}{suffix}.png").exists())
 
 
 def _summarise(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import argparse
 import ast
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -47,6 +48,10 @@ def parse(
         # fairseq takes bfloat16 to mean a TPU on the command line.
         flags.tpu = "--tpu" in args
         flags.given = _given(parser, args)
+        for name, value in vars(flags).items():
+            if isinstance(value, str) and re.search(r"\\('|$)", value):  # fairseq hands it to hydra in single quotes
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} {value!r} has a backslash at its end or before a quote: use another value.")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning)  # hydra's notices about its own future
             cfg = convert_namespace_to_omegaconf(flags)
@@ -121,7 +126,7 @@ def literal_dict(text: str, flag: str) -> dict[str, Any]:
     """Python dictionary written as a flag's value; nothing in it is executed. UserError if it is none."""
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(f"{flag} is not a Python dictionary ({one_sentence(error)}): {text}") from error
     if not isinstance(value, dict):
         raise UserError(f"{flag} must be a Python dictionary such as {{'beam': 5}}, got: {text}")

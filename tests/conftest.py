@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from data.text import Vocabulary
 from models.ofa import OFA, OFAConfig
+from utils.checkpoint import save_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -51,6 +53,23 @@ def tiny_model() -> OFA:
 def make_golden_model():
     """Factory of golden networks with other options."""
     return golden_model
+
+
+@pytest.fixture(scope="session")
+def save_small_network():
+    """Writes a small random network, always the same, with task options: `save_small_network(path, _name=...)`."""
+    sizes = {f"{side}_{name}": value for side in ("encoder", "decoder")
+             for name, value in dict(embed_dim=32, ffn_embed_dim=32, layers=1, attention_heads=4).items()}  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = OFA(OFAConfig.from_arch("ofa_demo", **sizes, code_image_size=32))
+
+    def save(path: Path, **task: Any) -> Path:
+        cfg = {"model": {**asdict(model.config), "_name": "ofa_demo"}, "task": {"patch_image_size": 32, **task}}
+        save_checkpoint({"args": None, "cfg": cfg, "model": model.state_dict(), "extra_state": {}}, path)
+        return path
+
+    return save
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,17 @@
 """evaluate.py: ids as servers want them, test sets without references, and every flag that its parser has."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import torch
 from fairseq import options
 
 import data.validate as validate
 import evaluate
 from models.generation import GenerationConfig
-from models.ofa import OFA, OFAConfig
 from ofa_module import evaluation_flags
 from tests.programs import ROOT
-from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
 
 CASES, TSV = ROOT / "tests" / "cases", ROOT / "tests" / "golden" / "tsv"
@@ -22,20 +19,12 @@ ANSWERS = '{"yes": 0, "zero": 1, "one": 2}'
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def checkpoint(tmp_path_factory, save_small_network):
     """Task -> a small random network that was trained for it, by its own account."""
-    torch.manual_seed(3)
-    sizes = {f"{side}_{name}": value for side in ("encoder", "decoder")
-             for name, value in dict(embed_dim=32, ffn_embed_dim=32, layers=1, attention_heads=4).items()}  # fmt: skip
-    model = OFA(OFAConfig.from_arch("ofa_demo", **sizes, code_image_size=32))
     folder = tmp_path_factory.mktemp("evaluate")
 
     def save(task, **own):
-        stored = {"_name": task, "patch_image_size": 32, "bpe_dir": str(ROOT / "utils/BPE"), **own}
-        cfg = {"model": {**asdict(model.config), "_name": "ofa_demo"}, "task": stored}
-        path = folder / f"{task}.pt"
-        save_checkpoint({"args": None, "cfg": cfg, "model": model.state_dict(), "extra_state": {}}, path)
-        return path
+        return save_small_network(folder / f"{task}.pt", **{"_name": task, "bpe_dir": str(ROOT / "utils/BPE"), **own})
 
     return save
 

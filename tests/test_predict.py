@@ -2,35 +2,24 @@
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 import predict
-from models.ofa import OFA, OFAConfig
 from models.predictor import OFAPredictor
 from models.vqgan import VQGAN, VQGANConfig
-from utils.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 TSV = ROOT / "tests" / "golden" / "tsv"
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def checkpoint(tmp_path_factory, save_small_network):
     """A small random network that knows the answers of the golden files."""
-    torch.manual_seed(3)
-    sizes = {f"{side}_{name}": value for side in ("encoder", "decoder")
-             for name, value in dict(embed_dim=32, ffn_embed_dim=32, layers=1, attention_heads=4).items()}  # fmt: skip
-    model = OFA(OFAConfig.from_arch("ofa_demo", **sizes, code_image_size=32))
-    task = {"_name": "vqa_gen", "patch_image_size": 32, "ans2label_file": f"{TSV}/vqa_gen/trainval_ans2label.pkl"}
-    path = tmp_path_factory.mktemp("predict") / "small.pt"
-    cfg = {"model": {**asdict(model.config), "_name": "ofa_demo"}, "task": task}
-    save_checkpoint({"args": None, "cfg": cfg, "model": model.state_dict(), "extra_state": {}}, path)
-    return path
+    answers = f"{TSV}/vqa_gen/trainval_ans2label.pkl"
+    return save_small_network(tmp_path_factory.mktemp("predict") / "small.pt", _name="vqa_gen", ans2label_file=answers)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +92,7 @@ def test_pictures_are_drawn(checkpoint, run, tmp_path, capsys):
     (tmp_path / "some.jsonl").write_text('{"prompt": "a cat"}\n{"prompt": " "}\n')
     code, records = run("draw", "some.jsonl", "--vqgan", "last.ckpt", "model.yaml", "--folder=made", output="2.jsonl")
     assert code == 1 and [record["id"] for record in records] == [0]
+    assert records[0]["pictures"] == ["made/000000_0_2.png"] and Path("made/000000_0.png").exists()
     assert "some.jsonl, object 2: the text has no words; skipped." in capsys.readouterr().err
 
 
@@ -268,3 +258,13 @@ def test_blank_texts_large_pictures_and_folders_in_folders(run, album, tmp_path,
     )
     code, records = run("ground", "some.jsonl", output="2.jsonl")
     assert code == 1 and len(records) == 1 and "object 1: the text has no words" in capsys.readouterr().err
+
+
+def test_half_a_character_costs_one_item_only(run, tmp_path, capsys):
+    shutil.copy(ROOT / "tests" / "cases" / "surrogate.jsonl", tmp_path)
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "plain.png")
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "plain.jpg")
+    code, records = run("answer", "surrogate.jsonl")
+    assert code == 1 and [record["id"] for record in records] == [0, 2]
+    error = capsys.readouterr().err
+    assert "surrogate.jsonl, object 2: " in error and "half of a surrogate pair" in error and "Traceback" not in error

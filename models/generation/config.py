@@ -5,6 +5,7 @@ to False, and annotations are not postponed: fairseq's flag generator reads them
 """
 
 import json
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Optional
 
@@ -53,6 +54,9 @@ class GenerationConfig:
         """Refuses wrong values and combinations, naming the flag."""
         if self.beam < 1:
             raise UserError(f"--beam {self.beam}: at least 1 is needed.")
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), float) and not math.isfinite(value):
+                raise UserError(f"--{field.name.replace('_', '-')} {value}: it must be a finite number.")
         if not self.temperature > 0:
             raise UserError(f"--temperature {self.temperature}: it must be above 0.")
         self._check_strategy()
@@ -100,7 +104,7 @@ class GenerationConfig:
         """
         try:
             given = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{flag} {text!r} is not JSON ({error}): write e.g. '{{\"beam\": 5}}'.") from error
         if not isinstance(given, dict):
             raise UserError(f"{flag} {text!r}: write a JSON object, e.g. '{{\"beam\": 5}}'.")

@@ -466,6 +466,33 @@ def test_previous_checkpoint(tmp_path):
     assert previous_checkpoint(tmp_path / "checkpoint2.pt") == tmp_path / "checkpoint_last.pt"
 
 
+# What is wrong with an archive -> signature of the record that says it, place in it, bytes.
+ZIP_DAMAGE = {
+    "a password": (b"PK\x01\x02", 8, b"\x01\x00"),
+    "unknown compression": (b"PK\x01\x02", 10, b"\x63\x00"),
+    "a name that is no text": (b"PK\x01\x02", 8, b"\x00\x08" + bytes(36) + b"\xff\xfe"),
+    "several disks": (b"PK\x06\x07", 16, b"\x02\x00\x00\x00"),
+}
+
+
+@pytest.mark.parametrize("damage", ZIP_DAMAGE)
+def test_damaged_archives_give_way_to_the_previous_checkpoint(damage, tmp_path):
+    last = tmp_path / "checkpoint_last.pt"
+    training_file(tmp_path / "checkpoint1.pt", 100)
+    content = bytearray(training_file(last, 200))
+    if damage == "several disks":  # the record stands in archives of more than 4 GB only
+        end = content.rfind(b"PK\x05\x06")
+        content[end:end] = b"PK\x06\x06" + bytes(52) + b"PK\x06\x07" + bytes(16)
+    signature, place, value = ZIP_DAMAGE[damage]
+    start = content.rfind(signature) + place
+    content[start : start + len(value)] = value
+    for file in (last, tmp_path / "checkpoint2.pt"):
+        file.write_bytes(content)
+    with pytest.raises(DamagedCheckpointError, match="^[^\n]*checkpoint_last.pt is damaged[^\n]*$"):
+        load_checkpoint(last)
+    assert previous_checkpoint(last) == tmp_path / "checkpoint1.pt"
+
+
 def test_state_that_fairseq_writes(tmp_path, model):
     from fairseq import checkpoint_utils
     from fairseq.dataclass.configs import FairseqConfig

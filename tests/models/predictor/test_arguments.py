@@ -1,7 +1,6 @@
 """The predictor with arguments that make no sense: every public method answers with one sentence, a `UserError`."""
 
 import io
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from models.ofa import OFA, OFAConfig
 from models.predictor import OFAPredictor, Prediction, read_image
 from models.predictor.arguments import answer_sets, check_count, pick_device
-from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
 
 CASES = Path(__file__).parents[2] / "cases"
@@ -31,15 +28,8 @@ NO_SETS = ["red", "", b"red", 7, {"a": 1}, [""], ["a", " "], ["a", None], ["a", 
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    torch.manual_seed(3)
-    sizes = {f"{side}_{name}": value for side in ("encoder", "decoder")
-             for name, value in dict(embed_dim=32, ffn_embed_dim=32, layers=1, attention_heads=4).items()}  # fmt: skip
-    model = OFA(OFAConfig.from_arch("ofa_demo", **sizes, code_image_size=32))
-    cfg = {"model": {**asdict(model.config), "_name": "ofa_demo"}, "task": {"patch_image_size": 32}}
-    path = tmp_path_factory.mktemp("arguments") / "small.pt"
-    save_checkpoint({"args": None, "cfg": cfg, "model": model.state_dict(), "extra_state": {}}, path)
-    return path
+def checkpoint(tmp_path_factory, save_small_network):
+    return save_small_network(tmp_path_factory.mktemp("arguments") / "small.pt")
 
 
 @pytest.fixture(scope="module")
