@@ -99,8 +99,7 @@ class SelfCriticalCriterion(OFACriterion):
         """Token ids of all hypotheses of each input, best first, by the network in evaluation mode."""
         network: Any = unwrap(model)
         training = model.training
-        if training:  # switching forgets cached position biases, so not without need
-            network.eval()
+        network.eval()
         found = generate(network, encoder_inputs(sample), self.sampling)
         if training:
             network.train()

@@ -1,19 +1,17 @@
 """The encoder: input sequence, position biases, layers."""
 
-from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.ofa.bias_cache import BiasCache, Biases
 from models.ofa.config import OFAConfig
 from models.ofa.embedding import PAD, EncoderEmbedding, Patches
 from models.ofa.layers import EncoderLayer
 from models.ofa.positions import MAX_TEXT
-
-# Largest total size of the position biases kept between batches (bytes).
-BIAS_CACHE_BYTES = 2**30
 
 
 @dataclass
@@ -47,7 +45,7 @@ class Encoder(EncoderEmbedding):
         self.layers = nn.ModuleList(EncoderLayer(config, rate) for rate in rates)
         self.layer_norm = nn.LayerNorm(dim)
         self.recompute, self.offload = config.checkpoint_activations, config.offload_activations
-        self._bias_cache: OrderedDict[tuple, tuple[list[Tensor], Tensor]] = OrderedDict()
+        self.bias_cache = BiasCache()
 
     def forward(
         self,
@@ -82,24 +80,33 @@ class Encoder(EncoderEmbedding):
     def _run(self, layer: nn.Module, x: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
         return run_layer(layer, x, bias, padding, recompute=self.recompute, offload=self.offload)
 
-    def _biases(self, images: list[Patches], text_length: int) -> tuple[list[Tensor], Tensor]:
+    def _biases(self, images: list[Patches], text_length: int) -> Biases:
         """Per layer, the bias (1 or B, H, S, S); and the normalised positions (1 or B, S, C).
 
-        Without gradients they are kept by (grid, text length): the same pictures' size means the same biases.
+        Without gradients they are kept by (grid, text length): images of the same size have the same biases.
         """
-        shared = all(p.ids.dim() == 1 for p in images)
-        if torch.is_grad_enabled() or self.training or not shared:
+        if torch.is_grad_enabled() or self.training:
+            self.bias_cache.clear()  # an update may follow, and a bias kept until then would only take memory
             return self._compute_biases(images, text_length)
-        weight = self.pos_q_linear.weight
-        key = (text_length, weight.dtype, weight.device, *((p.ids.numel(), int(p.ids[-1])) for p in images))
-        if key not in self._bias_cache:
-            self._bias_cache[key] = self._compute_biases(images, text_length)
-            while len(self._bias_cache) > 1 and _cached_bytes(self._bias_cache) > BIAS_CACHE_BYTES:
-                self._bias_cache.popitem(last=False)
-        self._bias_cache.move_to_end(key)
-        return self._bias_cache[key]
+        if any(p.ids.dim() > 1 for p in images):
+            return self._compute_biases(images, text_length)
+        device = self.embed_positions.weight.device.type
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        grids = tuple((p.ids.numel(), int(p.ids[-1])) for p in images)
+        # Tensors made in inference mode cannot take part in gradients outside it.
+        key = (text_length, grids, precision, torch.is_inference_mode_enabled())
+        return self.bias_cache.get(key, self._position_weights(), lambda: self._compute_biases(images, text_length))
 
-    def _compute_biases(self, images: list[Patches], text_length: int) -> tuple[list[Tensor], Tensor]:
+    def _position_weights(self) -> list[Tensor]:
+        """Everything that `_compute_biases` reads."""
+        modules = (
+            self.pos_q_linear, self.pos_k_linear, self.pos_ln, self.image_pos_ln, self.embed_positions,
+            self.embed_image_positions, self.token_rel_pos_table_list, self.image_rel_pos_table_list,
+        )  # fmt: skip
+        weights = [weight for module in modules for weight in (*module.parameters(), *module.buffers())]
+        return [*weights, self.token_rp_bucket, self.image_rp_bucket]
+
+    def _compute_biases(self, images: list[Patches], text_length: int) -> Biases:
         text = self.pos_ln(self.embed_positions.weight[:text_length])[None]
         parts = [self.image_pos_ln(p.positions) for p in images]
         rows = max([part.size(0) for part in parts], default=1)
@@ -117,13 +124,16 @@ class Encoder(EncoderEmbedding):
             biases.append(bias)
         return biases, positions
 
-    def clear_cache(self) -> None:
-        """Forgets the cached biases; called whenever the weights may change."""
-        self._bias_cache.clear()
+    def train(self, mode: bool = True) -> "Encoder":
+        """As in PyTorch; training forgets cached position biases, `eval()` has them checked before the next use."""
+        if mode:
+            self.bias_cache.clear()
+        self.bias_cache.doubt()
+        return super().train(mode)
 
-
-def _cached_bytes(cache: OrderedDict[tuple, tuple[list[Tensor], Tensor]]) -> int:
-    return sum(bias.nbytes for biases, _ in cache.values() for bias in biases)
+    def _apply(self, fn: Any, recurse: bool = True) -> "Encoder":
+        self.bias_cache.doubt()
+        return super()._apply(fn, recurse)
 
 
 def run_layer(layer: nn.Module, *inputs: object, recompute: bool, offload: bool) -> Tensor:

@@ -97,17 +97,3 @@ class OFA(nn.Module):
         """Logits (B * G, T, V); arguments as in `encode` and `decode`."""
         enc = self.encode(src_tokens, patch_images, patch_masks, **encoder_inputs)
         return self.decode(prev_output_tokens, enc, code_masks)
-
-    def train(self, mode: bool = True) -> "OFA":
-        """As in PyTorch; also forgets cached position biases, since training changes the weights."""
-        self.encoder.clear_cache()
-        return super().train(mode)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "OFA":
-        self.encoder.clear_cache()
-        return super()._apply(fn, recurse)
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """As in PyTorch; also forgets cached position biases."""
-        self.encoder.clear_cache()
-        return super().load_state_dict(state_dict, strict, assign)
