@@ -1,6 +1,7 @@
 """What every registered criterion shares: the forward pass, sample size, logging and its reduction."""
 
 import math
+import random
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,9 +25,11 @@ class OFACriterion(FairseqCriterion):
 
     Attributes:
         sample_patch_num: patches drawn of each picture in the first part of a two-part batch; 0 = all.
+        patch_generator: draws them; the trainer seeds one for each update. None is Python's global generator.
     """
 
     sample_patch_num = 0
+    patch_generator: random.Random | None = None
 
     def __init__(self, task: Any, sentence_avg: bool) -> None:
         super().__init__(task)
@@ -63,7 +66,8 @@ class OFACriterion(FairseqCriterion):
             if "net_input" not in part:
                 continue
             if number == 1 and self.sample_patch_num > 0:
-                part = {**part, "net_input": {**part["net_input"], "sample_patch_num": self.sample_patch_num}}
+                drawn = {"sample_patch_num": self.sample_patch_num, "patch_generator": self.patch_generator}
+                part = {**part, "net_input": {**part["net_input"], **drawn}}
             loss, own = self.compute(model, part, update_num)
             counted = own.pop("counted")
             losses.append(loss / max(counted, 1))

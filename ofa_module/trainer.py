@@ -132,9 +132,10 @@ class OFATrainer(Trainer):
             self._ema = _Average(self._model, self.cfg.ema, self.device, skip_keys=tables)
 
     def _set_seed(self) -> None:
-        """As stock, and Python's generator, which draws the patches of --sample-patch-num: resumed runs repeat them."""
+        """As stock, and the generator of --sample-patch-num: resumed runs draw the same patches."""
         super()._set_seed()
-        random.seed(f"{self.cfg.common.seed} {self.get_num_updates()} {self.data_parallel_rank}")
+        seed = f"{self.cfg.common.seed} {self.get_num_updates()} {self.data_parallel_rank}"
+        self.get_criterion().patch_generator = random.Random(seed)
 
     def begin_epoch(self, epoch: int) -> None:
         """As stock; from now on validation reads its data."""

@@ -66,13 +66,12 @@ def forward_checks(device: str) -> Iterator[Check]:
         if "in_code_masks" in case:
             inputs["code_masks"] = torch.from_numpy(case["in_code_masks"]).to(device)
         inputs["sample_patch_num"] = 20 if name.endswith("sampled") else None
-        random.seed(figures[name]["seed"])
+        seed = figures[name]["seed"]
         with torch.no_grad():
-            logits = model(**inputs).cpu()
+            logits = model(**inputs, patch_generator=random.Random(seed)).cpu()
         forward_cases.check_logits(logits, case)
-        random.seed(figures[name]["seed"])
         with torch.no_grad(), torch.autocast(device, torch.bfloat16):
-            half = model(**inputs).float().cpu()
+            half = model(**inputs, patch_generator=random.Random(seed)).float().cpu()
         real = torch.from_numpy(case["in_prev_output_tokens"] != 1)
         difference = (half.log_softmax(-1) - logits.log_softmax(-1))[real].abs()
         agreement = (half.argmax(-1) == logits.argmax(-1))[real].float().mean()
@@ -141,9 +140,10 @@ def loss_checks(device: str) -> Iterator[Check]:
         name = kinds[run["criterion"]]
         config = CRITERION_DATACLASS_REGISTRY[name](**{"sentence_avg": False, **run["options"]})
         batch = to(device, make_batch(figures, run["batch"]))
-        random.seed(run.get("python_seed"))
+        criterion = CRITERION_REGISTRY[name](config, task)
+        criterion.patch_generator = random.Random(run.get("python_seed"))
         model.zero_grad()
-        loss, _, _ = CRITERION_REGISTRY[name](config, task)(model, batch, update_num=run["update_num"])
+        loss, _, _ = criterion(model, batch, update_num=run["update_num"])
         loss.backward()
         norms = [p.grad.double().norm() for p in model.parameters() if p.grad is not None]
         np.testing.assert_allclose(loss.item(), run["loss"], rtol=1e-5)

@@ -54,19 +54,27 @@ class EncoderEmbedding(PositionTables):
             x = x + self.embed_positions.weight[: tokens.size(1)]
         return self._finish(x, 0, self.layernorm_embedding)
 
-    def embed_patches(self, images: Tensor, masks: Tensor, image_index: int, sample_patch_num: int | None) -> Patches:
+    def embed_patches(
+        self,
+        images: Tensor,
+        masks: Tensor,
+        image_index: int,
+        sample_patch_num: int | None = None,
+        patch_generator: random.Random | None = None,
+    ) -> Patches:
         """Pixels (B, 3, R, R') -> patches; masks (B,), False = the sample has no image.
 
         Args:
             image_index: 1 for the first image, 2 for the second (its type embedding).
-            sample_patch_num: patches to draw per sample without replacement, in random order.
+            sample_patch_num, patch_generator: see `OFA.encode`.
         """
         height, width = self._checked_grid(images)
         features = self.embed_images(images).flatten(2).transpose(1, 2)  # (B, P, 1024 or 768)
         ids = grid_ids(height, width, self.side, images.device)
         positions = self._patch_positions(ids, height, width)[None]  # (1, P, C)
         if sample_patch_num is not None:
-            chosen = _choose_patches(features.size(0), ids.numel(), sample_patch_num, images.device)
+            rows = choose_patches(features.size(0), ids.numel(), sample_patch_num, patch_generator)
+            chosen = torch.tensor(rows, device=images.device)
             features = features.gather(1, chosen.unsqueeze(-1).expand(-1, -1, features.size(-1)))
             ids, positions = ids[chosen], positions[0, chosen]  # (B, k), (B, k, C)
         x = self.image_proj(features)
@@ -106,8 +114,12 @@ class EncoderEmbedding(PositionTables):
         return F.interpolate(grid, size=(height, width), mode="bilinear")[0].flatten(1).t()
 
 
-def _choose_patches(rows: int, patches: int, count: int, device: torch.device) -> Tensor:
-    """(rows, count) distinct patch numbers a row, in random order, from Python's global generator."""
+def choose_patches(rows: int, patches: int, count: int, generator: random.Random | None = None) -> list[list[int]]:
+    """For each row, `count` distinct numbers below `patches` in random order; ValueError if there are not so many.
+
+    None draws from Python's global generator.
+    """
+    sample = random.sample if generator is None else generator.sample
     if count > patches:
         raise ValueError(f"--sample-patch-num {count} is more than the {patches} patches of the image.")
-    return torch.tensor([random.sample(range(patches), count) for _ in range(rows)], device=device)
+    return [sample(range(patches), count) for _ in range(rows)]

@@ -1,5 +1,6 @@
 """The encoder: input sequence, position biases, layers."""
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,7 @@ class Encoder(EncoderEmbedding):
         patch_images_2: Tensor | None = None,
         sample_patch_num: int | None = None,
         token_embeddings: Tensor | None = None,
+        patch_generator: random.Random | None = None,
     ) -> EncoderOutput:
         """See `OFA.encode`."""
         if src_tokens.size(1) > self.max_positions:
@@ -66,7 +68,7 @@ class Encoder(EncoderEmbedding):
         for index, pixels in ((2, patch_images_2), (1, patch_images)):
             if pixels is not None:
                 masks = patch_masks if patch_masks is not None else src_tokens.new_ones(pixels.size(0))
-                images.append(self.embed_patches(pixels, masks, index, sample_patch_num))
+                images.append(self.embed_patches(pixels, masks, index, sample_patch_num, patch_generator))
         x = torch.cat([p.embedded for p in images] + [self.embed_text(src_tokens, token_embeddings)], dim=1)
         padding_mask = torch.cat([p.padding for p in images] + [src_tokens.eq(PAD)], dim=1)
         padding = padding_mask if bool(padding_mask.any()) else None

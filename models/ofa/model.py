@@ -1,5 +1,6 @@
 """OFA: encoder and decoder over one token table, in plain PyTorch (Wang et al. 2022, arXiv:2202.03052)."""
 
+import random
 from typing import Any
 
 import torch.nn.functional as F
@@ -46,14 +47,16 @@ class OFA(nn.Module):
         patch_images_2: Tensor | None = None,
         sample_patch_num: int | None = None,
         token_embeddings: Tensor | None = None,
+        patch_generator: random.Random | None = None,
     ) -> EncoderOutput:
         """Encodes text and images.
 
         Args:
             src_tokens: (B, L) ids, right-padded. patch_images, patch_images_2: (B, 3, R, R') pixels.
             patch_masks: (B,), False = the sample has no image; all True when absent.
-            sample_patch_num: keep this many randomly drawn patches an image (Python's `random`).
+            sample_patch_num: keep this many patches of an image, drawn without replacement, in random order.
             token_embeddings: (B, L, C), used in place of the table's rows.
+            patch_generator: draws the patches; None is Python's global generator.
 
         Returns:
             EncoderOutput: out (B, S, C), padding_mask (B, S) True = padding, image positions first, then text.
@@ -61,7 +64,8 @@ class OFA(nn.Module):
         Raises:
             ValueError: more text or patches than the network has positions for.
         """
-        return self.encoder(src_tokens, patch_images, patch_masks, patch_images_2, sample_patch_num, token_embeddings)
+        images = (patch_images, patch_masks, patch_images_2)
+        return self.encoder(src_tokens, *images, sample_patch_num, token_embeddings, patch_generator)
 
     def decode(self, prev_output_tokens: Tensor, enc: EncoderOutput, code_masks: Tensor | None = None) -> Tensor:
         """Logits (B * G, T, V) of whole sequences; previous tokens (B * G, T) begin with bos and are right-padded.

@@ -1,5 +1,7 @@
 """Options of the network without golden figures: two images, absent images, memory savers, caches, limits."""
 
+import random
+
 import pytest
 import torch
 
@@ -89,7 +91,7 @@ def test_drop_path_grows_with_depth_and_acts_in_training_only():
 @torch.no_grad()
 def test_one_bias_serves_all_samples():
     model = OFA(OFAConfig.from_arch("ofa_demo", vocab_size=50)).eval()
-    patches = model.encoder.embed_patches(images(3), torch.ones(3), 1, None)
+    patches = model.encoder.embed_patches(images(3), torch.ones(3), 1)
     biases, positions = model.encoder._compute_biases([patches], text_length=5)
     assert {bias.shape for bias in biases} == {(1, 4, 9, 9)} and positions.shape[0] == 1
 
@@ -108,6 +110,23 @@ def test_sampled_patches_with_interpolated_positions():
     model = OFA(OFAConfig.from_arch("ofa_demo", vocab_size=50, interpolate_position=True, orig_patch_image_size=32))
     enc = model.eval().encode(tokens(2, 3, high=50), images(2, 64), sample_patch_num=6)
     assert enc.out.shape == (2, 9, 128) and enc.positions.shape == (2, 9, 128)
+
+
+@torch.no_grad()
+def test_patches_are_drawn_from_the_callers_generator(demo):
+    """Without one, from Python's global generator, as the original draws them."""
+    text, pictures = tokens(2, 3), images(2)
+
+    def positions(generator):
+        return demo.encode(text, pictures, sample_patch_num=2, patch_generator=generator).positions
+
+    random.seed(7)
+    default = positions(None)
+    state = random.getstate()
+    assert torch.equal(positions(random.Random(7)), default) and random.getstate() == state
+    assert any(not torch.equal(positions(random.Random(seed)), default) for seed in range(5))
+    generator = random.Random(7)
+    assert any(not torch.equal(positions(generator), default) for _ in range(5))
 
 
 @pytest.mark.parametrize(
