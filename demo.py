@@ -3,6 +3,8 @@
 Needs gradio (requirements-extras.txt), no internet and no fairseq. Exit code 2: a wrong command line or file.
 """
 
+import ofa_names  # isort: skip  # noqa: F401  (first: a user's `data` or `utils` is a sentence)
+
 import argparse
 import contextlib
 import signal

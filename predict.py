@@ -5,6 +5,8 @@ released columns of the task; for draw and summarise also .txt files with a text
 a run that was stopped goes on where it was. Exit code 1: items were skipped, 2: a wrong command line or file.
 """
 
+import ofa_names  # isort: skip  # noqa: F401  (first: a user's `data` or `utils` is a sentence)
+
 import argparse
 import ast
 import itertools

@@ -9,6 +9,9 @@ from pathlib import Path
 _ROOT = str(Path(__file__).resolve().parents[1])
 if _ROOT not in sys.path:  # fairseq-train --user-dir ... starts outside the repository
     sys.path.insert(0, _ROOT)
+import ofa_names  # noqa: E402
+
+ofa_names.check(ofa_names.PLUGIN)
 
 # What fairseq says while it is imported concerns tasks that are not ours.
 logging.getLogger("fairseq.tasks.text_to_speech").setLevel(logging.ERROR)

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Writes constraints.txt anew: the newest versions that requirements.txt and requirements-extras.txt allow, for Python
-# 3.11 and 3.12. Installs them into .venv and runs the suite (arguments go to pytest): commit the file if it is green.
+# Writes the requirements files anew from pyproject.toml, and constraints.txt: the newest versions that they allow, for
+# Python 3.11 and 3.12. Installs them into .venv and runs the suite (arguments go to pytest): commit the file if it is green.
 set -e
 . "$(dirname "$0")/lib.sh"
 cd "$OFA_ROOT"
+"$(ofa_python)" run_scripts/write_requirements.py
 tools=$(mktemp -d)
 trap 'rm -rf "$tools"' EXIT
 "$(ofa_python)" -m venv "$tools"

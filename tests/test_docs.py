@@ -27,7 +27,7 @@ from ofa_module import PLUGIN_MODULES
 
 ROOT = Path(__file__).parents[1]
 PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/**/*.md"))}
-PAGES["README.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES.update((name, (ROOT / name).read_text(encoding="utf-8")) for name in ("README.md", "CONTRIBUTING.md"))
 FOLDERS = ("benchmarks", "criterions", "data", "docs", "models", "ofa_module", "run_scripts", "tasks", "tests", "utils")
 WRITTEN = re.compile(r"(^|_)(checkpoints|logs)$")  # folders below run_scripts that training makes
 PATH = re.compile(r"(?:[\w.*-]|<\w+>|\{[^{}\s]*\}|/)+")

@@ -1,7 +1,9 @@
 """What is installed: constraints.txt pins all that requirements*.txt ask for; ofa_setup installs it when it must."""
 
 import re
+import runpy
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,21 @@ exit "$(cat "$(dirname "$0")/../code")"
 def parsed(name):
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_requirements_files_hold_what_pyproject_declares():
+    tool = runpy.run_path(str(ROOT / "run_scripts/write_requirements.py"))
+    written = tool["contents"]((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert written.keys() == set(FILES)
+    for name, text in written.items():
+        assert (ROOT / name).read_text(encoding="utf-8") == text, "run run_scripts/write_requirements.py"
+
+
+def test_every_extra_is_in_a_requirements_file():
+    tool = runpy.run_path(str(ROOT / "run_scripts/write_requirements.py"))
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = [extra for group in tool["FILES"].values() for extra in group if extra]
+    assert sorted(extras) == sorted(pyproject["project"]["optional-dependencies"])
 
 
 def plain(name):
