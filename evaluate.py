@@ -24,11 +24,10 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.logging.progress_bar import progress_bar
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import nn
 
 from data.card import Card
 from models.generation import GenerationConfig
-from models.ofa import OFAConfig
+from models.ofa import OFA, OFAConfig
 from models.predictor.description import ANSWER_OPTIONS, describe, find_vocabulary
 from ofa_module import cli, evaluation_flags
 from tasks.base import Evaluation, OFATask
@@ -229,7 +228,7 @@ def _generation_config(cfg: DictConfig, task: OFATask) -> GenerationConfig:
         raise UserError(str(error)) from error
 
 
-def _load(path: str, overrides: dict[str, Any], cfg: DictConfig) -> nn.Module:
+def _load(path: str, overrides: dict[str, Any], cfg: DictConfig) -> OFA:
     cuda = torch.cuda.is_available() and not cfg.common.cpu
     model = load_model(path, overrides, ema=cfg.evaluation.ema_eval, device="cuda" if cuda else "cpu")
     return model.to(_precision(cfg))
@@ -250,9 +249,7 @@ class _Share:
 
 
 @torch.no_grad()
-def _answer(
-    cfg: DictConfig, task: OFATask, models: list[nn.Module], subset: str, generation: GenerationConfig
-) -> _Share:
+def _answer(cfg: DictConfig, task: OFATask, models: Sequence[OFA], subset: str, generation: GenerationConfig) -> _Share:
     """This process's share of the rows, answered."""
     device, dtype = next(models[0].parameters()).device, _precision(cfg)
     iterator = task.get_batch_iterator(

@@ -81,12 +81,12 @@ class Setting:
         """The averaged weights that the demo evaluates, its first test questions and its answers."""
         data = folder / "data" / "vqa_data"
         vocabulary = Vocabulary.load(DEMO_BPE, code_dict_size=1024, num_bins=65)
-        options = dict(patch_image_size=48, max_src_length=80, add_object=True, prompt_type="prev_output")
-        config = VqaGenData(ans2label_file=str(data / "trainval_ans2label.pkl"), **options)
+        options: dict[str, Any] = {"patch_image_size": 48, "max_src_length": 80, "add_object": True}
+        config = VqaGenData(ans2label_file=str(data / "trainval_ans2label.pkl"), prompt_type="prev_output", **options)
         rows = VqaGenDataset(TsvFile(str(data / "vqa_test.tsv"), "0,5,2,3,4"), vocabulary, config, "test")
         samples: Any = rows.collater([rows[i] for i in range(batch)])
         self.model = load_model(next((folder / "vqa_gen").rglob("checkpoint_best.pt")), ema=True)
-        self.inputs = {name: samples["net_input"][name] for name in ("src_tokens", "patch_images")}
+        self.inputs: dict[str, Any] = {name: samples["net_input"][name] for name in ("src_tokens", "patch_images")}
         self.prompts = samples["decoder_prompts"]
         self.answers = [vocabulary.encode(" " + answer) for answer in read_answers(config)]
 
@@ -95,7 +95,7 @@ class Setting:
         torch.manual_seed(0)
         self.model = OFA(OFAConfig.from_arch(args.arch)).eval()
         questions = [[0, *vocabulary.encode(QUESTIONS[b % len(QUESTIONS)])] for b in range(args.batch)]
-        self.inputs: dict[str, Any] = {
+        self.inputs = {
             "src_tokens": pad([[*question, 2] for question in questions]),
             "patch_images": torch.randn(args.batch, 3, args.size, args.size),
         }

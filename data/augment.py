@@ -46,7 +46,7 @@ def imagenet_train_transform(size: int, imagenet_mean_std: bool = False) -> Imag
     Raises:
         ValueError: (when called) a picture without pixels.
     """
-    from timm.data import create_transform  # as long to import as everything else that a run needs
+    from timm.data.transforms_factory import create_transform  # as long to import as everything else that a run needs
 
     mean, std = normalisation(imagenet_mean_std)
     crop, augment, finish = create_transform(

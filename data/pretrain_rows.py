@@ -109,7 +109,7 @@ class PretrainRows(OFADataset):
 
     def _encode(self, index: int, example: Example) -> PretrainSample:
         assert isinstance(example, PretrainExample)
-        sample = PretrainSample(**super()._encode(index, example))
+        sample = cast(PretrainSample, super()._encode(index, example))
         if example.source_ids:
             source = sample["source"]
             sample["source"] = torch.cat([source[:-1], torch.tensor(example.source_ids), source[-1:]])

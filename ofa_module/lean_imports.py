@@ -138,7 +138,7 @@ def _without_own_modules() -> Iterator[None]:
     def visible(path: Any = ".") -> list[Any]:
         return [] if path in hidden else listdir(path)
 
-    os.listdir = visible  # type: ignore[assignment]
+    os.listdir = visible
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ from data.text import Vocabulary
 from ofa_module.continuing import FinishedRun, check_unfinished, log_differences
 from ofa_module.nonfinite import NonFiniteGuard, NonFiniteUpdate
 from ofa_module.preflight import check_room, check_start, check_validation, locked_folder, warn_of_unknown_words
-from tasks.epochs import rows_of_earlier_version
+from tasks.epochs import EpochBatches, rows_of_earlier_version
 from utils import optimizer_state
 from utils.checkpoint import (
     SAFE_GLOBALS,
@@ -54,6 +54,7 @@ class OFATrainer(Trainer):
     Updates that are not finite are skipped (`ofa_module/nonfinite.py`). Its files describe themselves (`data/card.py`).
     """
 
+    _epoch: EpochBatches
     _epoch_began = False
     _schedule_ready = False
     skipped_rows = 0

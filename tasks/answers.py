@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from torch import nn
-
 from data.answers import check_prompt_type, read_answers
 from data.base import OFADataset
 from data.collate import prefix_tokens
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from models.generation import CandidateTrie, GenerationConfig, generate, rank_candidates, require_hypotheses
+from models.ofa import OFA
 from tasks.base import OFATask, encoder_inputs, generation_confidence
 from utils.errors import UserError
 from utils.metrics import vqa_soft_scores
@@ -85,22 +84,22 @@ class AnswerTask(OFATask):
         """Whether beam search answers."""
         return self.trie is None or self.beam_search or (zero_shot and self.free_zero_shot)
 
-    def choose(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> list[Choice]:
+    def choose(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> list[Choice]:
         """An answer to each question of a batch."""
         if self.trie is None or self.searches(config.zero_shot):
             return self._search(models, batch, config)
-        encoded = [model.encode(**encoder_inputs(batch)) for model in models]  # type: ignore[operator]
+        encoded = [model.encode(**encoder_inputs(batch)) for model in models]
         rows = self.cfg.valid_batch_size * len(batch["rows"])
-        ranking = rank_candidates(list(models), encoded, self.trie, batch.get("decoder_prompts"), max_rows=rows)
+        ranking = rank_candidates(models, encoded, self.trie, batch.get("decoder_prompts"), max_rows=rows)
         best = zip(ranking.indices[:, 0].tolist(), ranking.probabilities[:, 0].tolist(), strict=True)
         return [Choice(self.answers[index], {"probability": probability}) for index, probability in best]
 
-    def _search(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> list[Choice]:
+    def _search(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> list[Choice]:
         prefix = None
         if "decoder_prompts" in batch and not config.zero_shot:
             prefix = prefix_tokens(batch["decoder_prompts"], self.vocab.pad)
         trie = None if config.zero_shot else self.trie
-        found = require_hypotheses(generate(list(models), encoder_inputs(batch), config, trie, prefix))
+        found = require_hypotheses(generate(models, encoder_inputs(batch), config, trie, prefix))
         choices = []
         for row, hypotheses in enumerate(found):
             best, given = hypotheses[0], 0 if prefix is None else int(prefix[row].ne(self.vocab.pad).sum())

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
+from fairseq.models import BaseFairseqModel
 from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.tasks import FairseqTask
 from torch import nn
@@ -20,6 +21,7 @@ from data.sharding import Read, file_for_epoch, plan_batches
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from models.generation import GenerationConfig, Hypothesis
+from models.ofa import OFA
 from models.predictor.description import decoding_defaults
 from tasks.epochs import EpochBatches, Order
 from utils.errors import UserError
@@ -175,8 +177,8 @@ class OFATask(FairseqTask):
 
     def train_step(
         self,
-        sample: dict,
-        model: nn.Module,
+        sample: dict[str, Any],
+        model: BaseFairseqModel,
         criterion: nn.Module,
         optimizer: Any,
         update_num: int,
@@ -196,7 +198,7 @@ class OFATask(FairseqTask):
         return loss, sample_size, logged
 
     def valid_step(
-        self, sample: dict, model: nn.Module, criterion: nn.Module, ema_model: nn.Module | None = None
+        self, sample: dict[str, Any], model: nn.Module, criterion: nn.Module, ema_model: nn.Module | None = None
     ) -> tuple[Any, Any, dict[str, Any]]:
         """Loss of the live model, and the task's metrics (of the averaged model where there is one)."""
         model.eval()
@@ -237,7 +239,7 @@ class OFATask(FairseqTask):
         return Card.make(self.cfg._name, self.cfg, self.vocab, self.answers, decoding)
 
     @abstractmethod
-    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+    def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """Answers a batch and scores the answers: the one way, for validation and for evaluate.py."""
 
     def searches(self, zero_shot: bool) -> bool:
@@ -277,8 +279,9 @@ def generation_confidence(hypothesis: Hypothesis, given: int = 0) -> dict[str, f
     return {"log_prob": hypothesis.log_prob(given), "mean_log_prob": hypothesis.mean_log_prob(given)}
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> OFA:
     """The network inside data-parallel wrappers."""
-    while hasattr(model, "module"):
-        model = model.module
-    return model
+    inner: Any = model
+    while hasattr(inner, "module"):
+        inner = inner.module
+    return inner

@@ -7,11 +7,11 @@ from functools import cached_property
 from typing import Any, Optional
 
 from fairseq.tasks import register_task
-from torch import nn
 
 from data.caption import CaptionDataset, split_captions
 from data.tsv import TsvFile
 from models.generation import GenerationConfig, generate, require_hypotheses
+from models.ofa import OFA
 from tasks.base import Evaluation, OFATask, OFATaskConfig, encoder_inputs, generation_confidence
 from utils.cider import CiderD
 from utils.coco_caption import score_captions
@@ -82,9 +82,9 @@ class CaptionTask(OFATask):
             captions = TsvFile(path, columns[2])
             yield from (split_captions(captions[i][0]) for i in range(len(captions)))
 
-    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+    def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One caption per image: the best hypothesis without punctuation."""
-        found = require_hypotheses(generate(list(models), encoder_inputs(batch), config))
+        found = require_hypotheses(generate(models, encoder_inputs(batch), config))
         best = [hypotheses[0] for hypotheses in found]
         captions = [remove_punctuation(self.vocab.written(hypothesis.tokens)).strip() for hypothesis in best]
         records: list[Record] = [

@@ -8,10 +8,10 @@ from typing import Any, Optional
 
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
-from torch import nn
 
 from data.gigaword import GigawordData, GigawordDataset
 from models.generation import GenerationConfig, generate, require_hypotheses
+from models.ofa import OFA
 from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
 from utils.metrics import Metric
 from utils.predictions import Record
@@ -51,9 +51,9 @@ class GigawordTask(OFATask):
         """Options of --eval-args with --eval-rouge."""
         return GenerationConfig.from_json(self.cfg.eval_args, "--eval-args") if self.cfg.eval_rouge else None
 
-    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+    def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One summary per article, in the tokenisation of the data set."""
-        found = require_hypotheses(generate(list(models), encoder_inputs(batch), config))
+        found = require_hypotheses(generate(models, encoder_inputs(batch), config))
         best = [hypotheses[0] for hypotheses in found]
         references = batch["target_strs"]
         # Only validation during training, which --eval-rouge belongs to, respaces unknown words.

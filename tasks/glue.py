@@ -6,12 +6,12 @@ from typing import Any, ClassVar, Optional
 
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
-from torch import nn
 
 from data.glue import GLUE, GlueData, GlueDataset
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from models.generation import GenerationConfig
+from models.ofa import OFA
 from tasks.answers import AnswerTask
 from tasks.base import Evaluation
 from utils.errors import UserError
@@ -37,7 +37,7 @@ class GlueTask(AnswerTask):
         """Rows of sentences and a label."""
         return GlueDataset(self.name, rows, self.vocab, self.cfg, split, epoch=epoch)
 
-    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+    def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One label word per row."""
         choices = self.choose(models, batch, config)
         said, true = [choice.answer for choice in choices], [next(iter(ref), "") for ref in batch["ref_dict"]]

@@ -6,11 +6,11 @@ from typing import Any
 
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
-from torch import nn
 
 from data.image_classify import ImageClassifyData, ImageClassifyDataset
 from data.tsv import TsvFile
 from models.generation import GenerationConfig
+from models.ofa import OFA
 from tasks.answers import AnswerTask, soft_score_sums
 from tasks.base import Evaluation
 from utils.metrics import Metric
@@ -33,7 +33,7 @@ class ImageClassifyTask(AnswerTask):
         """Rows of image and class name."""
         return ImageClassifyDataset(rows, self.vocab, self.cfg, split, epoch=epoch, answers=self.answers)
 
-    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+    def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One class name per picture."""
         choices = self.choose(models, batch, config)
         records: list[Record] = [

@@ -9,11 +9,11 @@ from typing import Any, Optional
 import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
-from torch import nn
 
 from data.image_gen import COLUMNS, ImageGenData, ImageGenDataset, code_count
 from data.tsv import TsvFile
 from models.generation import GenerationConfig
+from models.ofa import OFA
 from models.text_to_image import Painter, Picture, check_files, code_options, row_generators, sample_codes
 from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
 from utils.errors import BadRowError, UserError
@@ -124,11 +124,10 @@ class ImageGenTask(OFATask):
             )
         return self._painter
 
-    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+    def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """The best picture of each prompt; what is drawn for a row depends on the run's seed and the row only."""
         captions, device = batch["captions"], batch["net_input"]["src_tokens"].device
-        networks: Any = list(models)
-        if (size := networks[0].config.code_image_size) != self.cfg.code_image_size:
+        if (size := models[0].config.code_image_size) != self.cfg.code_image_size:
             raise UserError(f"The network draws pictures of {size} pixels: pass --code-image-size={size}.")
         targets: list[Any] = [caption.replace("/", "") for caption in captions]  # as the original scores them
         if self.cfg.eval_clip_method == "ii_sim" and self.cfg.clip_model_path:
@@ -137,7 +136,7 @@ class ImageGenTask(OFATask):
             targets = batch["code_images"]
         painter = self.painter(device)
         generators = row_generators(torch.initial_seed(), batch["rows"], device)
-        samples = sample_codes(networks, encoder_inputs(batch), config, self.cfg.sampling_times, generators)
+        samples = sample_codes(models, encoder_inputs(batch), config, self.cfg.sampling_times, generators)
         pictures = painter.choose(samples, targets)
         best = [own[0] for own in pictures]
         records: list[Record] = [

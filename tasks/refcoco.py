@@ -9,10 +9,10 @@ from typing import Any, Optional
 import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
-from torch import nn
 
 from data.refcoco import RefcocoData, RefcocoDataset, location_range, predicted_boxes
 from models.generation import GenerationConfig, generate, require_hypotheses
+from models.ofa import OFA
 from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
 from utils.metrics import Metric, box_hits
 from utils.predictions import Record
@@ -51,9 +51,9 @@ class RefcocoTask(OFATask):
         """A box is four location tokens."""
         return {**super().generation_options, "min_len": 4, "max_len_a": 0.0, "max_len_b": 4}
 
-    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+    def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One box per phrase, in pixels of the original image; all beams' boxes are among the confidences."""
-        found = require_hypotheses(generate(list(models), encoder_inputs(batch), self._four_tokens(config)))
+        found = require_hypotheses(generate(models, encoder_inputs(batch), self._four_tokens(config)))
         ratios = torch.stack([batch["w_resize_ratios"], batch["h_resize_ratios"]], dim=1).cpu()  # (B, 2)
         boxes = [
             predicted_boxes([hypothesis.tokens for hypothesis in hypotheses], ratio, self.vocab, self.cfg)

@@ -6,10 +6,10 @@ from typing import Any
 
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
-from torch import nn
 
 from data.snli_ve import SnliVeData, SnliVeDataset
 from models.generation import GenerationConfig
+from models.ofa import OFA
 from tasks.answers import AnswerTask, soft_score_sums
 from tasks.base import Evaluation
 from utils.metrics import Metric
@@ -29,7 +29,7 @@ class SnliVeTask(AnswerTask):
     metrics = {"snli_score": Metric(4)}
     record_fields = {"uniq_id": str, "answer": str}
 
-    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+    def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One answer per row."""
         choices = self.choose(models, batch, config)
         records: list[Record] = [

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
-from torch import nn
 
 from data.base import OFADataset
 from data.pretrain import PretrainDataset
@@ -15,6 +14,7 @@ from data.pretrain_rows import PretrainData
 from data.sharding import Read
 from data.tsv import TsvFile
 from models.generation import GenerationConfig
+from models.ofa import OFA
 from tasks.base import Evaluation, OFATask
 from tasks.epochs import Order
 from utils.errors import UserError
@@ -61,6 +61,6 @@ class UnifyTask(OFATask):
             return dataset.collate_parts
         return super().collate_of(dataset)
 
-    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+    def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """Pretraining has no answers of its own."""
         raise UserError("unify_task only trains: evaluate a checkpoint with --zero-shot and the task in question.")

@@ -6,11 +6,11 @@ from typing import Any
 
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
-from torch import nn
 
 from data.tsv import TsvFile
 from data.vqa_gen import VqaGenData, VqaGenDataset
 from models.generation import GenerationConfig
+from models.ofa import OFA
 from tasks.answers import AnswerTask, soft_score_sums
 from tasks.base import Evaluation
 from utils.errors import UserError
@@ -44,7 +44,7 @@ class VqaGenTask(AnswerTask):
         """Rows of id, image, question, answers and objects."""
         return VqaGenDataset(rows, self.vocab, self.cfg, split, epoch=epoch, answers=self.answers)
 
-    def evaluate(self, models: Sequence[nn.Module], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
+    def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One answer per question."""
         choices = self.choose(models, batch, config)
         ids = [str(text) if config.zero_shot else leaderboard_id(str(text)) for text in batch["id"]]

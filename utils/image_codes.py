@@ -24,6 +24,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 from tqdm import tqdm
 
 from data import images
@@ -309,8 +310,8 @@ def _run(work: Work, flags: argparse.Namespace) -> None:
         return
     threads = max(1, torch.get_num_threads() // flags.workers)
     try:
-        torch.multiprocessing.spawn(_work, (work, flags, threads), nprocs=flags.workers)
-    except torch.multiprocessing.ProcessRaisedException as error:
+        spawn(_work, (work, flags, threads), nprocs=flags.workers)
+    except ProcessRaisedException as error:
         if "UserError: " in str(error):
             raise UserError(one_sentence(error)) from error
         raise

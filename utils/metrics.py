@@ -94,7 +94,7 @@ def bleu_sums(texts: Sequence[str], references: Sequence[Sequence[str]]) -> tupl
         (10,) n-grams found in a reference for n = 1..4, all n-grams for n = 1..4, tokens, tokens of the references
         closest in length.
     """
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     score = BLEU().corpus_score(list(texts), list(zip_longest(*references)))
     return (*score.counts, *score.totals, score.sys_len, score.ref_len)
@@ -102,7 +102,7 @@ def bleu_sums(texts: Sequence[str], references: Sequence[Sequence[str]]) -> tupl
 
 def bleu(sums: Sequence[float]) -> float:
     """BLEU of a corpus, 0 to 100, from the sums of `bleu_sums`; orders without a match are smoothed exponentially."""
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     whole = [int(total) for total in sums]
     return BLEU.compute_bleu(whole[:4], whole[4:8], whole[8], whole[9], smooth_method="exp").score

@@ -59,7 +59,9 @@ def run(part: Part, flags: list[str]) -> tuple[str, bool]:
         except subprocess.TimeoutExpired:
             code = f"no end after {limit} s"
         seconds = time.perf_counter() - start
-        page, lines = (file.seek(0) or file.read() for file in (output, log))
+        output.seek(0)
+        log.seek(0)
+        page, lines = output.read(), log.read()
     print(f"== {part.title}: {seconds:.0f} s, exit code {code}\n{lines[-3000:]}", file=sys.stderr, flush=True)
     verdict = (
         f"{seconds:.0f} s" if code == "0" else f"FAILED after {seconds:.0f} s: {code}; end of its log: {lines[-300:]!r}"

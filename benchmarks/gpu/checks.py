@@ -10,7 +10,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,7 +78,7 @@ def forward_checks(device: str) -> Iterator[Check]:
         return f"bf16: mean {difference.mean():.3f}, largest {difference.max():.2f}, same argmax {agreement:.1%}"
 
     for name in forward_cases.CASES:
-        yield f"forward {name}", lambda name=name: check(name)
+        yield f"forward {name}", partial(check, name)
 
 
 def generation_checks(device: str) -> Iterator[Check]:
@@ -115,9 +115,9 @@ def generation_checks(device: str) -> Iterator[Check]:
         return ""
 
     for name, run in figures["runs"].items():
-        yield f"generate {name}", lambda run=run: check(run)
+        yield f"generate {name}", partial(check, run)
     for name in ("prev_output", "none"):
-        yield f"rank {name}", lambda name=name: rank(figures["vqa"][name])
+        yield f"rank {name}", partial(rank, figures["vqa"][name])
 
 
 def loss_checks(device: str) -> Iterator[Check]:
@@ -153,7 +153,7 @@ def loss_checks(device: str) -> Iterator[Check]:
     for name, run in figures["model_runs"].items():
         # The original passes these two on to nothing: ours heeds them.
         if run["criterion"] in kinds and not {"drop_best_ratio", "drop_best_after"} & run["options"].keys():
-            yield f"loss {name}", lambda run=run: check(run)
+            yield f"loss {name}", partial(check, run)
 
 
 def distributed_checks(device: str) -> Iterator[Check]:
@@ -174,7 +174,9 @@ def distributed_checks(device: str) -> Iterator[Check]:
                 for network in (model, DistributedDataParallel(model, find_unused_parameters=True)):
                     model.zero_grad()
                     network(tokens, tokens).square().mean().backward()
-                    norms.append(model.encoder.embed_tokens.weight.grad.norm().item())
+                    gradient = model.encoder.embed_tokens.weight.grad
+                    assert gradient is not None
+                    norms.append(gradient.norm().item())
                 np.testing.assert_allclose(norms[1], norms[0], rtol=1e-6)
                 assert gather_objects({"a": 1}) == [{"a": 1}]
                 assert float(sum_over_ranks(torch.tensor(2.0, device=device))) == 2.0

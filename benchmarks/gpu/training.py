@@ -17,12 +17,12 @@ import ofa_module  # isort: skip  # noqa: F401
 
 import torch
 from fairseq import tasks
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
 from benchmarks.gpu import measure
+from models.fairseq_ofa import FairseqOFA
 from ofa_module.trainer import OFATrainer
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ class Setting:
         """A batch on the CPU, as the trainer takes it."""
         return self.collate([self.rows[i % len(self.rows)] for i in range(size)])
 
-    def network(self) -> nn.Module:
+    def network(self) -> FairseqOFA:
         """A new network on the device."""
         torch.manual_seed(1)
         with torch.device(self.device):
@@ -173,7 +173,7 @@ def print_kernels(update: Update) -> None:
         torch.cuda.synchronize()
     kernels: dict[str, list[float]] = {}
     for event in record.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
+        if event.device_type.name == "CUDA":
             kernels.setdefault(event.name, []).append(event.device_time)
     total = sum(map(sum, kernels.values()))
     measure.begin_table("kernel", "calls", "ms", "%")
