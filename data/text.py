@@ -143,10 +143,6 @@ class Vocabulary:
                     self.unknown_words[text[start:stop].strip()] += 1
         return ids
 
-    def encode_symbols(self, text: str) -> list[int]:
-        """Ids of symbols separated by blanks, such as "<bin_3> <bin_4>", looked up without BPE."""
-        return [self.index(symbol) for symbol in text.split()]
-
     def decode(self, ids: Iterable[int] | Tensor, drop_pad: bool = False) -> str:
         """Text of ids (T,); bos and eos vanish, other symbols in angle brackets are spelled out.
 

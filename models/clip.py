@@ -20,9 +20,6 @@ from utils.checkpoint import check_state, check_whole, unpickle
 from utils.errors import UserError
 from utils.torchscript import is_torchscript, read_torchscript
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-
 logger = logging.getLogger(__name__)
 
 
@@ -123,10 +120,11 @@ class CLIP:
 
         ValueError for a picture of no known range of values.
         """
+        from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
         from torchvision.transforms.v2 import functional
 
         pixels = functional.pil_to_tensor(to_rgb(self._resize(image))).float() / 255
-        return functional.normalize(pixels, list(MEAN), list(STD))
+        return functional.normalize(pixels, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Ids (M, 77): start, text, end, zeros; the end of a cut text is the end id."""

@@ -18,7 +18,7 @@ USED = frozenset(
 )
 # Options of tasks that only training reads, and options of generation that need what there is not.
 TRAINING_ONLY = frozenset({"uses_ema", "eval_args", "scst", "scst_args", "noise_ratio"})
-NOT_GENERATION = frozenset({"lm_path", "lm_weight", "gen_code"})
+NOT_GENERATION = frozenset({"gen_code"})
 ADVICE = {
     "eval_args": "pass options of generation as flags, such as --beam",
     "uses_ema": "pass --ema-eval",

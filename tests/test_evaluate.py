@@ -206,7 +206,7 @@ def test_every_flag_of_the_parser_wins_or_is_refused(task):
             assert cfg.generation[name] != actions[name].default
         else:
             assert name in evaluation_flags.USED or name in cfg.evaluation
-    assert {"max_tokens", "save_dir", "constraints", "lm_path", "nbest", "num_shards"} <= refused
+    assert {"max_tokens", "save_dir", "constraints", "lm_path", "lm_weight", "nbest", "num_shards"} <= refused
     used = "selected_cols skip_bad_rows max_src_length valid_batch_size val_inference_type unconstrained_training"
     assert not refused & {*used.split(" "), "max_object_length", "beam", "batch_size", "log_interval"}
 
@@ -249,6 +249,7 @@ def test_a_flag_wins_over_the_overrides_of_a_script(caplog):
         ("vqa_gen", ["--uses-ema"], "--uses-ema is not supported by evaluate.py: pass --ema-eval"),
         ("vqa_gen", ["--eval-args={}"], "--eval-args is not supported by evaluate.py: pass options of generation"),
         ("caption", ["--lm-path=x"], "--lm-path is not supported by evaluate.py: leave it out."),
+        ("caption", ["--lm-weight=0.5"], "--lm-weight is not supported by evaluate.py: leave it out."),
     ],
 )
 def test_flags_that_cannot_be_followed_are_one_sentence(task, flags, message):

@@ -26,11 +26,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def barrier() -> None:
-    """Wait until every process is here."""
-    sum_over_ranks([0.0])  # dist.barrier() under NCCL guesses the device from the rank
-
-
 def gather_objects(obj: Any) -> list[Any]:
     """Objects of all processes in order of rank, on every process; obj must be picklable."""
     if not _is_initialized():

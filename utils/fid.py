@@ -1,10 +1,9 @@
 """FID (Heusel et al., 2017, arXiv:1706.08500) and Inception score (Salimans et al., 2016, arXiv:1606.03498).
 
-Both use torchvision's Inception v3 with ImageNet weights, from a file; nothing is downloaded. "released" is the
-procedure behind the published figures and `gt_stat.npz`: [0, 1] pictures reach the network scaled as if they were
-ImageNet-normalised (FID) or not at all (Inception score), and FID leaves out the last incomplete batch. "standard"
-gives the network the [-1, 1] it was trained on, and counts every picture. Statistics of other programs, which use
-TensorFlow's Inception weights, are comparable with neither.
+Both use torchvision's Inception v3 with ImageNet weights, from a file; nothing is downloaded. The procedure is the one
+behind the published figures and `gt_stat.npz`: [0, 1] pictures reach the network scaled as if they were
+ImageNet-normalised (FID) or not at all (Inception score), and FID leaves out the last incomplete batch. Figures of
+other programs, which use TensorFlow's Inception weights and scale to [-1, 1], are not comparable.
 
     python run_scripts/image_gen/fid_score.py --path1 FOLDER --path2 gt_stat.npz --gpu 0
     python run_scripts/image_gen/inception_score.py --path1 FOLDER --gpu 0
@@ -55,32 +54,31 @@ class Inception(nn.Module):
     Args:
         weights: torchvision's ImageNet file; None leaves random weights.
         dims: width of the features, one of `BLOCKS`.
-        standard: scale the input to [-1, 1] instead of the released way.
     Raises:
         UserError: the file is missing or of another network.
     """
 
-    def __init__(self, weights: Path | None = None, dims: int = 2048, standard: bool = False) -> None:
+    def __init__(self, weights: Path | None = None, dims: int = 2048) -> None:
         from torchvision.models import inception_v3
 
         super().__init__()
         self.net = inception_v3(weights=None, init_weights=False, transform_input=False, aux_logits=True)
         if weights is not None:
             self.net.load_state_dict(_read_weights(weights, self.net))
-        self.dims, self.standard = dims, standard
+        self.dims = dims
         self.requires_grad_(False).eval()
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, dims)."""
         images = F.interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=True)
-        x = 2 * images - 1 if self.standard else released_scaling(images)
+        x = released_scaling(images)
         for name in _LAYERS[: _LAYERS.index(BLOCKS[self.dims]) + 1]:
             x = getattr(self.net, name)(x)
         return x.mean(dim=(2, 3))
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """(B, 3, 299, 299) in [0, 1] -> (B, 1000); the released way feeds [0, 1] as it is."""
-        return self.net(2 * images - 1 if self.standard else images).softmax(dim=1)
+        """(B, 3, 299, 299) in [0, 1] -> (B, 1000)."""
+        return self.net(images).softmax(dim=1)
 
 
 def released_scaling(images: Tensor) -> Tensor:
@@ -144,9 +142,7 @@ def released_selection(files: Sequence[Path], batch_size: int) -> tuple[Sequence
 @torch.no_grad()
 def folder_statistics(folder: Path, net: Inception, device: torch.device, batch_size: int) -> Statistics:
     """Features of the pictures below a folder, summed up; UserError for fewer than two."""
-    files: Sequence[Path] = picture_files(folder)
-    if not net.standard:
-        files, batch_size = released_selection(files, batch_size)
+    files, batch_size = released_selection(picture_files(folder), batch_size)
     parts = [net.features(batch.to(device)).cpu() for batch in batches(files, batch_size)]
     return statistics(torch.cat(parts).double().numpy())
 
@@ -237,9 +233,6 @@ def _parser(name: str) -> argparse.ArgumentParser:
     parser.add_argument("--path1", type=Path, required=True, help="folder of pictures")
     parser.add_argument("-c", "--gpu", default="", help="number of the GPU (default: the CPU)")
     parser.add_argument("--inception", type=Path, default=default_weights(), help="torchvision's ImageNet weights")
-    parser.add_argument(
-        "--standard", action="store_true", help="feed [-1, 1], not what the released figures are made of"
-    )
     parser.add_argument("--dims", type=int, default=2048, choices=sorted(BLOCKS), help="width of the features (FID)")
     return parser
 
@@ -254,7 +247,7 @@ def fid_main(argv: Sequence[str] | None = None) -> int:
     """Print the FID of two folders or statistics files; 2 on a user's mistake."""
     parser = _parser("fid_score.py")
     parser.add_argument("--path2", type=Path, help="folder of pictures or .npz to compare with")
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures at once; the released way drops a rest")
+    parser.add_argument("--batch-size", type=int, default=64, help="pictures at once; an incomplete batch is left out")
     parser.add_argument("--save-stats", type=Path, help="write the statistics of --path1 to this .npz")
     flags = parser.parse_args(argv)
     if flags.path2 is None and flags.save_stats is None:
@@ -264,14 +257,14 @@ def fid_main(argv: Sequence[str] | None = None) -> int:
         found = []
         for path in (flags.path1, flags.path2):
             if path is not None and path.suffix != ".npz":
-                net = net or Inception(flags.inception, flags.dims, flags.standard).to(device)
+                net = net or Inception(flags.inception, flags.dims).to(device)
                 found.append(folder_statistics(path, net, device, flags.batch_size))
             elif path is not None:
                 found.append(read_statistics(path))
         if flags.save_stats:
             write_statistics(found[0], flags.save_stats)
         if flags.path2 is not None:
-            print("FID (standard input): " if flags.standard else "FID: ", frechet_distance(found[0], found[1]))
+            print("FID: ", frechet_distance(found[0], found[1]))
     except (UserError, OSError) as error:
         print(one_sentence(error), file=sys.stderr)
         return 2
@@ -286,7 +279,7 @@ def inception_score_main(argv: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(argv)
     try:
         device = _device(flags.gpu)
-        net = Inception(flags.inception, standard=flags.standard).to(device)
+        net = Inception(flags.inception).to(device)
         with torch.no_grad():
             parts = [
                 net.probabilities(part.to(device)).cpu()

@@ -42,8 +42,6 @@ class GenerationConfig:
     diverse_beam_strength: float = option(0.5, "penalty on tokens that an earlier group chose at the same step")
     diversity_rate: float = option(-1.0, "diverse siblings: penalty per rank among one beam's successors (-1: off)")
     retain_dropout: bool = option(False, "keep dropout active while generating")
-    lm_path: Optional[str] = option(None, "language model whose log-probabilities are added with --lm-weight")
-    lm_weight: float = option(0.0, "weight of the language model's log-probabilities")
     constraint_range: Optional[str] = option(
         None, 'only token ids start..end-1 (and the four special ones) are generated, as "start,end"'
     )

@@ -3,7 +3,7 @@
 Shapes: B samples, K beams, n beams of a sample now (1 before the first choice, then K), rows = B * n, T tokens.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,6 @@ from models.generation.ensemble import Ensemble, retained_dropout
 from models.generation.step import Candidates, make_step, survivors
 from models.ofa import OFA
 from utils.errors import UserError
-
-# tokens (rows, T) -> log-probabilities (rows, V) of the next token; a smaller V leaves the other ids alone
-LanguageModel = Callable[[Tensor], Tensor]
 
 
 @dataclass
@@ -52,7 +49,6 @@ def generate(
     config: GenerationConfig,
     trie: CandidateTrie | None = None,
     prefix_tokens: Tensor | None = None,
-    lm: LanguageModel | None = None,
     generators: Sequence[torch.Generator] | None = None,
 ) -> list[list[Hypothesis]]:
     """Decodes a batch.
@@ -63,7 +59,6 @@ def generate(
         config: the options.
         trie: outputs are answers of this set only.
         prefix_tokens: (B, P) tokens each output begins with, right-padded with 1.
-        lm: language model whose log-probabilities are added with `config.lm_weight`.
         generators: with sampling, a source of random numbers for each sample, on the inputs' device: what is drawn
             for a sample then does not depend on the rest of the batch. None: PyTorch's own for all.
 
@@ -81,8 +76,6 @@ def generate(
     max_len = int(config.max_len_a * source.size(1) + config.max_len_b) if lengths is None else int(lengths.max())
     if config.min_len > max_len:
         raise UserError(f"--min-len {config.min_len} is above the longest output of {max_len} tokens (--max-len-b).")
-    if config.lm_weight and lm is None:
-        raise UserError(f"--lm-weight {config.lm_weight} needs a language model: give one with --lm-path.")
     if generators is not None and not config.sampling:
         raise UserError("Random numbers have no effect on a search: add --sampling.")
     if prefix_tokens is None:
@@ -91,7 +84,7 @@ def generate(
     rules = TokenRules(config, models[0].config.vocab_size, max_len, prefix_tokens, trie, lengths)
     with retained_dropout(models, config.retain_dropout):
         ensemble = Ensemble(models, inputs, max_len + 1, config.gen_code, config.temperature)
-        return _Search(ensemble, rules, config, max_len, lm, generators).run(prefix_tokens)
+        return _Search(ensemble, rules, config, max_len, generators).run(prefix_tokens)
 
 
 def require_hypotheses(found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
@@ -114,10 +107,9 @@ class _Search:
         rules: TokenRules,
         config: GenerationConfig,
         max_len: int,
-        lm: LanguageModel | None,
         generators: Sequence[torch.Generator] | None,
     ) -> None:
-        self.ensemble, self.rules, self.config, self.max_len, self.lm = ensemble, rules, config, max_len, lm
+        self.ensemble, self.rules, self.config, self.max_len = ensemble, rules, config, max_len
         self.generators = generators
         self.select = make_step(config)
         self.beam = min(config.beam, ensemble.models[0].config.vocab_size - 1)
@@ -165,16 +157,8 @@ class _Search:
     def _log_probs(self, features: list[Tensor], tokens: Tensor, step: int) -> Tensor:
         """Log-probabilities (rows, U) of what may follow tokens (rows, step + 1); -inf forbids."""
         log_probs = self.ensemble.log_probs(features, self.rules, step)
-        if self.lm is not None:
-            self._add_language_model(log_probs, self.lm(tokens), self.rules.ids(step))
         self.rules.after_softmax(log_probs, tokens, step)
         return log_probs
-
-    def _add_language_model(self, log_probs: Tensor, lm_log_probs: Tensor, ids: Tensor | None) -> None:
-        """Adds the language model's share; ids it does not know keep the network's log-probability."""
-        known = min(lm_log_probs.size(1), self.ensemble.models[0].config.vocab_size)
-        columns = torch.arange(known, device=log_probs.device) if ids is None else ids[ids < known]
-        log_probs[:, : columns.numel()] += self.config.lm_weight * lm_log_probs[:, columns]
 
     def _finish(self, candidates: Candidates, ended: Tensor) -> None:
         """Keeps candidates that have ended (B, K) as hypotheses, up to K of a sample."""

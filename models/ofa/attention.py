@@ -76,7 +76,7 @@ def _fold_bias(bias: Tensor, rows: int, groups: int) -> Tensor:
 
 
 class MultiheadAttention(nn.Module):
-    """Query, key, value and output projections, and a learned scale per head (spec: attention module).
+    """Query, key, value and output projections, and a learned scale per head.
 
     Queries are scaled by (D * scale_factor) ** -0.5, their bias included.
     """

@@ -31,7 +31,7 @@ class OFA(nn.Module):
     def reset_parameters(self) -> None:
         """Linear and embedding weights N(0, 0.02), biases 0; the image trunk keeps its own initialisation.
 
-        The tied token table is drawn last of all, its padding row included (spec: initialisation).
+        The tied token table is drawn last of all, its padding row included, as in the original.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):

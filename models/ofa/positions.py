@@ -1,4 +1,4 @@
-"""Relative-position buckets, position tables, and the attention biases made of them (spec: position bias).
+"""Relative-position buckets, position tables, and the attention biases made of them.
 
 A bias does not depend on what is attended, only on where: (1, H, T, S), shared by all samples of a batch.
 """

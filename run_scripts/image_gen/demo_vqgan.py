@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import torch
+from sklearn.cluster import KMeans
 from torch import Tensor
 
 from data.demo.digits import DigitSamples, load_digit_samples
@@ -96,22 +97,6 @@ def distance(pictures: Tensor, images: Tensor) -> Tensor:
     return (weight * (error + error.square())).mean()
 
 
-def k_means(vectors: Tensor, count: int, rounds: int = ROUNDS) -> Tensor:
-    """Centres (count, C) of vectors (M, C): k-means++ and Lloyd's rounds; M is at least `count`."""
-    centres = vectors[torch.randint(len(vectors), (1,))]
-    nearest = (vectors - centres).square().sum(1)
-    for _ in range(count - 1):
-        added = vectors[torch.multinomial(nearest + 1e-12, 1)]
-        nearest = torch.minimum(nearest, (vectors - added).square().sum(1))
-        centres = torch.cat([centres, added])
-    for _ in range(rounds):
-        owner = torch.cdist(vectors, centres).argmin(dim=1)
-        members = torch.bincount(owner, minlength=count)[:, None]
-        sums = torch.zeros_like(centres).index_add_(0, owner, vectors)
-        centres = torch.where(members > 0, sums / members.clamp(min=1), centres)
-    return centres
-
-
 @torch.no_grad()
 def score_by_distance(quantizer: Quantizer) -> None:
     """Sets the scores to -|z - e|^2 + |z|^2, times a factor: the highest is the nearest entry's."""
@@ -132,7 +117,9 @@ def start_book(model: VQGAN, pool: Pool) -> None:
     for weight in model.quant_conv.parameters():
         weight.div_(scale)
     model.post_quant_conv.weight.mul_(scale)
-    model.quantize.embed.weight.copy_(k_means(found / scale, model.config.n_embed))
+    seed = int(torch.randint(2**31, ()))
+    centres = KMeans(model.config.n_embed, n_init=1, max_iter=ROUNDS, random_state=seed).fit((found / scale).numpy())
+    model.quantize.embed.weight.copy_(torch.from_numpy(centres.cluster_centers_))
     score_by_distance(model.quantize)
 
 

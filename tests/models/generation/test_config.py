@@ -11,8 +11,8 @@ from utils.errors import UserError
 DEFAULTS = dict(
     beam=5, max_len_a=0, max_len_b=200, min_len=1, unnormalized=False, lenpen=1, unkpen=0, temperature=1.0,
     no_repeat_ngram_size=0, match_source_len=False, sampling=False, sampling_topk=-1, sampling_topp=-1.0,
-    diverse_beam_groups=-1, diverse_beam_strength=0.5, diversity_rate=-1.0, retain_dropout=False, lm_path=None,
-    lm_weight=0.0, constraint_range=None, gen_code=False, zero_shot=False,
+    diverse_beam_groups=-1, diverse_beam_strength=0.5, diversity_rate=-1.0, retain_dropout=False,
+    constraint_range=None, gen_code=False, zero_shot=False,
 )  # fmt: skip
 
 
