@@ -28,10 +28,10 @@ from data.coco_annotations import Annotations, BadEntries, Box, Picture, group_a
 from data.image_text import HALF_LEARNT
 from data.images import MAX_PIXELS, decode_image, image_size
 from data.negatives import ANSWER_FILE, CAPTION_FILE, OBJECT_FILE
-from data.pretrain_rows import SEPARATOR
 from data.vqa_gen import CONFIDENCE_MARK
 from models.vqgan import from_pil
 from utils import image_codes
+from utils.constants import SEPARATOR
 from utils.errors import UserError, one_sentence
 from utils.files import atomic_write, decode_text
 

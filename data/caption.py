@@ -8,9 +8,8 @@ from data.prompts import prompt
 from data.sample import Example
 from data.text import Vocabulary
 from data.tsv import TsvFile
+from utils.constants import SEPARATOR
 from utils.punctuation import remove_punctuation
-
-SEPARATOR = "&&"  # between the captions of one image
 
 
 def split_captions(text: str) -> list[str]:

@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from data.negatives import HOW_MANY, OTHER
 from data.text import normalize_question, require_words
+from data.vqa_gen import CONFIDENCE_MARK
+from utils.constants import SEPARATOR
 from utils.errors import UserError, quoted
 from utils.files import read_text, whole_characters
 
@@ -255,7 +257,7 @@ def _clean(text: Any) -> str:
         raise ValueError(f"{quoted(text)} is not a text")
     if not whole_characters(text):
         raise ValueError(f"{quoted(text)} holds half of a surrogate pair, which is no character")
-    return " ".join(text.replace("&&", "&").replace("|!+", " ").split())
+    return " ".join(text.replace(SEPARATOR, "&").replace(CONFIDENCE_MARK, " ").split())
 
 
 def _words(text: Any, what: str) -> str:

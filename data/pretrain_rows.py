@@ -20,11 +20,11 @@ from data.refcoco import RefcocoData, parse_box, quantize
 from data.sample import Example, Sample
 from data.text import Vocabulary, require_words
 from data.tsv import TsvFile
+from utils.constants import SEPARATOR
 from utils.errors import quoted
 
 # What the log calls the losses of the objectives.
 OBJECTIVES = ("caption", "vqa", "grounding", "region_caption", "matching", "text", "image", "detection", "image_gen")
-SEPARATOR = "&&"  # between objects
 CONFIDENCE = 2.0  # weight of the second part in the loss
 LONGEST_TEXT, KEPT_TEXT = 512, 256  # ids read, and how many of the last of them are used
 

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from utils.build_bpe import FILLERS, token_bytes
+from utils.constants import BOS, EOS, PAD, UNK
 from utils.errors import UserError, quoted
 from utils.files import decode_text, read_text, whole_characters
 
@@ -53,7 +54,7 @@ class Vocabulary:
         unknown_words: the words with unknown tokens that `encode` has met, each with how often; clear it to begin anew.
     """
 
-    bos, pad, eos, unk = (_SpecialId(number) for number in range(len(SPECIALS)))
+    bos, pad, eos, unk = (_SpecialId(number) for number in (BOS, PAD, EOS, UNK))
 
     def __init__(self, text_symbols: Sequence[str], bpe: "_Bpe", num_codes: int, num_bins: int) -> None:
         """Use `Vocabulary.load`; `text_symbols` are the symbols of `dict.txt` in order."""

@@ -13,9 +13,10 @@ from data.prompts import prompt
 from data.sample import Example
 from data.text import Vocabulary, normalize_question
 from data.tsv import TsvFile, plain_number
+from utils.constants import SEPARATOR
 from utils.errors import quoted
 
-CONFIDENCE_MARK, SEPARATOR = "|!+", "&&"
+CONFIDENCE_MARK = "|!+"
 
 
 @dataclass

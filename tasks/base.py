@@ -22,13 +22,12 @@ from data.text import Vocabulary
 from data.tsv import TsvFile
 from models.generation import GenerationConfig, Hypothesis
 from models.ofa import OFA
+from models.ofa.model import ENCODER_INPUTS
 from models.predictor.description import decoding_defaults
 from tasks.epochs import EpochBatches, Order
 from utils.errors import UserError
 from utils.metrics import Metric
 from utils.predictions import Record, Server, check_predictions
-
-ENCODER_INPUTS = ("src_tokens", "patch_images", "patch_masks")
 
 
 @dataclass

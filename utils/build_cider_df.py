@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from utils.cider import NGram, count_documents, reward_text
+from utils.constants import SEPARATOR
 from utils.errors import UserError
 from utils.files import atomic_write
 
@@ -28,7 +29,7 @@ def read_captions(path: Path, column: int) -> Iterator[list[str]]:
                         f"{path}, line {number}: there is no column {column} (the first is 0); correct the row or "
                         "choose another --column."
                     )
-                yield [reward_text(caption) for caption in cells[column].split("&&")]
+                yield [reward_text(caption) for caption in cells[column].split(SEPARATOR)]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read as a TSV file ({reason}); check the path.") from error

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.images import MAX_PIXELS, decode
+from data.items import picture_files
 from utils.checkpoint import check_state, check_whole, unpickle
 from utils.errors import UserError, one_sentence
 from utils.files import atomic_write
@@ -100,11 +101,11 @@ def _read_weights(path: Path, net: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """Files below a folder whose names contain jpg or png, sorted; UserError if there are none."""
-    found = sorted(path for path in folder.rglob("*") if ("jpg" in path.name or "png" in path.name) and path.is_file())
+def pictures_below(folder: Path) -> list[Path]:
+    """All pictures below a folder, sorted; UserError if there are none."""
+    found, _ = picture_files(folder, recursive=True)
     if not found:
-        raise UserError(f"{folder} has no jpg or png pictures; name a folder of pictures.")
+        raise UserError(f"{folder} has no pictures; name a folder of pictures.")
     return found
 
 
@@ -142,7 +143,7 @@ def released_selection(files: Sequence[Path], batch_size: int) -> tuple[Sequence
 @torch.no_grad()
 def folder_statistics(folder: Path, net: Inception, device: torch.device, batch_size: int) -> Statistics:
     """Features of the pictures below a folder, summed up; UserError for fewer than two."""
-    files, batch_size = released_selection(picture_files(folder), batch_size)
+    files, batch_size = released_selection(pictures_below(folder), batch_size)
     parts = [net.features(batch.to(device)).cpu() for batch in batches(files, batch_size)]
     return statistics(torch.cat(parts).double().numpy())
 
@@ -283,7 +284,7 @@ def inception_score_main(argv: Sequence[str] | None = None) -> int:
         with torch.no_grad():
             parts = [
                 net.probabilities(part.to(device)).cpu()
-                for part in batches(picture_files(flags.path1), flags.batch_size)
+                for part in batches(pictures_below(flags.path1), flags.batch_size)
             ]
         mean, std = inception_score(torch.cat(parts).numpy(), flags.splits)
     except (UserError, OSError) as error:

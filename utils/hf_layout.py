@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from utils.constants import BOS, EOS, PAD
 from utils.errors import UserError
 from utils.files import read_text
 
@@ -58,11 +59,11 @@ DEFAULTS: dict[str, Any] = {
     "init_std": 0.02,
     "classifier_dropout": 0.0,
     "scale_embedding": False,
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "decoder_start_token_id": 0,
-    "eos_token_id": 2,
-    "forced_eos_token_id": 2,
+    "pad_token_id": PAD,
+    "bos_token_id": BOS,
+    "decoder_start_token_id": BOS,
+    "eos_token_id": EOS,
+    "forced_eos_token_id": EOS,
     "encoder_normalize_before": True,
     "decoder_normalize_before": True,
     "normformer": True,

@@ -21,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException, spawn
@@ -32,6 +31,7 @@ from data.images import decode_base64
 from data.items import picture_files
 from data.sharding import rank_slice
 from data.tsv import TsvFile
+from models.text_to_image import row_generators
 from models.vqgan import VQGAN, from_pil, sample_codes, to_pil
 from utils.errors import BadRowError, UserError, one_sentence
 from utils.files import atomic_write
@@ -165,12 +165,9 @@ def _codes(vqgan: VQGAN, images: Tensor, rows: range, flags: argparse.Namespace)
     """Codes (B, h * w); noise is seeded by row, so that neither batches nor processes nor a restart change it."""
     if not flags.sample:
         return vqgan.encode(images)
-    generator = torch.Generator(images.device)
-    draws = []
-    for logits, row in zip(vqgan.logits(images), rows, strict=True):
-        generator.manual_seed(int(np.random.SeedSequence((flags.seed, row)).generate_state(1, np.uint64)[0]))
-        draws.append(sample_codes(logits, generator).flatten())
-    return torch.stack(draws)
+    generators = row_generators(flags.seed, rows, images.device)
+    pairs = zip(vqgan.logits(images), generators, strict=True)
+    return torch.stack([sample_codes(logits, generator).flatten() for logits, generator in pairs])
 
 
 def _whole_lines(out: BinaryIO) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from data.demo.rows import DemoTask, Lot, Row, write_rows
 from data.demo.scene import Scene
 from data.demo.words import POSITIONS, VALUES, Thing
+from utils.constants import SEPARATOR
 
 COCO_FILE = "test_caption_coco_format.json"
 BLANK_FILE = "caption_blank.tsv"  # the test rows with nothing on the canvas: what guessing is worth
@@ -32,7 +33,7 @@ def caption_row(lot: Lot, count: int | None = None) -> Row:
     scene = lot.scene(count or (1 + lot.number % 3 if lot.split == "train" else 1))
     places = list(POSITIONS)
     scene = replace(scene, objects=tuple(sorted(scene.objects, key=lambda item: places.index(item.thing.position))))
-    names = "&&".join(thing.name for thing in scene.things)
+    names = SEPARATOR.join(thing.name for thing in scene.things)
     return str(lot.number), str(lot.id), scene_caption(scene), names, scene
 
 

@@ -14,6 +14,7 @@ from data.demo.scene import Scene
 from data.demo.vqa_gen import ANSWERS, COUNTS, vqa_row
 from data.demo.words import COLOURS, DIGITS, VALUES
 from data.negatives import ANSWER_FILE, CAPTION_FILE, HOW_MANY, OBJECT_FILE, OTHER
+from utils.constants import SEPARATOR
 
 SOURCE = "digits"  # name of the data set
 CODED_SIZE = 64  # side in pixels of the pictures whose middle is told in codes
@@ -56,7 +57,7 @@ def detection_row(lot: Lot) -> Row:
     """Id, picture and its digits in reading order, `x0,y0,x1,y1,category_id,name` joined by `&&`."""
     scene = caption_row(lot)[-1]
     assert isinstance(scene, Scene)
-    objects = "&&".join(
+    objects = SEPARATOR.join(
         ",".join(map(str, (*item.box, _NAMES.index(item.thing.name), item.thing.name))) for item in scene.objects
     )
     return str(lot.id), scene, objects

@@ -3,7 +3,8 @@
 from data.demo.rows import DemoTask, Lot, Row
 from data.demo.scene import Scene
 from data.demo.words import DIGITS, OPPOSITES, VALUES, relation
-from data.vqa_gen import CONFIDENCE_MARK, SEPARATOR
+from data.vqa_gen import CONFIDENCE_MARK
+from utils.constants import SEPARATOR
 
 COUNTS = (1, 2, 3)  # digits of a scene
 # what is asked of a thing that the rest of the question names

@@ -8,6 +8,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
+from utils.constants import BOS, EOS, UNK
 from utils.errors import UserError
 
 # Nodes every trie has: before the first token, after end of sentence, and off all answers.
@@ -54,7 +55,7 @@ class CandidateTrie:
         ValueError: no answers, or a negative id.
     """
 
-    def __init__(self, answers: Sequence[Sequence[int]], bos: int = 0, eos: int = 2) -> None:
+    def __init__(self, answers: Sequence[Sequence[int]], bos: int = BOS, eos: int = EOS) -> None:
         if not answers:
             raise ValueError("A candidate trie needs at least one answer.")
         self.bos, self.eos = bos, eos
@@ -80,7 +81,12 @@ class CandidateTrie:
 
     @classmethod
     def from_texts(
-        cls, texts: Iterable[str], encode: Callable[[str], Sequence[int]], bos: int = 0, eos: int = 2, unk: int = 3
+        cls,
+        texts: Iterable[str],
+        encode: Callable[[str], Sequence[int]],
+        bos: int = BOS,
+        eos: int = EOS,
+        unk: int = UNK,
     ) -> "CandidateTrie":
         """The trie of texts, each written after a blank as answers are; `encode` is e.g. `Vocabulary.encode`.
 

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Optional
 
+from criterions.losses import parse_constraint_range
 from utils.errors import UserError
 from utils.options import option
 
@@ -80,14 +81,10 @@ class GenerationConfig:
         """`constraint_range` as (first id, last id + 1)."""
         if self.constraint_range is None:
             return None
-        start, _, end = self.constraint_range.partition(",")
         try:
-            first, last = int(start), int(end)
-        except ValueError:
-            first = last = 0
-        if not 0 <= first < last:
-            raise UserError(f'--constraint-range {self.constraint_range!r}: write it as "start,end", start below end.')
-        return first, last
+            return parse_constraint_range(self.constraint_range)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     @classmethod
     def from_json(cls, text: str, flag: str = "--eval-args", **fixed: Any) -> "GenerationConfig":

@@ -10,11 +10,8 @@ from torch import Tensor
 
 from models.generation.candidates import ROOT, CandidateTrie
 from models.generation.config import GenerationConfig
+from utils.constants import EOS, NUM_SPECIAL, PAD, UNK
 from utils.errors import UserError
-
-BOS, PAD, EOS, UNK = 0, 1, 2, 3
-# Ids 0..3 are always among the columns, so their column is their id.
-SPECIAL = 4
 
 
 class TokenRules:
@@ -47,11 +44,12 @@ class TokenRules:
         self.nodes = torch.full((prefix.size(0),), ROOT, device=device)
         self.allowed: Tensor | None = None
         self.allowed_from = 0
-        special = torch.arange(SPECIAL, device=device)
+        # Always among the columns and sorted first: the column of a special token is its id.
+        special = torch.arange(NUM_SPECIAL, device=device)
         if config.token_range is not None:
             first, last = config.token_range
             self._check_range(last, vocab_size)
-            self.allowed = torch.cat([special, torch.arange(max(first, SPECIAL), last, device=device)])
+            self.allowed = torch.cat([special, torch.arange(max(first, NUM_SPECIAL), last, device=device)])
             if not bool(torch.isin(prefix, self.allowed).all()):
                 raise UserError(f"Prefix tokens lie outside --constraint-range {config.constraint_range}: widen it.")
         elif self.trie is not None:
@@ -92,7 +90,7 @@ class TokenRules:
         if not inside_prefix and step < config.min_len:
             log_probs[:, EOS] = -math.inf
         if config.gen_code and step < self.max_len:
-            log_probs[:, :SPECIAL] = -math.inf
+            log_probs[:, :NUM_SPECIAL] = -math.inf
         self._limit_length(log_probs, step)
         if config.no_repeat_ngram_size > 0:
             block_repeated_ngrams(log_probs, tokens, config.no_repeat_ngram_size, self.ids(step))

@@ -20,11 +20,10 @@ from models.generation.candidates import DONE, ROOT, SPAN, CandidateTrie
 from models.ofa import OFA
 from models.ofa.encoder import EncoderOutput
 from models.ofa.tree import TreeState
+from utils.constants import PAD
 
 # Nodes of each sample that the first round of a best-first search expands; every round doubles them.
 FIRST_WIDTH = 2
-# What prompts are padded with: any id will do, nothing attends to it.
-PAD = 1
 # Edges scored at once: bounds the rows of the token table that are copied.
 BLOCK = 2048
 
@@ -109,7 +108,7 @@ def _pad_prompts(prompts: Sequence[Sequence[int]], samples: int, trie: Candidate
         raise ValueError(f"A decoder prompt does not begin with begin of sentence (id {trie.bos}).")
     rows = [torch.as_tensor(prompt, device=trie.edges.device) for prompt in prompts]
     lengths = torch.tensor([row.numel() for row in rows], device=trie.edges.device)
-    return pad_sequence(rows, batch_first=True, padding_value=PAD), lengths
+    return pad_sequence(rows, batch_first=True, padding_value=PAD), lengths  # nothing attends to padding
 
 
 def _allowed_mask(

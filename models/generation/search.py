@@ -12,10 +12,11 @@ from torch import Tensor
 
 from models.generation.candidates import CandidateTrie
 from models.generation.config import GenerationConfig
-from models.generation.constraints import BOS, EOS, PAD, TokenRules
+from models.generation.constraints import TokenRules
 from models.generation.ensemble import Ensemble, retained_dropout
 from models.generation.step import Candidates, make_step, survivors
 from models.ofa import OFA
+from utils.constants import BOS, EOS, PAD
 from utils.errors import UserError
 
 

@@ -20,12 +20,12 @@ from models.ofa import OFA
 from models.ofa.cache import DecoderState, LayerCache
 from models.ofa.decoder import Decoder, code_position_ids
 from models.ofa.encoder import EncoderOutput
+from models.ofa.model import ENCODER_INPUTS
 from models.ofa.positions import MAX_TEXT, PositionTables, image_buckets, token_buckets
 from utils.hf_layout import CODE_POSITIONS, LAYER_NAMES, VERSION_ENTRIES, code_positions
 
 # Decoder positions whose biases a new cache holds; it doubles when they are used up.
 CACHE_POSITIONS = 64
-ENCODER_INPUTS = ("patch_images", "patch_images_2", "patch_masks")
 # `transformers` 5.24 renamed the cache: `generate` hands it to `forward` and reads it from the output by this name.
 CACHE_NAME = "cache" if "cache" in {field.name for field in fields(Seq2SeqLMOutput)} else "past_key_values"
 
@@ -324,7 +324,7 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):
     ) -> tuple[Tensor, dict[str, Any]]:
         """Repeats what belongs to rows; what belongs to samples is shared by a sample's rows and stays as it is."""
         enc = model_kwargs.pop("encoder_outputs")
-        for name in ENCODER_INPUTS:
+        for name in ENCODER_INPUTS:  # all but src_tokens, which `transformers` calls input_ids
             model_kwargs.pop(name, None)
         input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, False, input_ids, **model_kwargs)
         return cast(Tensor, input_ids), {**model_kwargs, "encoder_outputs": enc}

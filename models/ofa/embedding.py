@@ -11,9 +11,8 @@ from models.ofa.config import OFAConfig
 from models.ofa.positions import PositionTables, grid_ids
 from models.ofa.resnet import STRIDE, ResNet
 from models.ofa.vit import ViT
+from utils.constants import PAD
 from utils.upgrade import VIT
-
-PAD = 1
 
 
 @dataclass

@@ -10,9 +10,10 @@ from torch.utils.checkpoint import checkpoint
 
 from models.ofa.bias_cache import BiasCache, Biases
 from models.ofa.config import OFAConfig
-from models.ofa.embedding import PAD, EncoderEmbedding, Patches
+from models.ofa.embedding import EncoderEmbedding, Patches
 from models.ofa.layers import EncoderLayer
 from models.ofa.positions import MAX_TEXT
+from utils.constants import PAD
 
 
 @dataclass

@@ -13,6 +13,8 @@ from models.ofa.encoder import Encoder, EncoderOutput
 from models.ofa.order import put_in_order
 
 INIT_STD = 0.02
+# What the encoder reads of a batch's `net_input`.
+ENCODER_INPUTS = ("src_tokens", "patch_images", "patch_masks", "patch_images_2")
 
 
 class OFA(nn.Module):

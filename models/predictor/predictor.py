@@ -33,6 +33,7 @@ from models.generation import (
     require_hypotheses,
 )
 from models.ofa import OFA, OFAConfig
+from models.ofa.model import ENCODER_INPUTS
 from models.predictor.arguments import (
     Choices,
     answer_sets,
@@ -53,7 +54,6 @@ from utils.errors import UserError
 from utils.punctuation import remove_punctuation
 
 R = TypeVar("R")
-INPUTS = ("src_tokens", "patch_images", "patch_masks")
 SYMBOL = re.compile(r"( ?<(?:bin|code)_\d+>)")
 CONFIGS = (vqa_gen.VqaGenData, refcoco.RefcocoData, OFAConfig)
 
@@ -392,7 +392,7 @@ class OFAPredictor:
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """What the encoder takes of a batch, on the network's device and in its precision."""
         given: Mapping[str, Any] = batch["net_input"]
-        tensors: dict[str, Tensor] = {name: given[name].to(self.device) for name in INPUTS if name in given}
+        tensors: dict[str, Tensor] = {name: given[name].to(self.device) for name in ENCODER_INPUTS if name in given}
         return {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in tensors.items()}
 
     def _instruction(self, text: str) -> list[int]:

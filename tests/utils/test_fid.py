@@ -22,7 +22,7 @@ from utils.fid import (
     frechet_distance,
     inception_score,
     inception_score_main,
-    picture_files,
+    pictures_below,
     read_statistics,
     released_scaling,
     released_selection,
@@ -49,9 +49,10 @@ def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("pictures")
     (path / "sub").mkdir()
     rng = np.random.default_rng(0)
-    for name in ("a.png", "b.jpg", "c.png", "d.png", "sub/e.png"):
+    for name in ("a.png", "b.jpeg", "c.PNG", "d.webp", "sub/e.png"):
         Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path / name)
-    (path / "readme.txt").write_text("no picture")
+    for name in ("readme.txt", "a.png.txt", "jpg"):
+        (path / name).write_text("no picture")
     return path
 
 
@@ -149,8 +150,8 @@ def test_features_are_those_of_torchvision(weights, dims, layer):
 
 
 def test_folders_give_statistics_of_whole_batches(weights, folder):
-    files = picture_files(folder)
-    assert [path.name for path in files] == ["a.png", "b.jpg", "c.png", "d.png", "e.png"]
+    files = pictures_below(folder)
+    assert [path.name for path in files] == ["a.png", "b.jpeg", "c.PNG", "d.webp", "e.png"]
     net = Inception(weights, 64)
     features = torch.cat([net.features(batch) for batch in batches(files, 5)]).double().numpy()
     found = folder_statistics(folder, net, CPU, batch_size=2)
@@ -225,7 +226,7 @@ def test_the_inception_score_program(weights, folder, capsys):
     assert inception_score_main([f"--path1={folder}", f"--inception={weights}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     net = Inception(weights)
-    (batch,) = batches(picture_files(folder), 5)
+    (batch,) = batches(pictures_below(folder), 5)
     expected = inception_score(net.probabilities(batch).numpy())[0]
     assert lines[0].startswith("IS mean: ") and float(lines[0].split()[-1]) == pytest.approx(expected, rel=1e-5)
     assert lines[1] == "IS std:  0.0"
@@ -248,5 +249,5 @@ def test_unusable_input_is_one_sentence(tmp_path, weights):
     (tmp_path / "x.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match="x.png cannot be read as a picture"):
         fid.read_picture(tmp_path / "x.png")
-    with pytest.raises(UserError, match="no jpg or png"):
-        picture_files(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="has no pictures"):
+        pictures_below(tmp_path / "nowhere")
