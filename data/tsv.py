@@ -42,6 +42,7 @@ class _Stamp(NamedTuple):
     ctime_ns: int  # which programs cannot set, but which changes with name and permissions too
 
     def same_content(self, other: "_Stamp") -> bool:
+        # Without ctime: a rename or chmod between two openings is no reason to stop a run.
         return self[:3] == other[:3]
 
 
@@ -113,6 +114,7 @@ class TsvFile:
             self._reopen()
         assert self._offsets is not None
         start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
+        # Unlike seek and read, pread has no position that forked workers would move for each other.
         line = os.pread(self._fd, stop - start, start)
         if len(line) != stop - start:
             raise UserError(f"{self.path} became shorter while it was being read; start again.")
@@ -123,6 +125,7 @@ class TsvFile:
         """Open file and index after unpickling; the row numbers planned elsewhere must still hold."""
         self._fd = _open_data(self.path, self)
         stamp = _stamp(self._fd)
+        # The plan of the epoch counts on row numbers, so a file that has changed must not be indexed anew here.
         if stamp.same_content(self._stamp):
             self._offsets = _open_index(self.path, self._fd, stamp)
         if self._offsets is None or len(self._offsets) != self._num_rows + 1:
@@ -211,6 +214,7 @@ def _open_index(path: str, descriptor: int, stamp: _Stamp) -> np.ndarray:
 def _load_index(place: Path, stamp: _Stamp) -> np.ndarray | None:
     """Offsets if the index is whole and belongs to this content of the data file."""
     try:
+        # The cache folder may be anybody's: a pipe of that name must not make us wait.
         with open(place, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size < _HEADER.size:
@@ -228,6 +232,8 @@ def _load_index(place: Path, stamp: _Stamp) -> np.ndarray | None:
 
 def _make_sense(offsets: np.ndarray, checksum: int, size: int) -> bool:
     """Whether offsets have their checksum, begin at 0, rise from row to row and end in the data file."""
+    # The checksum finds a damaged index, the order one that was made to look whole: a wrong offset would read nonsense
+    # as rows. In chunks, as an index of billions of rows need not fit into memory.
     found, before = 0, -1
     for first in range(0, len(offsets), _CHUNK):
         part = offsets[first : first + _CHUNK]
@@ -240,7 +246,7 @@ def _make_sense(offsets: np.ndarray, checksum: int, size: int) -> bool:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock file; the kernel frees the lock of a holder that died, so nobody waits for ever."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # whoever may write there must not have us open a file elsewhere
     descriptor = os.open(path, flags, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -269,8 +275,9 @@ def _build_index(path: str, descriptor: int, stamp: _Stamp, place: Path) -> None
     if stop == 0:
         raise UserError(f"{path} has no rows; check how it was made.")
     with atomic_write(place) as file:  # ours alone while we hold the lock
-        file.write(bytes(_HEADER.size))
+        file.write(bytes(_HEADER.size))  # filled in last: checksum and number of rows are known at the end
         rows, checksum = _write_offsets(file, path, descriptor, stop)
+        # Compared after reading: a file that grows meanwhile would get an index with the stamp of its beginning.
         if _stamp(descriptor) != stamp:
             raise UserError(f"{path} changed while its rows were counted; start when it is complete.")
         file.seek(0)

@@ -104,6 +104,8 @@ class CiderD:
     def _score(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
         """Scores (N,). All (hypothesis, reference) pairs are compared at once; equal captions are read once."""
         number: dict[str, int] = defaultdict(count().__next__)
+        # In self-critical training hypotheses of an image are often equal, and its references are the same for all of
+        # them: with a number for each different caption none is split or weighed twice.
         own = [number[caption] for caption in hypotheses]
         others = np.array([number[caption] for captions in references for caption in captions])
         captions = _Captions([caption.split() for caption in number], self._table, self._weights)
@@ -133,12 +135,15 @@ class _NGramTable:
         self.words, self.size = dict(words), len(words)
         self._keys: list[tuple[int, np.ndarray]] = []  # per order from 2: the first number, sorted keys
         for order in range(2, MAX_ORDER + 1):
+            # Prefixes of all lengths get numbers, also those that are no keys of the mapping: a longer n-gram is found
+            # by its prefix. Their frequency stays 0.
             longer = np.flatnonzero(lengths >= order)
             keys, ranks = np.unique(_key(numbers[longer], flat[starts[longer] + order - 1]), return_inverse=True)
             numbers[longer] = self.size + ranks
             self._keys.append((self.size, np.append(keys, np.iinfo(np.int64).max)))  # a search ends inside
             self.size += len(keys)
         self.frequencies = np.zeros(self.size)
+        # An n-gram of more words has the number of its first four, whose frequency it must not overwrite.
         useful = (lengths > 0) & (lengths <= MAX_ORDER)
         self.frequencies[numbers[useful]] = np.fromiter(values.values(), np.float64, len(values))[useful]
 
@@ -155,6 +160,8 @@ class _NGramTable:
         keys, inverse = np.unique(_key(prefixes, words), return_inverse=True)
         first, known = self._keys[order - 2]
         ranks = np.searchsorted(known, keys)
+        # Unknown n-grams need numbers too, as hypothesis and reference may share them. The running sum gives equal ones
+        # the same number, since `keys` holds each once; the numbers hold for this call and order only.
         new = known[ranks] != keys
         return np.where(new, self.size + np.cumsum(new) - 1, first + ranks)[inverse]
 
@@ -173,6 +180,8 @@ class _Captions:
         words = table.find_words(list(chain.from_iterable(captions)))
         row = MAX_ORDER * np.repeat(np.arange(len(captions)), self.lengths)
         left = np.repeat(np.cumsum(self.lengths), self.lengths) - np.arange(len(words))  # words to the caption's end
+        # `numbers` holds, for each word, the number of the n-gram that starts there. Each further order appends a word
+        # to all of them at once, and leaves out those that would run into the next caption.
         numbers, entries = words.copy(), [_key(row, words)]
         for order in range(2, MAX_ORDER + 1):
             at = np.flatnonzero(left >= order)
@@ -180,6 +189,7 @@ class _Captions:
             entries.append(_key(row[at] + order - 1, numbers[at]))
         self.entries, repeats = np.unique(np.concatenate(entries), return_counts=True)
         self.rows = self.entries >> _HALF
+        # The last weight is that of all numbers from table.size on, which are unknown n-grams.
         self.weights = repeats * weights[np.minimum(self.entries & _LOW, table.size)]
         squares = np.bincount(self.rows, self.weights**2, MAX_ORDER * len(captions))
         self.norms = np.sqrt(squares).reshape(-1, MAX_ORDER)
@@ -190,17 +200,20 @@ class _Captions:
         starts = np.cumsum(sizes) - sizes
         repeats = sizes[references]
         pair = np.repeat(np.arange(len(references)), repeats)
-        # every n-gram of every pair's reference, looked up in the pair's hypothesis
+        # Every n-gram of every pair's reference, looked up in the pair's hypothesis. A key begins with its caption, so
+        # adding the difference of the two captions makes it the key that the hypothesis would have.
         ours = np.arange(len(pair)) + np.repeat(starts[references] - np.cumsum(repeats) + repeats, repeats)
         wanted = self.entries[ours] + _key(MAX_ORDER * (hypotheses - references), 0)[pair]
         theirs = np.minimum(np.searchsorted(self.entries, wanted), len(self.entries) - 1)
         both = np.flatnonzero(self.entries[theirs] == wanted)
         theirs, ours, pair = theirs[both], ours[both], pair[both]
+        # CIDEr-D clips: repeating a word of the reference must not pay.
         products = np.minimum(self.weights[theirs], self.weights[ours]) * self.weights[ours]
         cell = MAX_ORDER * pair + self.rows[ours] % MAX_ORDER
         dots = np.bincount(cell, products, MAX_ORDER * len(references)).reshape(-1, MAX_ORDER)
         norms = self.norms[hypotheses] * self.norms[references]
         cosines = np.divide(dots, norms, out=np.zeros(dots.shape), where=norms > 0).mean(1)
+        # The published code takes the number of bigrams for the length.
         bigrams = np.maximum(self.lengths - 1, 0)
         return cosines * np.exp(-((bigrams[hypotheses] - bigrams[references]) ** 2) / (2 * SIGMA**2))
 

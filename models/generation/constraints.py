@@ -77,7 +77,9 @@ class TokenRules:
         tokens: (rows, step + 1) generated so far, begin of sentence first. A forced token is exempt from all rules.
         """
         config = self.config
-        broken = log_probs[:, EOS].isnan()  # log_softmax of a row that holds NaN or no finite logit
+        # One column tells: log_softmax makes the whole row NaN if it holds NaN or no finite logit. Such a row has no
+        # way on, which the search reports; NaN itself would win every comparison of topk.
+        broken = log_probs[:, EOS].isnan()
         if bool(broken.any()):
             log_probs[broken] = -math.inf
         if config.zero_shot:
@@ -85,11 +87,12 @@ class TokenRules:
         if config.unkpen:
             log_probs[:, UNK] -= config.unkpen
         inside_prefix = step < min(self.prefix.size(1), self.max_len)
+        # Taken before the rules below, and written back after them: they must not touch a forced token.
         forced = self._forced(log_probs, step) if inside_prefix else None
         log_probs[:, PAD] = -math.inf
         if not inside_prefix and step < config.min_len:
             log_probs[:, EOS] = -math.inf
-        if config.gen_code and step < self.max_len:
+        if config.gen_code and step < self.max_len:  # a picture has all its codes, then the end
             log_probs[:, :NUM_SPECIAL] = -math.inf
         self._limit_length(log_probs, step)
         if config.no_repeat_ngram_size > 0:
@@ -119,6 +122,8 @@ class TokenRules:
 
     def _forbid_off_trie(self, values: Tensor, step: int) -> None:
         assert self.trie is not None
+        # Rows inside a forced prefix are free: the trie holds answers alone, and each sample's begins behind its own
+        # prefix.
         rows, tokens = self.trie.allowed(self.nodes)
         free = self._by_row(step < self.prefix_lengths, values)
         forbidden = (~free).unsqueeze(1).repeat(1, values.size(1))
@@ -155,6 +160,8 @@ def columns_of(tokens: Tensor, ids: Tensor | None) -> Tensor:
     """Columns of tokens among sorted ids (U,); of a token that is not there, the column of padding."""
     if ids is None:
         return tokens
+    # The column of padding is forbidden at every step, so what is not there can be written to it without harm, and
+    # shapes need no mask.
     index = torch.searchsorted(ids, tokens).clamp_(max=ids.numel() - 1)
     return torch.where(ids[index] == tokens, index, PAD)
 
@@ -167,6 +174,8 @@ def block_repeated_ngrams(log_probs: Tensor, tokens: Tensor, size: int, ids: Ten
     T = tokens.size(1)
     if T < size:
         return
+    # An n-gram of the past whose first n - 1 tokens are the last n - 1 so far forbids its last token. Begin of sentence
+    # counts as a token here, as in the original.
     ngrams = tokens.unfold(1, size, 1)  # (rows, T - size + 1, size)
     seen = (ngrams[..., :-1] == tokens[:, None, T - size + 1 :]).all(-1)
     repeats = columns_of(ngrams[..., -1].masked_fill(~seen, PAD).contiguous(), ids)

@@ -149,10 +149,14 @@ class _Choices:
         ending = torch.zeros(A, count, dtype=torch.long, device=allowed.device)
         ending.index_add_(1, self.leaves, allowed.long())
         self.copies = ending[:, self.leaves].clamp(min=1)
+        # Nodes are numbered depth first, so what lies below one is a range of numbers, and counting it is a difference
+        # of two running sums: no loop over the trie, for all samples at once.
         before = F.pad(ending.cumsum(1), (1, 0))  # candidates that end at nodes of lower numbers
         below = before[:, nodes.ends] - before[:, :-1]  # of node n, those that end there or below
         self.open = torch.where(trie.targets == DONE, ending[:, nodes.sources], below[:, trie.targets]) > 0
         ways = torch.zeros_like(ending).index_add_(1, nodes.sources, self.open.long())
+        # A single way has probability 1 under the restricted softmax, whatever the network says: only nodes with a
+        # choice cost a decoder row.
         self.branching = ways > 1
         self.onward = self._onward(trie, ways)
         branching = F.pad(self.branching.any(0).cumsum(0), (1, 0))
@@ -160,12 +164,14 @@ class _Choices:
         self.depth = int(nodes.depths[self.fed].max()) if self.fed.numel() else 0
 
     def _onward(self, trie: CandidateTrie, ways: Tensor) -> Tensor:
+        # Chains of single ways are followed by pointer doubling: each round makes the jumps twice as long, so the
+        # logarithm of the depth is enough.
         onward = torch.arange(ways.size(1), device=ways.device).repeat(ways.size(0), 1)
         single = self.open & (ways == 1)[:, trie.nodes.sources] & (trie.targets != DONE)
         rows, edges = single.nonzero(as_tuple=True)
         onward[rows, trie.nodes.sources[edges]] = trie.targets[edges]
         for _ in range(int(trie.nodes.depths.max()).bit_length()):
-            onward = onward.gather(1, onward)  # twice as far
+            onward = onward.gather(1, onward)
         return onward
 
     def of_candidates(self, complete: Tensor) -> Tensor:
@@ -201,6 +207,8 @@ class _Walk:
         """Feeds nodes (A, m), whose parents come before them -> of each network, features (B * m, C)."""
         nodes = self.trie.nodes
         self.slots = torch.cat([self.slots.expand(fed.size(0), -1), fed], dim=1)
+        # Depth-first numbers again: an ancestor is a node whose range contains the other. DONE, which fills unused
+        # slots, has an empty range, so nothing attends to it.
         above, node = self.slots.unsqueeze(1), fed.unsqueeze(2)
         visible = (above <= node) & (node < nodes.ends[above])  # ancestors and itself, (A, m, T)
         tokens, depths = nodes.tokens[fed], nodes.depths[fed]
@@ -220,6 +228,8 @@ class _Walk:
         parts = []
         for model, x in zip(self.models, features, strict=True):
             table = model.decoder.output_projection.weight
+            # One dot product an edge: the rows of a product with the whole table would be mostly thrown away, as a
+            # node has a few of the 59,457 tokens below it.
             logits = [
                 torch.linalg.vecdot(x[r].float(), table[t].float())
                 for r, t in zip(rows.split(BLOCK), tokens.split(BLOCK), strict=True)
@@ -230,6 +240,7 @@ class _Walk:
 
 def _grouped_log_softmax(logits: Tensor, groups: Tensor, count: int) -> Tensor:
     """Log-softmax of logits (e,) within groups (e,) of numbers below `count`; sums in float64, result float32."""
+    # Groups are ragged, from two edges to thousands, so there is no dimension that a softmax could run over.
     peaks = logits.new_full((count,), -math.inf).scatter_reduce_(0, groups, logits, "amax")
     shifted = (logits - peaks[groups]).double()
     sums = shifted.new_zeros(count).index_add_(0, groups, shifted.exp())
@@ -240,6 +251,7 @@ def _mean_probability(parts: list[Tensor]) -> Tensor:
     """Log of the networks' mean probability, from log-probabilities of each."""
     if len(parts) == 1:
         return parts[0]
+    # Rounding can give a mean just above 1. The search relies on no term being positive.
     return (torch.stack(parts).logsumexp(0) - math.log(len(parts))).clamp_(max=0.0)
 
 
@@ -255,6 +267,7 @@ def _score_all(walk: _Walk, choices: _Choices, samples: int, max_rows: int) -> t
     rows_used = 1
     chunks = choices.fed.split(max(1, max_rows // samples)) if choices.fed.numel() else ()
     for chunk in chunks:
+        # In depth-first order, whatever of a later node's path is not in the chunk is on the path of its first node.
         ancestors = _ancestors(int(chunk[0]), nodes.parents)
         fed = torch.cat([chunk.new_tensor(ancestors), chunk])
         features = walk.feed(fed[None])
@@ -267,6 +280,7 @@ def _score_all(walk: _Walk, choices: _Choices, samples: int, max_rows: int) -> t
         walk.rewind()
     log_probs.masked_fill_(~choices.open, -math.inf)
     totals = torch.zeros(samples, nodes.depths.numel(), device=edges.device)
+    # Down the trie level by level, since a total needs its parent's.
     for depth in range(1, int(nodes.depths.max()) + 1):
         level = (nodes.depths == depth).nonzero().flatten()
         totals[:, level] = totals[:, nodes.parents[level]] + log_probs[:, nodes.edges[level]]
@@ -311,6 +325,8 @@ class _BestFirst:
         self._reach(sample, edges[index], log_probs[sample, index])
         width = FIRST_WIDTH
         while True:
+            # No term is positive, so the score so far bounds all that can still come below a node. A sample is done
+            # when the k-th best complete candidate is above every bound that is left.
             worst = self.choices.of_candidates(self.complete)[alive].topk(k).values[:, -1:]
             bounds, nodes = self.frontier[alive].topk(min(width, self.frontier.size(1)))
             wanted = (bounds >= worst) & (bounds > -math.inf)  # an equal bound may hold a tie of lower number
@@ -322,12 +338,13 @@ class _BestFirst:
                 alive, bounds, nodes, wanted = alive[going], bounds[going], nodes[going], wanted[going]
             row, column = wanted.nonzero(as_tuple=True)
             self._expand(alive, row, nodes[row, column], bounds[row, column])
+            # Few nodes at first, since most questions are settled by then; more later, since a round has a fixed cost.
             width = min(2 * width, max(1, self.max_rows // alive.numel()))
 
     def _expand(self, alive: Tensor, row: Tensor, nodes: Tensor, bounds: Tensor) -> None:
         """Expands nodes (n,) with scores so far (n,) of the samples alive[row (n,)]."""
         if self.walk.slots.numel() >= self.max_rows:
-            self.walk.rewind()
+            self.walk.rewind()  # bounds memory; ancestors that are needed again are fed again
         fed, place = self._unfed(alive.numel(), row, nodes)
         features = self.walk.feed(fed)
         self.expanded[alive] += (fed != DONE).sum(1)
