@@ -68,12 +68,11 @@ class BiasCache:
             self.clear()
             self._seen = [_Seen.of(weight) for weight in weights]
         self._doubted = False
-        if key not in self._entries:
-            self._entries[key] = compute()
-            while len(self._entries) > 1 and self._bytes() > self.max_bytes:
-                self._entries.popitem(last=False)
-        self._entries.move_to_end(key)
-        return self._entries[key]
+        biases = self._entries.pop(key, None) or compute()
+        self._entries[key] = biases  # the last one is the one used last
+        while len(self._entries) > 1 and self._bytes() > self.max_bytes:
+            self._entries.popitem(last=False)
+        return biases
 
     def doubt(self) -> None:
         """Weights may have changed without a trace: the next `get` compares their values."""
