@@ -25,13 +25,14 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.logging.progress_bar import progress_bar
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from data.card import Card
 from models.generation import GenerationConfig
 from models.ofa import OFA, OFAConfig
-from models.predictor.description import ANSWER_OPTIONS, describe, find_vocabulary
+from models.weights import load_model
+from models.weights.card import Card
+from models.weights.description import ANSWER_OPTIONS, describe, find_vocabulary
 from ofa_module import cli, evaluation_flags
 from tasks.base import Evaluation, OFATask
-from utils.checkpoint import load_checkpoint, load_model
+from utils.checkpoint import load_checkpoint
 from utils.distributed import gather_objects, is_main, rank, sum_over_ranks, world_size
 from utils.errors import UserError
 from utils.predictions import Record, write_json, write_predictions

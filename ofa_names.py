@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-CORE = ("utils", "data", "models")
+CORE = ("utils", "data", "metrics", "models", "digits")
 PLUGIN = ("criterions", "tasks")  # training and evaluation need these as well
 
 

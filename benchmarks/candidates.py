@@ -34,7 +34,7 @@ from data.vqa_gen import VqaGenData, VqaGenDataset
 from models.generation import CandidateTrie, GenerationConfig, generate, rank_candidates
 from models.ofa import OFA, OFAConfig
 from models.ofa.encoder import EncoderOutput
-from utils.checkpoint import load_model
+from models.weights import load_model
 
 BPE = Path(__file__).parents[1] / "utils" / "BPE"
 DEMO_BPE = Path(__file__).parents[1] / "data" / "demo" / "BPE"

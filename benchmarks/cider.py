@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 
-from utils.cider import CiderD, NGram, count_documents
+from metrics.cider import CiderD, NGram, count_documents
 
 WORDS, LENGTH, REFERENCES, HYPOTHESES = 9000, 10, 5, 320
 COLUMNS = (

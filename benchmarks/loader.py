@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 
 from data.base import DataConfig
 from data.caption import CaptionDataset
-from data.demo.__main__ import main as write_demo
 from data.text import Vocabulary
 from data.tsv import TsvFile
+from digits.__main__ import main as write_demo
 
 WORKERS = (0, 1, 2)
 BPE_DIR = Path(__file__).parents[1] / "utils" / "BPE"

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from models.ofa import OFA, OFAConfig
 from models.predictor import OFAPredictor
-from utils.checkpoint import save_model
+from models.weights import save_model
 
 SIDE = 2048  # of the matrices whose product shows what the machine can do
 PROMPT = [0, 99, 473, 5, 2274, 6190, 116, 2]  # as long as that of captions

@@ -20,7 +20,7 @@ from fairseq import tasks
 
 import train
 from criterions.scst import SelfCriticalCriterion
-from data.demo.__main__ import main as write_demo
+from digits.__main__ import main as write_demo
 from ofa_module.trainer import OFATrainer
 
 BPE = Path(__file__).parents[1] / "utils" / "BPE"

@@ -18,9 +18,9 @@ from criterions.base import COUNTS, OFACriterion
 from criterions.linear_cross_entropy import linear_cross_entropy
 from criterions.losses import check_loss_options
 from criterions.reward import pack_rewards, pack_samples
+from metrics.cider import CiderD, reward_text
 from models.generation import GenerationConfig, generate
 from tasks.base import encoder_inputs, unwrap
-from utils.cider import CiderD, reward_text
 from utils.errors import UserError
 
 

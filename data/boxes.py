@@ -1,35 +1,36 @@
-"""Pictures of the pretraining recipe, resized and cropped together with the boxes on them.
-
-Boxes are (..., 4) float32: x0, y0, x1, y1 in pixels. Pictures are RGB.
-"""
-
-import random
+"""Boxes (..., 4): x0, y0, x1, y1 in pixels; written in rows, as location bins, cut, compared."""
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-LONGEST_SIDE = 672  # pixels
-JITTER = 0.5  # a detection picture is scaled to 1 .. 1.5 times the crop
+from data.tsv import plain_number
+from utils.errors import quoted
+
+SLACK = 1.0  # pixels a box may leave the image by: annotation tools round
 
 
-def draw_short_side(size: int, largest: int, rng: random.Random) -> int:
-    """Uniform from `size` to `largest`; `size` itself if that is larger."""
-    return rng.randint(size, max(size, largest))
+def parse_box(text: str, width: int, height: int) -> list[float]:
+    """x0, y0, x1, y1 in pixels; ValueError unless it is a box inside a width x height image."""
+    try:
+        x0, y0, x1, y1 = (float(plain_number(part)) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"the box {quoted(text)} is not x0,y0,x1,y1") from error
+    if not (x0 < x1 and y0 < y1):
+        raise ValueError(f"the box {quoted(text)} has no area: x0 < x1 and y0 < y1 are needed")
+    if min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK:
+        raise ValueError(f"the box {quoted(text)} is outside the image of {width} x {height} pixels")
+    return [x0, y0, x1, y1]
 
 
-def resize_short_side(image: Image.Image, side: int) -> Image.Image:
-    """Picture whose short side has `side` pixels; no side has more than 672, be it at the cost of the proportions."""
-    short = min(image.size)
-    longest = max(LONGEST_SIDE, side)
-    width, height = (min(side if length == short else int(side * length / short), longest) for length in image.size)
-    return _resized(image, width, height)
+def quantize(box: Tensor, max_image_size: int, num_bins: int) -> list[int]:
+    """Bins of coordinates (4,), float32 pixels of the resized image; a little outside counts as the edge."""
+    return (box / max_image_size * (num_bins - 1)).round().clamp(0, num_bins - 1).long().tolist()
 
 
-def centre_crop(image: Image.Image, side: int) -> Image.Image:
-    """The square in the middle."""
-    left, top = (round((length - side) / 2) for length in image.size)
-    return image.crop((left, top, left + side, top + side))
+def dequantize(bins: Tensor, ratios: Tensor, max_image_size: int, num_bins: int) -> Tensor:
+    """Pixels (..., 4) of the original image, of bins (..., 4) and resize ratios (..., 2) of width and height."""
+    return bins / (num_bins - 1) * max_image_size / torch.cat([ratios, ratios], dim=-1)
 
 
 def scale_boxes(boxes: Tensor, before: Image.Image, after: Image.Image) -> Tensor:
@@ -38,49 +39,33 @@ def scale_boxes(boxes: Tensor, before: Image.Image, after: Image.Image) -> Tenso
     return boxes * torch.tensor(ratios).repeat(2)
 
 
-def crop_around(image: Image.Image, box: Tensor, side: int) -> tuple[Image.Image, Tensor]:
-    """The square around a box (4,), shifted to stay in the picture, and the part of the box that is in it."""
-    corner = []
-    for axis, length in enumerate(image.size):
-        centre = float(box[axis] + box[axis + 2]) / 2
-        corner.append(max(centre - side / 2 + min(length - centre - side / 2, 0.0), 0.0))
-    left, top = (round(offset) for offset in corner)
-    shifted = box - torch.tensor(corner).repeat(2)  # not rounded, as released
-    return image.crop((left, top, left + side, top + side)), shifted.clamp(0, side)
+def clamp_boxes(boxes: Tensor, width: float, height: float) -> Tensor:
+    """Boxes (..., 4) cut at the borders of an image of width x height pixels; a new tensor."""
+    return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
 
 
-def jittered_crop(
-    image: Image.Image, boxes: Tensor, side: int, rng: random.Random, generator: torch.Generator
-) -> tuple[Image.Image, Tensor]:
-    """A random square of the picture at a random scale, half the time mirrored, with what is left of the boxes.
+def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Intersection over union of boxes in the same row, 0 where they do not overlap.
+
+    The union is enlarged by 1e-6, as in the released evaluation: two equal boxes of no area give 0.
 
     Args:
-        image: the picture.
-        boxes: (N, 4).
-        side: side of the square in pixels.
-        rng: draws the flip.
-        generator: draws scale and place.
+        boxes: (B, 4) x0, y0, x1, y1 in pixels; a box whose corners are swapped overlaps nothing.
+        others: (B, 4).
 
     Returns:
-        The square, and boxes (N, 4) in it; those outside it have no area.
+        (B,)
     """
-    if rng.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        x0, y0, x1, y1 = boxes.unbind(-1)
-        boxes = torch.stack([image.width - x1, y0, image.width - x0, y1], dim=-1)
-    target = round(side * (1 + JITTER * _uniform(generator)))
-    scale = max(target / length for length in image.size)
-    resized = _resized(image, *(round(length * scale) for length in image.size))
-    boxes = scale_boxes(boxes, image, resized)
-    top = int((resized.height - side) * _uniform(generator))
-    left = int((resized.width - side) * _uniform(generator))
-    boxes = (boxes - torch.tensor([left, top, left, top])).clamp(0, side)
-    return resized.crop((left, top, left + side, top + side)), boxes
+    corner = torch.maximum(boxes[:, :2], others[:, :2])  # (B, 2)
+    sides = torch.minimum(boxes[:, 2:], others[:, 2:]) - corner  # (B, 2)
+    overlap = sides.clamp(min=0).prod(dim=1)
+    return overlap / (_area(boxes) + _area(others) - overlap + 1e-6)
 
 
-def _resized(image: Image.Image, width: int, height: int) -> Image.Image:
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+def box_hits(boxes: Tensor, references: Tensor, threshold: float = 0.5) -> Tensor:
+    """Whether each box overlaps its reference by at least a threshold above 0: (B, 4), (B, 4) -> (B,) bool."""
+    return box_iou(boxes, references) >= threshold
 
 
-def _uniform(generator: torch.Generator) -> float:
-    return float(torch.rand(1, generator=generator))
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)

@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 
 from data.augment import seeded
-from data.boxes import centre_crop, crop_around, draw_short_side, resize_short_side, scale_boxes
+from data.boxes import parse_box, scale_boxes
+from data.crops import centre_crop, crop_around, draw_short_side, resize_short_side
 from data.negatives import Negatives
 from data.pretrain_rows import PretrainData, PretrainExample, PretrainRows
 from data.prompts import prompt
 from data.randaugment import rand_augment
-from data.refcoco import parse_box
 from data.text import Vocabulary, normalize_caption, normalize_question, require_words
 from data.tsv import TsvFile
 from data.vqa_gen import parse_answers

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from data.base import OFADataset
-from data.boxes import jittered_crop
+from data.boxes import parse_box, quantize
+from data.crops import jittered_crop
 from data.image_gen import code_ids, drawn_text
 from data.images import standard_transform
 from data.masking import MaskingOptions, check_masking, infill, word_starts
 from data.prompts import prompt
-from data.refcoco import RefcocoData, parse_box, quantize
+from data.refcoco import RefcocoData
 from data.sample import Example, Sample
 from data.text import Vocabulary, require_words
 from data.tsv import TsvFile

@@ -9,14 +9,10 @@ import torch
 from torch import Tensor
 
 from data.base import DataConfig, OFADataset
+from data.boxes import clamp_boxes, dequantize, parse_box, quantize
 from data.prompts import prompt
 from data.sample import Example
 from data.text import Vocabulary, normalize_caption
-from data.tsv import plain_number
-from utils.errors import quoted
-from utils.metrics import clamp_boxes
-
-SLACK = 1.0  # pixels a box may leave the image by: annotation tools round
 
 
 @dataclass
@@ -26,29 +22,6 @@ class RefcocoData(DataConfig):
     max_image_size: int = field(
         default=512, metadata={"help": "coordinates are divided by this, whatever the size of the image"}
     )
-
-
-def parse_box(text: str, width: int, height: int) -> list[float]:
-    """x0, y0, x1, y1 in pixels; ValueError unless it is a box inside a width x height image."""
-    try:
-        x0, y0, x1, y1 = (float(plain_number(part)) for part in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"the box {quoted(text)} is not x0,y0,x1,y1") from error
-    if not (x0 < x1 and y0 < y1):
-        raise ValueError(f"the box {quoted(text)} has no area: x0 < x1 and y0 < y1 are needed")
-    if min(x0, y0) < -SLACK or x1 > width + SLACK or y1 > height + SLACK:
-        raise ValueError(f"the box {quoted(text)} is outside the image of {width} x {height} pixels")
-    return [x0, y0, x1, y1]
-
-
-def quantize(box: Tensor, max_image_size: int, num_bins: int) -> list[int]:
-    """Bins of coordinates (4,), float32 pixels of the resized image; a little outside counts as the edge."""
-    return (box / max_image_size * (num_bins - 1)).round().clamp(0, num_bins - 1).long().tolist()
-
-
-def dequantize(bins: Tensor, ratios: Tensor, max_image_size: int, num_bins: int) -> Tensor:
-    """Pixels (..., 4) of the original image, of bins (..., 4) and resize ratios (..., 2) of width and height."""
-    return bins / (num_bins - 1) * max_image_size / torch.cat([ratios, ratios], dim=-1)
 
 
 def source_text(text: str, config: DataConfig, bpe: str) -> str:

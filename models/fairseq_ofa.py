@@ -13,9 +13,9 @@ from torch import Tensor
 
 from models.ofa import OFA, OFAConfig
 from models.ofa.config import ARCHITECTURES
-from utils.checkpoint import upgrade_state_dict
+from models.weights import upgrade_state_dict
+from models.weights.upgrade import TRUNK, LoadReport, summarise
 from utils.errors import UserError
-from utils.upgrade import TRUNK, LoadReport, summarise
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 
-from data.demo import examples
 from data.images import decode_base64
+from digits import examples
 from models.predictor import Box, OFAPredictor
 from utils.errors import UserError, one_sentence
 from utils.files import text_lines

@@ -19,22 +19,16 @@ from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from data.card import KEY, Card
 from data.collate import damaged_images, without_skipped
 from data.text import Vocabulary
+from models.weights import upgrade_state_dict
+from models.weights.card import KEY, Card
 from ofa_module.continuing import FinishedRun, check_unfinished, log_differences
 from ofa_module.nonfinite import NonFiniteGuard, NonFiniteUpdate
 from ofa_module.preflight import check_room, check_start, check_validation, locked_folder, warn_of_unknown_words
 from tasks.epochs import EpochBatches, rows_of_earlier_version
 from utils import optimizer_state
-from utils.checkpoint import (
-    SAFE_GLOBALS,
-    DamagedCheckpointError,
-    load_checkpoint,
-    previous_checkpoint,
-    save_checkpoint,
-    upgrade_state_dict,
-)
+from utils.checkpoint import SAFE_GLOBALS, DamagedCheckpointError, load_checkpoint, previous_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.logs import kept_root_logger
 from utils.original import with_original_options
@@ -51,7 +45,8 @@ _restore = checkpoint_utils.load_checkpoint
 class OFATrainer(Trainer):
     """Stock trainer, except for the warm-up ratio, safe and self-healing restores, and no dry run of validation.
 
-    Updates that are not finite are skipped (`ofa_module/nonfinite.py`). Its files describe themselves (`data/card.py`).
+    Updates that are not finite are skipped (`ofa_module/nonfinite.py`). Its files describe themselves
+    (`models/weights/card.py`).
     """
 
     _epoch: EpochBatches

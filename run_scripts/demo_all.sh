@@ -66,4 +66,4 @@ first_lane=$!
 wait $!
 wait $first_lane
 [ "${OFA_DEMO_SCALE:-1}" = 1 ] && allow= || allow=--allow-chance
-"$OFA_PYTHON" -m data.demo.page "$out" $allow
+"$OFA_PYTHON" -m digits.page "$out" $allow

@@ -24,4 +24,4 @@ for subset in blank two_digits three_digits; do # places may recur in captions o
     SUBSET=$subset sh run_scripts/caption/evaluate_caption.sh --batch-size=50 --ema-eval --max-len-b=40 --no-repeat-ngram-size=0
 done
 echo "== 4/4 pictures and scores"
-"$OFA_PYTHON" -m data.demo.report "$out"
+"$OFA_PYTHON" -m digits.report "$out"

@@ -9,11 +9,11 @@ from data.base import OFADataset
 from data.collate import prefix_tokens
 from data.text import Vocabulary
 from data.tsv import TsvFile
+from metrics.sums import vqa_soft_scores
 from models.generation import CandidateTrie, GenerationConfig, generate, rank_candidates, require_hypotheses
 from models.ofa import OFA
 from tasks.base import OFATask, encoder_inputs, generation_confidence
 from utils.errors import UserError
-from utils.metrics import vqa_soft_scores
 
 INFERENCE_TYPES = ("allcand", "beamsearch")
 

@@ -16,17 +16,17 @@ from fairseq.tasks import FairseqTask
 from torch import nn
 
 from data.base import DataConfig, OFADataset
-from data.card import Card
 from data.sharding import Read, file_for_epoch, plan_batches
 from data.text import Vocabulary
 from data.tsv import TsvFile
+from metrics.sums import Metric
 from models.generation import GenerationConfig, Hypothesis
 from models.ofa import OFA
 from models.ofa.model import ENCODER_INPUTS
-from models.predictor.description import decoding_defaults
+from models.weights.card import Card
+from models.weights.description import decoding_defaults
 from tasks.epochs import EpochBatches, Order
 from utils.errors import UserError
-from utils.metrics import Metric
 from utils.predictions import Record, Server, check_predictions
 
 

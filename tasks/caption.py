@@ -10,12 +10,12 @@ from fairseq.tasks import register_task
 
 from data.caption import CaptionDataset, split_captions
 from data.tsv import TsvFile
+from metrics.cider import CiderD
+from metrics.coco_caption import score_captions
+from metrics.sums import Metric, bleu, bleu_sums
 from models.generation import GenerationConfig, generate, require_hypotheses
 from models.ofa import OFA
 from tasks.base import Evaluation, OFATask, OFATaskConfig, encoder_inputs, generation_confidence
-from utils.cider import CiderD
-from utils.coco_caption import score_captions
-from utils.metrics import Metric, bleu, bleu_sums
 from utils.predictions import COCO_SERVER, Record, leaderboard_id
 from utils.punctuation import remove_punctuation
 

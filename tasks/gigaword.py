@@ -10,13 +10,13 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 
 from data.gigaword import GigawordData, GigawordDataset
+from metrics.rouge import rouge_sums
+from metrics.summary_text import clean_summary
+from metrics.sums import Metric
 from models.generation import GenerationConfig, generate, require_hypotheses
 from models.ofa import OFA
 from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
-from utils.metrics import Metric
 from utils.predictions import Record
-from utils.rouge import rouge_sums
-from utils.summary_text import clean_summary
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from fairseq.tasks import register_task
 from data.glue import GLUE, GlueData, GlueDataset
 from data.text import Vocabulary
 from data.tsv import TsvFile
+from metrics.sums import Metric, confusion, f1, mcc
 from models.generation import GenerationConfig
 from models.ofa import OFA
 from tasks.answers import AnswerTask
 from tasks.base import Evaluation
 from utils.errors import UserError
-from utils.metrics import Metric, confusion, f1, mcc
 from utils.predictions import Record
 
 METRICS = {"acc": Metric(4), "F1": Metric(3, f1), "mcc": Metric(4, mcc)}

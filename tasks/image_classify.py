@@ -9,11 +9,11 @@ from fairseq.tasks import register_task
 
 from data.image_classify import ImageClassifyData, ImageClassifyDataset
 from data.tsv import TsvFile
+from metrics.sums import Metric
 from models.generation import GenerationConfig
 from models.ofa import OFA
 from tasks.answers import AnswerTask, soft_score_sums
 from tasks.base import Evaluation
-from utils.metrics import Metric
 from utils.predictions import Record
 
 

@@ -10,16 +10,16 @@ import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 
+from data.builders.image_codes import picture_name
 from data.image_gen import COLUMNS, ImageGenData, ImageGenDataset, code_count
 from data.tsv import TsvFile
+from metrics.sums import Metric
 from models.generation import GenerationConfig
 from models.ofa import OFA
 from models.text_to_image import Painter, Picture, check_files, code_options, row_generators, sample_codes
 from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
 from utils.errors import BadRowError, UserError
 from utils.files import atomic_write
-from utils.image_codes import picture_name
-from utils.metrics import Metric
 from utils.predictions import Record
 
 METHODS = ("ti_sim", "ii_sim")

@@ -10,11 +10,12 @@ import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 
+from data.boxes import box_hits
 from data.refcoco import RefcocoData, RefcocoDataset, location_range, predicted_boxes
+from metrics.sums import Metric
 from models.generation import GenerationConfig, generate, require_hypotheses
 from models.ofa import OFA
 from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
-from utils.metrics import Metric, box_hits
 from utils.predictions import Record
 
 logger = logging.getLogger(__name__)

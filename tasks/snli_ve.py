@@ -8,11 +8,11 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 
 from data.snli_ve import SnliVeData, SnliVeDataset
+from metrics.sums import Metric
 from models.generation import GenerationConfig
 from models.ofa import OFA
 from tasks.answers import AnswerTask, soft_score_sums
 from tasks.base import Evaluation
-from utils.metrics import Metric
 from utils.predictions import Record
 
 

@@ -9,12 +9,12 @@ from fairseq.tasks import register_task
 
 from data.tsv import TsvFile
 from data.vqa_gen import VqaGenData, VqaGenDataset
+from metrics.sums import Metric
 from models.generation import GenerationConfig
 from models.ofa import OFA
 from tasks.answers import AnswerTask, soft_score_sums
 from tasks.base import Evaluation
 from utils.errors import UserError
-from utils.metrics import Metric
 from utils.predictions import VQA_SERVER, Record, leaderboard_id
 
 

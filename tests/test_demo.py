@@ -22,13 +22,12 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import demo
-from data.demo import examples, scene
-from data.demo.legibility import legibility
-from data.demo.words import Thing
-from data.refcoco import parse_box
+from data.boxes import box_iou, parse_box
+from digits import examples, scene
+from digits.legibility import legibility
+from digits.words import Thing
 from models import web_page
 from models.predictor import Box, OFAPredictor
-from utils.metrics import box_iou
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120  # seconds for an answer in the browser

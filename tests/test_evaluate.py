@@ -221,9 +221,7 @@ def test_what_is_said_to_be_used_is_read_somewhere():
 
 def evaluated(task, own, *flags):
     """What the flags on a line make of a checkpoint of a task: its options, and the task itself."""
-    cfg = evaluate.parse_args(
-        ["x.tsv", f"--task={task}", f"--bpe-dir={ROOT}/data/demo/BPE", "--code-dict-size=0", *flags]
-    )
+    cfg = evaluate.parse_args(["x.tsv", f"--task={task}", f"--bpe-dir={ROOT}/digits/BPE", "--code-dict-size=0", *flags])
     evaluation_flags.check_given(cfg, cfg.given)
     overrides = {"selected_cols": "0,1", "ans2label_file": "gone.pkl"} if task == "vqa_gen" else {}
     stored = {"_name": task, "code_dict_size": 0, **own}

@@ -181,7 +181,7 @@ def test_script_in_every_size(name):
             assert cfg.model._name == "ofa_demo" and not cfg.model.freeze_encoder_embedding
             assert cfg.model.encoder_drop_path_rate == 0.0 and cfg.dataset.num_workers == 0
         if is_training or cfg.evaluation.zero_shot:
-            assert cfg.task.patch_image_size == 48 and cfg.task.bpe_dir == str(ROOT / "data/demo/BPE")
+            assert cfg.task.patch_image_size == 48 and cfg.task.bpe_dir == str(ROOT / "digits/BPE")
             assert (cfg.task.num_bins, cfg.task.code_dict_size) == (65, 1024)
 
 

@@ -7,7 +7,7 @@ import torch
 
 import evaluate
 import train
-from data.demo.__main__ import main as build_demo
+from digits.__main__ import main as build_demo
 from tests.programs import ROOT, kill_after, run
 
 ROWS = 36
@@ -32,7 +32,7 @@ def demo(tmp_path_factory):
 
 def training_args(demo, save_dir, *more):
     data = f"{demo}/caption_data/caption_stage1_train.tsv,{demo}/caption_data/caption_val.tsv"
-    return [data, f"--bpe-dir={ROOT}/data/demo/BPE", f"--save-dir={save_dir}", *TRAIN, *more]
+    return [data, f"--bpe-dir={ROOT}/digits/BPE", f"--save-dir={save_dir}", *TRAIN, *more]
 
 
 def train_and_kill(demo, save_dir, *more, checkpoint, processes=1):
@@ -101,7 +101,7 @@ def test_two_processes_resume_with_the_same_samples(demo, tmp_path):
 
 
 def evaluate_args(demo, checkpoint, results, *more, data="caption_test.tsv"):
-    overrides = {"data": f"{demo}/caption_data/{data}", "bpe_dir": f"{ROOT}/data/demo/BPE", "selected_cols": "1,4,2"}
+    overrides = {"data": f"{demo}/caption_data/{data}", "bpe_dir": f"{ROOT}/digits/BPE", "selected_cols": "1,4,2"}
     path = f"{demo}/caption_data/{data}"
     return [
         path,
@@ -190,7 +190,7 @@ def test_bad_input_is_one_sentence(change, words, demo, trained, tmp_path, capsy
         (folder / "caption_val.tsv").write_text("")
     data = change.get("data", f"{folder}/caption_stage1_train.tsv,{folder}/caption_val.tsv")
     flags = [
-        f"--bpe-dir={ROOT}/data/demo/BPE",
+        f"--bpe-dir={ROOT}/digits/BPE",
         f"--save-dir={tmp_path}/save",
         *TRAIN,
         "--batch-size=18",

@@ -2,36 +2,31 @@
 
 Nothing in a file is ever executed: torch unpickles with `weights_only`, besides tensors and plain containers only
 `argparse.Namespace` (fairseq's options) and NumPy scalars (its scores) are allowed. OmegaConf containers are not:
-released files hold plain dicts. The functions that name options import `models.ofa` inside: the one upward import.
+released files hold plain dicts. What makes networks of them is `models/weights`.
 """
 
 import argparse
-import logging
 import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from utils import hf_layout, upgrade
+from utils import hf_layout
 from utils.errors import UserError
 from utils.files import atomic_write
-from utils.option_values import odd_option
 from utils.original import with_original_options
-from utils.upgrade import LoadReport
 
 if TYPE_CHECKING:
-    from models.ofa import OFA, OFAConfig
+    from models.ofa import OFA
 
-logger = logging.getLogger(__name__)
 PathLike = str | os.PathLike[str]
 
 _numpy_scalar = np.float64(0).__reduce__()[0]
@@ -184,7 +179,7 @@ def unpickle(path: Path, mmap: bool = False) -> Any:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and what `utils.convert` stored beside them."""
+    """Tensors and what `models.weights.convert` stored beside them."""
     try:
         from safetensors import SafetensorError
 
@@ -195,125 +190,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return read_tensors(path)
     except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
         raise damaged(path, f"{error!s:.200}") from error
-
-
-def load_model(
-    path: PathLike,
-    overrides: Mapping[str, Any] | None = None,
-    ema: bool = False,
-    device: str | torch.device = "cpu",
-) -> "OFA":
-    """The network of a checkpoint, float32, in eval mode.
-
-    Its options are those of the file, corrected by what the tensors tell; without options in the file, those of
-    `infer_config`.
-
-    Args:
-        path: as in `load_checkpoint`. overrides: options of `OFAConfig` that win over the file's.
-        ema: take the running average of the weights (`extra_state.ema`) instead of the last ones.
-
-    Raises UserError when the file is no OFA network, has no such average, or an override does not fit the weights.
-    """
-    from models.ofa import OFA
-
-    checkpoint = load_checkpoint(path, mmap=True)
-    state = checkpoint["model"]
-    if ema:
-        state = (checkpoint.get("extra_state") or {}).get("ema")
-        if state is None:
-            raise UserError(f"{path} holds no running average of the weights: leave out --ema-eval.")
-    config = model_config(checkpoint, overrides, str(path))
-    check_state(state, str(path))
-    try:
-        model = OFA(config)
-    except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
-        raise UserError(f"{path} holds a network that cannot be built: {error!s:.200}") from error
-    report = upgrade_state_dict(state, model, source=str(path))
-    parameters = {name for name, _ in model.named_parameters()}
-    if random := [name for name in report.missing if name in parameters]:
-        logger.warning("%s lacks weights, left at random: %s", path, ", ".join(upgrade.summarise(random)))
-    model.load_state_dict(state)
-    return model.to(device).eval()
-
-
-def model_config(
-    checkpoint: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, source: str = "The checkpoint"
-) -> "OFAConfig":
-    """Options of a checkpoint's network: those of its size, the stored ones, what the tensors tell, the overrides.
-
-    Where they disagree the later ones win, except for `code_image_size`: the tensor it is told by had another length
-    in older files. A flag that is absent from stored options was not given, hence False.
-
-    Args:
-        checkpoint: as `load_checkpoint` returns it. source: what error messages call it.
-
-    Raises UserError for anything but a whole OFA network, and for unknown or impossible overrides.
-    """
-    from models.ofa.config import ARCHITECTURES, COMMON, OFAConfig
-
-    known = {f.name for f in fields(OFAConfig)}
-    if unknown := sorted(set(overrides or {}) - known):
-        raise UserError(f"OFA has no option {', '.join(unknown)}: correct the overrides.")
-    check_state(checkpoint["model"], source)
-    inferred = _infer(checkpoint["model"], source)
-    stored = (checkpoint.get("cfg") or {}).get("model") or checkpoint.get("args")
-    if stored is None:
-        options = asdict(OFAConfig.from_arch("ofa_base"))
-    else:
-        stored = vars(stored) if isinstance(stored, argparse.Namespace) else stored
-        size = ARCHITECTURES.get(str(stored.get("_name") or stored.get("arch")), COMMON)
-        # The trunk's weights are in the checkpoint; the file they once came from may be gone.
-        given = {k: v for k, v in stored.items() if k in known and v is not None and k != "resnet_model_path"}
-        options = {**size, **given}
-        if "code_image_size" in given:
-            inferred["code_image_size"] = given["code_image_size"]
-    options = {**options, **inferred, **(overrides or {})}
-    if odd := odd_option(OFAConfig, options):
-        raise UserError(f"{source} holds a network that cannot be built: {odd}.")
-    try:
-        return replace(OFAConfig(), **options)
-    except ValueError as error:
-        raise UserError(f"{source} holds a network that cannot be built: {error}") from error
-
-
-def infer_config(state_dict: Mapping[str, Tensor]) -> "OFAConfig":
-    """Options of a network read off its tensors.
-
-    Some leave no trace: `disable_entangle` is taken to be True and `attn_scale_factor` 2, as in every released
-    network; rates of dropout are 0. Raises UserError for anything but a whole OFA network.
-    """
-    return model_config({"model": state_dict}, source="The state dict")
-
-
-def _infer(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
-    from models.ofa.config import RESNET_BLOCKS
-
-    options = upgrade.describe(state, RESNET_BLOCKS)
-    needed = {"vocab_size": "token table", "encoder_layers": "encoder", "decoder_layers": "decoder"}
-    needed |= {"resnet_type": "image trunk", "encoder_attention_heads": "relative position tables"}
-    if absent := [part for option, part in needed.items() if option not in options]:
-        start = "start training from it (--restore-file)" if "encoder_layers" in options else "name an OFA checkpoint"
-        raise UserError(f"{source} is not a whole OFA network (no {', '.join(absent)}): {start}.")
-    return options
-
-
-def upgrade_state_dict(
-    state: dict[str, Tensor],
-    model: nn.Module,
-    answer_token_pieces: Sequence[Sequence[int]] | None = None,
-    source: str = "The checkpoint",
-) -> LoadReport:
-    """Fits `state` to the model, in place, by the rules of `utils.upgrade`; a strict load then succeeds.
-
-    Args:
-        answer_token_pieces: for each token row to be appended, the ids whose mean embedding it starts from
-            (random rows without it). source: what error messages call the state dict.
-
-    Raises UserError when it is another network: the message names the flags to pass.
-    """
-    from models.ofa.config import ARCHITECTURES, RESNET_BLOCKS
-
-    return upgrade.fit(state, model.state_dict(), ARCHITECTURES, RESNET_BLOCKS, answer_token_pieces, source)
 
 
 def save_checkpoint(obj: Mapping[str, Any], path: PathLike) -> None:
@@ -334,11 +210,6 @@ def save_checkpoint(obj: Mapping[str, Any], path: PathLike) -> None:
         ) from error
 
 
-def save_model(model: "OFA", path: PathLike) -> None:
-    """Writes weights and options, from which `load_model` rebuilds this very network."""
-    save_checkpoint(without_history(model.state_dict(), asdict(model.config)), path)
-
-
 def previous_checkpoint(path: PathLike) -> Path | None:
     """The most trained undamaged training checkpoint beside a damaged one (`checkpoint*.pt`), or None."""
     path = Path(path)
@@ -353,3 +224,10 @@ def previous_checkpoint(path: PathLike) -> Path | None:
             check_whole(other)
             return other
     return None
+
+
+def load_model(path: PathLike, *args: Any, **options: Any) -> "OFA":
+    """`models.weights.load_model`, under the name that other programs import."""
+    from models.weights import load_model
+
+    return load_model(path, *args, **options)

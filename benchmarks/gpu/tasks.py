@@ -84,7 +84,7 @@ def main() -> int:
     args = parser.parse_args()
     exact_float32()
     torch.set_num_threads(4)
-    from data.demo.__main__ import main as build_demo
+    from digits.__main__ import main as build_demo
     from tests.tasks.test_all_tasks import TASKS
 
     lane, lanes = map(int, args.lane.split("/"))

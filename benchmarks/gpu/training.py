@@ -33,7 +33,7 @@ Update = Callable[[], Any]
 
 def flags(arch: str, side: int, device: str, drop_path: float, *more: str) -> list[str]:
     """Command line of stage-1 captioning."""
-    small = [f"--bpe-dir={ROOT}/data/demo/BPE", "--code-dict-size=1024", "--num-bins=65"]
+    small = [f"--bpe-dir={ROOT}/digits/BPE", "--code-dict-size=1024", "--num-bins=65"]
     vocabulary = small if arch == "ofa_demo" else [f"--bpe-dir={ROOT}/utils/BPE"]
     return [
         f"{DATA}/caption_train.tsv,{DATA}/caption_val.tsv", f"--arch={arch}", "--task=caption", "--selected-cols=0,4,2",

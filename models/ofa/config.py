@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Optional
 
 from utils.options import option
-from utils.upgrade import VIT
 
 RESNET_BLOCKS: dict[str, tuple[int, int, int]] = {
     "resnet10": (1, 1, 1),
@@ -19,6 +18,7 @@ RESNET_BLOCKS: dict[str, tuple[int, int, int]] = {
     "resnet101": (3, 4, 23),
     "resnet152": (3, 8, 36),
 }
+VIT = "ViT-B/16"
 TRUNKS = (*RESNET_BLOCKS, VIT)
 
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from models.ofa.config import RESNET_BLOCKS, OFAConfig
 from models.ofa.drop_path import DropPath
 from utils.checkpoint import load_checkpoint
-from utils.upgrade import COUNTER
 
 logger = logging.getLogger(__name__)
 
 STRIDE = 16
+COUNTER = "num_batches_tracked"  # of an ordinary batch norm
 CLASSIFIER = ("layer4.", "fc.")  # what ImageNet networks of torchvision and timm have beyond the trunk
 
 

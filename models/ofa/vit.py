@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from models.ofa.config import OFAConfig
 from models.ofa.resnet import STRIDE, load_trunk
-from utils.upgrade import VIT_BLOCKS
 
-WIDTH, HEADS = 768, 12
+BLOCKS, WIDTH, HEADS = 9, 768, 12
 SIDE = 14  # cells a side of the grid that the positions are learnt for: 224 pixels
 # What CLIP's network has beyond the trunk.
-BEYOND = ("class_embedding", "proj", "ln_post.", *(f"transformer.resblocks.{i}." for i in range(VIT_BLOCKS, 12)))
+BEYOND = ("class_embedding", "proj", "ln_post.", *(f"transformer.resblocks.{i}." for i in range(BLOCKS, 12)))
 
 
 class ViT(nn.Module):
@@ -27,7 +26,7 @@ class ViT(nn.Module):
         # The first row belonged to the class token.
         self.positional_embedding = nn.Parameter(torch.randn(1 + SIDE**2, WIDTH) * WIDTH**-0.5)
         self.ln_pre = nn.LayerNorm(WIDTH)
-        blocks = nn.Sequential(*(_Block() for _ in range(VIT_BLOCKS)))
+        blocks = nn.Sequential(*(_Block() for _ in range(BLOCKS)))
         self.transformer = nn.Sequential(OrderedDict(resblocks=blocks))
         if config.resnet_model_path is not None:
             load_trunk(self, config.resnet_model_path, BEYOND, "name the weights of CLIP's ViT-B/16 or of its trunk")

@@ -1,7 +1,7 @@
 """Questions put to a trained network from Python: one class, from files to answers."""
 
-from models.predictor.description import Description, describe
 from models.predictor.images import ImageLike, read_image
 from models.predictor.predictor import Box, OFAPredictor, Prediction
+from models.weights.description import Description, describe
 
 __all__ = ["Box", "Description", "ImageLike", "OFAPredictor", "Prediction", "describe", "read_image"]

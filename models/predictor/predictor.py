@@ -46,10 +46,11 @@ from models.predictor.arguments import (
     columns,
     pick_device,
 )
-from models.predictor.description import Description, describe, load_vocabulary
 from models.predictor.images import ImageLike, read_image
 from models.text_to_image import Painter, code_options, row_generators, sample_codes
-from utils.checkpoint import PathLike, load_checkpoint, load_model
+from models.weights import load_model
+from models.weights.description import Description, describe, load_vocabulary
+from utils.checkpoint import PathLike, load_checkpoint
 from utils.errors import UserError
 from utils.punctuation import remove_punctuation
 

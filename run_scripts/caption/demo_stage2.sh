@@ -21,7 +21,7 @@ train() {
 
 ofa_once data "$OFA_PYTHON" -m data.demo "$out/data" --size 48 --tasks first_captions,caption --train "$(ofa_scaled 6000 48)" \
     --val "$(ofa_scaled 400 10)" --test "$(ofa_scaled 400 10)"
-ofa_once trunk "$OFA_PYTHON" run_scripts/pretraining/demo_trunk.py "$out/trunk.pt" --updates="$(ofa_scaled 2000 20)"
+ofa_once trunk "$OFA_PYTHON" -m digits.train_trunk "$out/trunk.pt" --updates="$(ofa_scaled 2000 20)"
 ofa_once stage1 train stage1 "$(ofa_scaled 430 2)" --restore-file=none \
     --resnet-model-path="$out/trunk.pt" --batch-size=32 --lr=3e-4 --label-smoothing=0.0 --weight-decay=0.0
 CHECKPOINT=$(last stage1) ofa_once stage2 train stage2 "$(ofa_scaled 150 2)" --batch-size=16 --lr=5e-5

@@ -8,4 +8,4 @@ sh "$OFA_ROOT/run_scripts/image_gen/evaluate_image_gen.sh" --batch-size=25 --bea
     --sampling-topk=100 --temperature=0.7 --code-image-size=64 --constraint-range=2000,3024 "$@"
 [ -z "${DRY_RUN:-}" ] || exit 0
 cd "$OFA_ROOT"
-"$(ofa_python)" -m data.demo.image_gen "$RESULTS_DIR/image_gen" "${STEPS_DIR:-$RESULTS_DIR}/image_gen.png"
+"$(ofa_python)" -m digits.image_gen "$RESULTS_DIR/image_gen" "${STEPS_DIR:-$RESULTS_DIR}/image_gen.png"

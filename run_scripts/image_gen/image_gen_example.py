@@ -15,7 +15,7 @@ from data.prompts import prompt
 from data.text import Vocabulary
 from models.generation import GenerationConfig
 from models.text_to_image import Painter, code_options, row_generators, sample_codes
-from utils.checkpoint import load_model
+from models.weights import load_model
 from utils.errors import UserError, one_sentence
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,12 +12,12 @@ mkdir -p "$out"
 data=$DATA_DIR/pretrain_data vqgan=$out/ofa_demo_vqgan
 
 ofa_once data "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 --tasks first_captions --train "$(ofa_scaled 6000 48)" --val 400
-ofa_once trunk "$OFA_PYTHON" run_scripts/pretraining/demo_trunk.py "$out/trunk.pt" --updates="$(ofa_scaled 2000 20)"
+ofa_once trunk "$OFA_PYTHON" -m digits.train_trunk "$out/trunk.pt" --updates="$(ofa_scaled 2000 20)"
 DATA_DIR=$DATA_DIR/first CAPTION_EPOCHS=$(ofa_scaled 3 1) ofa_once captions sh run_scripts/caption/train_caption_stage1.sh --restore-file=none --resnet-model-path="$out/trunk.pt" \
     --batch-size=32 --update-freq=1 --lr=3e-4 --warmup-ratio=0.1 --label-smoothing=0.0 --weight-decay=0.0 --save-interval-updates=0 \
     --validate-interval-updates=0 --no-epoch-checkpoints --keep-last-epochs=-1 --log-interval=100 --log-format=simple
 ofa_once pretrain_data "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 --tasks pretrain --train "$(ofa_scaled 64000 96)" --seed 2
-ofa_once vqgan "$OFA_PYTHON" run_scripts/image_gen/demo_vqgan.py "$vqgan.ckpt" "$vqgan.yaml" --steps "$(ofa_scaled 6000 10)" \
+ofa_once vqgan "$OFA_PYTHON" -m digits.train_vqgan "$vqgan.ckpt" "$vqgan.yaml" --steps "$(ofa_scaled 6000 10)" \
     --sheet "$out/vqgan.png"
 codes() {
     "$OFA_PYTHON" -m utils.image_codes encode --vqgan-model-path "$vqgan.ckpt" --vqgan-config-path "$vqgan.yaml" "$@"

@@ -1,7 +1,7 @@
 # The digit-scene demo on two CPU cores: small pictures, small dictionary, quick updates from scratch. Positions enter
 # the encoder's input: so small a network learns them there much sooner than through attention biases alone.
 ARCH=ofa_demo FREEZE_FLAGS=
-BPE_DIR=$OFA_ROOT/data/demo/BPE NUM_WORKERS=${NUM_WORKERS:-0}
+BPE_DIR=$OFA_ROOT/digits/BPE NUM_WORKERS=${NUM_WORKERS:-0}
 SIZE_DATA_FLAGS='--patch-image-size=48 --code-dict-size=1024 --num-bins=65'
 SIZE_FLAGS="$SIZE_DATA_FLAGS --dropout=0.0 --encoder-drop-path-rate=0.0 --decoder-drop-path-rate=0.0
     --entangle-position-embedding --ema-decay=0.99"

@@ -7,7 +7,7 @@ import torch
 from criterions.linear_cross_entropy import linear_cross_entropy
 from criterions.losses import label_smoothed_cross_entropy
 from criterions.reward import leave_one_out, pack_rewards, pack_samples
-from utils.cider import CiderD, reward_text
+from metrics.cider import CiderD, reward_text
 
 
 def ids(*rows):

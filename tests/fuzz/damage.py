@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metrics.fid import _read_weights as read_inception
 from models.clip import _read_weights
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
-from utils.fid import _read_weights as read_inception
 from utils.hf_layout import write_json
 from utils.lightning import load_lightning_weights
 from utils.tensor_file import write_tensors

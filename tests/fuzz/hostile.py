@@ -20,12 +20,12 @@ import torch
 
 from data.answers import AnswerConfig, read_answers
 from data.tsv import TsvFile
+from metrics.cider import CiderD
+from metrics.fid import _read_weights, read_statistics
 from models.clip import CLIP
 from models.vqgan import VQGAN, VQGANConfig
 from utils.checkpoint import load_checkpoint, previous_checkpoint
-from utils.cider import CiderD
 from utils.errors import UserError
-from utils.fid import _read_weights, read_statistics
 from utils.hf_layout import write_json
 from utils.record_file import RecordFile
 

@@ -20,12 +20,13 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from data.card import KEY
 from models.ofa import OFA, OFAConfig
 from models.predictor import describe
 from models.vqgan import VQGAN, VQGANConfig
-from utils.checkpoint import load_checkpoint, load_model, save_checkpoint
-from utils.convert import convert
+from models.weights import load_model
+from models.weights.card import KEY
+from models.weights.convert import convert
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 from utils.hf_layout import to_config, to_layout_names
 from utils.tensor_file import HEADER, write_tensors

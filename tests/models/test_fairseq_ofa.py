@@ -11,7 +11,7 @@ import torchvision
 
 import train
 from models.ofa import OFA, OFAConfig
-from utils.bart import PADDED_ROWS, TEXT_ROWS
+from models.weights.bart import PADDED_ROWS, TEXT_ROWS
 
 ROOT = Path(__file__).parents[2]
 ARGS = [

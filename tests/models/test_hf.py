@@ -29,8 +29,8 @@ from models.generation import GenerationConfig, generate
 from models.hf import OFAForConditionalGeneration, OFAHFCache, OFAHFConfig, OFAProcessor, OFATokenizer
 from models.hf.model import CACHE_NAME
 from models.ofa import OFAConfig
-from utils.checkpoint import load_model
-from utils.convert import convert
+from models.weights import load_model
+from models.weights.convert import convert
 from utils.hf_layout import DEFAULTS, to_layout_names
 
 EOS, PAD = 2, 1

@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 from data.text import GPT2_DIR
 from models.hf import OFAForConditionalGeneration
 from models.ofa import OFA, OFAConfig
+from models.weights import load_model
+from models.weights.convert import main as convert
 from tests.utils.test_checkpoint import hugging_face_names
-from utils.checkpoint import load_model
-from utils.convert import main as convert
 from utils.hf_layout import DEFAULTS
 
 TABLE = "decoder.image_position_idx"

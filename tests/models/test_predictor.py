@@ -15,8 +15,9 @@ from PIL import Image
 from data.images import decode_base64, decode_image
 from models.ofa import OFA, OFAConfig
 from models.predictor import Box, OFAPredictor, Prediction, describe, read_image
-from models.predictor.description import ROOT, find
 from models.vqgan import VQGAN, VQGANConfig
+from models.weights.convert import convert
+from models.weights.description import ROOT, find
 from tasks.caption import CaptionConfig, CaptionTask
 from tasks.gigaword import GigawordConfig, GigawordTask
 from tasks.image_classify import ImageClassifyConfig, ImageClassifyTask
@@ -24,7 +25,6 @@ from tasks.refcoco import RefcocoConfig, RefcocoTask
 from tasks.snli_ve import SnliVeConfig, SnliVeTask
 from tasks.vqa_gen import VqaGenConfig, VqaGenTask
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.convert import convert
 from utils.errors import UserError
 
 TSV = ROOT / "tests" / "golden" / "tsv"
@@ -284,7 +284,7 @@ def test_the_vocabulary_is_found_or_asked_for(folder, tmp_path):
         OFAPredictor.load(path)
     with pytest.raises(UserError, match="bpe_dir=.* makes 59457 ids, .*short.pt has 777"):
         OFAPredictor.load(path, bpe_dir=str(ROOT / "utils/BPE"))
-    small = ROOT / "data/demo/BPE"
+    small = ROOT / "digits/BPE"
     lines = len((small / "dict.txt").read_text(encoding="utf-8").splitlines())
     demo = {"_name": "caption", "patch_image_size": SIDE, "bpe_dir": "/gone", "num_bins": 10, "code_dict_size": 0}
     path = store(tmp_path / "demo.pt", network(vocab_size=lines + 15), demo)

@@ -12,15 +12,15 @@ from PIL import Image
 import evaluate
 import train
 from data.answers import AnswerConfig, read_answers
-from data.card import KEY, Card, answers_digest
-from data.demo.__main__ import main as build_demo
 from data.prompts import PROMPTS
 from data.text import Vocabulary
 from data.tsv import TsvFile
+from digits.__main__ import main as build_demo
 from models.predictor import OFAPredictor
+from models.weights.card import KEY, Card, answers_digest
+from models.weights.convert import main as convert
 from tasks.image_gen import ImageGenConfig, ImageGenTask
 from utils.checkpoint import load_checkpoint
-from utils.convert import main as convert
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
         == 0
     )
     for name in ("gone/BPE", "swapped"):
-        shutil.copytree(ROOT / "data/demo/BPE", folder / name)
+        shutil.copytree(ROOT / "digits/BPE", folder / name)
     lines = (folder / "swapped/dict.txt").read_text().splitlines()
     (folder / "swapped/dict.txt").write_text("\n".join([*lines[:9], lines[10], lines[9], *lines[11:]]) + "\n")
     return folder
@@ -89,7 +89,7 @@ def evaluation(folder, checkpoint, results, *more, **overrides):
     return json.loads((results / "test_predict.json").read_text())
 
 
-def caption(folder, save_dir, *more, bpe_dir=ROOT / "data/demo/BPE"):
+def caption(folder, save_dir, *more, bpe_dir=ROOT / "digits/BPE"):
     """Trains a captioner."""
     data = folder / "here/caption_data"
     train.main([

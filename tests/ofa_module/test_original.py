@@ -5,8 +5,9 @@ from omegaconf import OmegaConf
 
 from models.ofa import OFA, OFAConfig
 from models.predictor import describe
+from models.weights import load_model, model_config, save_model
 from tests.ofa_module.test_trainer import make_trainer
-from utils.checkpoint import load_checkpoint, load_model, model_config, save_checkpoint, save_model
+from utils.checkpoint import load_checkpoint, save_checkpoint
 
 # The original's network fills in what is absent, in this order, after the function of the named size did; a file's
 # options take no new ones (OmegaConf's struct flag). From its description: those of the sizes, then the generic ones.

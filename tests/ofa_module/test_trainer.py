@@ -99,7 +99,7 @@ def test_trajectory(name, golden, tmp_path):
 SMALL = [
     "--arch=ofa_demo",
     "--lr=1",
-    "--bpe-dir=data/demo/BPE",
+    "--bpe-dir=digits/BPE",
     "--code-dict-size=0",
     "--num-bins=0",
     "--image-bucket-size=8",

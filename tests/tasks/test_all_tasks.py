@@ -12,7 +12,7 @@ import pytest
 
 import evaluate
 import train
-from data.demo.__main__ import main as build_demo
+from digits.__main__ import main as build_demo
 from tests.programs import run
 
 ROOT = Path(__file__).parents[2]

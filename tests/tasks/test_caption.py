@@ -8,11 +8,11 @@ from fairseq import tasks
 from fairseq.logging import metrics
 
 import train
-from data.demo.__main__ import main as build_demo
+from digits.__main__ import main as build_demo
+from metrics.cider import CiderD
+from metrics.sums import bleu, bleu_sums
 from models.generation import GenerationConfig
-from utils.cider import CiderD
 from utils.errors import UserError
-from utils.metrics import bleu, bleu_sums
 
 ROOT = Path(__file__).parents[2]
 ARGS = [
@@ -34,7 +34,7 @@ def make(demo):
     """Task, model, criterion and the first validation batch for some flags."""
 
     def build(*flags, data="{0}/caption_stage1_train.tsv,{0}/caption_val.tsv"):
-        cfg = train.parse_args([data.format(f"{demo}/caption_data"), f"--bpe-dir={ROOT}/data/demo/BPE", *ARGS, *flags])
+        cfg = train.parse_args([data.format(f"{demo}/caption_data"), f"--bpe-dir={ROOT}/digits/BPE", *ARGS, *flags])
         task = tasks.setup_task(cfg.task)
         torch.manual_seed(0)
         model = task.build_model(cfg.model)

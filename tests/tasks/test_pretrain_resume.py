@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import train
-from data.demo.__main__ import main as build_demo
+from data.builders.image_codes import main as image_codes
+from digits.__main__ import main as build_demo
 from tasks.unify_task import UnifyTask
 from tests.programs import ROOT, kill_after, run
 from tests.tasks.recorded_training import RecordedTask
-from utils.image_codes import main as image_codes
 
 PROGRAM = ROOT / "tests/tasks/recorded_training.py"
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ ARGS = [
     "--lr-scheduler=polynomial_decay", "--warmup-ratio=0.1", "--selected-cols=0,1,2,3,4,5,6,7", "--dropout=0.1",
     "--encoder-drop-path-rate=0.1", "--patch-image-size=48", "--max-image-size=64", "--code-image-size=32",
     "--largest-short-side=52", "--sample-patch-num=4", "--code-dict-size=1024", "--num-bins=65",
-    f"--bpe-dir={ROOT}/data/demo/BPE", "--image-selected-cols=0,2,3", "--text-ratio=0.5", "--image-ratio=0.5",
+    f"--bpe-dir={ROOT}/digits/BPE", "--image-selected-cols=0,2,3", "--text-ratio=0.5", "--image-ratio=0.5",
     "--detection-ratio=0.5", "--disable-validation", "--find-unused-parameters", "--num-workers=1",
     f"--save-interval-updates={SAVED}", "--keep-interval-updates=1", "--no-epoch-checkpoints", "--log-format=simple",
 ]  # fmt: skip

@@ -21,17 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from models.ofa import OFA, OFAConfig
+from models.weights import load_model, model_config, save_model
 from utils import checkpoint as checkpoint_module
-from utils.checkpoint import (
-    DamagedCheckpointError,
-    infer_config,
-    load_checkpoint,
-    load_model,
-    model_config,
-    previous_checkpoint,
-    save_checkpoint,
-    save_model,
-)
+from utils.checkpoint import DamagedCheckpointError, load_checkpoint, previous_checkpoint, save_checkpoint
 from utils.errors import UserError
 
 SIZES = ["tiny", "medium", "base", "large", "huge"]
@@ -233,14 +225,14 @@ def test_hugging_face_folder(model, tmp_path, weights):
 def test_bare_state_dict(model, tmp_path):
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     assert_same_network(load_model(tmp_path / "weights.pt"), model)
-    assert infer_config(model.state_dict()) == model.config
+    assert model_config({"model": model.state_dict()}, source="The state dict") == model.config
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_inference_of_released_sizes(size, golden):
     shapes = golden(f"state_dict_{size}.json")["state_dict"]
     state = {name: torch.empty(shape, device="meta") for name, (shape, _) in shapes.items()}
-    assert infer_config(state) == OFAConfig.from_arch(f"ofa_{size}")
+    assert model_config({"model": state}, source="The state dict") == OFAConfig.from_arch(f"ofa_{size}")
 
 
 @pytest.mark.parametrize(
@@ -259,18 +251,18 @@ def test_inference_of_options(options):
     config = small_config(**options)
     with torch.device("meta"):
         state = OFA(config).state_dict()
-    assert infer_config(state) == config
+    assert model_config({"model": state}, source="The state dict") == config
 
 
 def test_inference_refuses_other_networks(model):
     language = {name: v for name, v in model.state_dict().items() if "embed_images" not in name}
     with pytest.raises(UserError, match=r"not a whole OFA network \(no image trunk\): start training from it"):
-        infer_config(language)
+        model_config({"model": language}, source="The state dict")
     with pytest.raises(UserError, match="name an OFA checkpoint"):
-        infer_config({"features.0.weight": torch.zeros(3)})
+        model_config({"model": {"features.0.weight": torch.zeros(3)}}, source="The state dict")
     vit = {**model.state_dict(), "encoder.embed_images.positional_embedding": torch.zeros(197, 768)}
     with pytest.raises(UserError, match="--resnet-type ViT-B/16 of 0 blocks: choose one of .*, ViT-B/16"):
-        infer_config(vit)
+        model_config({"model": vit}, source="The state dict")
 
 
 class Hostile:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from models.ofa import OFA, OFAConfig
+from models.weights.upgrade import TOKEN_TABLES
 from utils.errors import UserError
 from utils.optimizer_state import fit, rename_criterions
-from utils.upgrade import TOKEN_TABLES
 
 
 def build(**options):

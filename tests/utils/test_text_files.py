@@ -9,14 +9,14 @@ import pytest
 import yaml
 
 from data.answers import AnswerConfig, read_answers
-from data.coco_annotations import read_json
+from data.builders.coco_annotations import read_json
 from data.items import open_items
 from data.negatives import Negatives
 from data.text import Vocabulary
 from data.tsv import TsvFile
+from metrics.coco_caption import score_captions
+from metrics.document_frequencies import read_captions
 from models.vqgan import VQGANConfig
-from utils.build_cider_df import read_captions
-from utils.coco_caption import score_captions
 from utils.files import read_text, text_lines, whole_characters
 from utils.hf_layout import read_options
 from utils.predictions import check_predictions

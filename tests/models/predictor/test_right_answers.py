@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from data.demo.examples import TEMPERATURE
-from data.demo.legibility import legibility
-from data.demo.scene import Box, render
-from data.demo.tasks import TASKS
-from data.demo.vqa_gen import ANSWERS
-from data.demo.words import COLOURS, DIGITS, Thing
 from data.vqa_gen import CONFIDENCE_MARK
+from digits.examples import TEMPERATURE
+from digits.legibility import legibility
+from digits.scene import Box, render
+from digits.tasks import TASKS
+from digits.vqa_gen import ANSWERS
+from digits.words import COLOURS, DIGITS, Thing
 from models.predictor import OFAPredictor
 
 ROOT = Path(__file__).parents[3]

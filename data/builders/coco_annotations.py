@@ -1,0 +1,289 @@
+"""COCO-style annotation files -> what they say about each picture, for `data.builders.pretrain`.
+
+Entries that cannot be used end the program or, where the user asks for it, are left out and counted.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from data.negatives import HOW_MANY, OTHER
+from data.text import normalize_question, require_words
+from data.vqa_gen import CONFIDENCE_MARK
+from utils.constants import SEPARATOR
+from utils.errors import UserError, quoted
+from utils.files import read_text, whole_characters
+
+YES_NO = "yes/no"
+NO_ANSWERS = {OTHER: ("yes", "no"), HOW_MANY: ("1", "2")}  # fill up lists that would be too short to draw from
+SHOWN = 20  # bad entries printed in full
+Box = tuple[float, float, float, float]
+
+
+class Region(NamedTuple):
+    """A box x, y, width, height in pixels, and what is in it."""
+
+    box: Box
+    id: str
+    text: str
+
+
+class Question(NamedTuple):
+    """A question and its answers with their confidences."""
+
+    id: str
+    text: str
+    answers: dict[str, float]
+
+
+@dataclass
+class Picture:
+    """A picture file and all that is said about it; captions are (id, text)."""
+
+    file_name: str
+    captions: list[tuple[str, str]] = field(default_factory=list)
+    objects: list[Region] = field(default_factory=list)
+    phrases: list[Region] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+
+    def is_used(self) -> bool:
+        """Whether anything is said about it."""
+        return bool(self.captions or self.objects or self.phrases or self.questions)
+
+
+class BadEntries:
+    """Judges what cannot be used.
+
+    Args:
+        skip: count it instead of raising UserError.
+    """
+
+    def __init__(self, skip: bool) -> None:
+        self.skip, self.count = skip, 0
+
+    def add(self, where: str, reason: str) -> None:
+        """Something at a place is unusable; UserError unless it is to be skipped."""
+        if not self.skip:
+            raise UserError(f"{where}: {reason}; correct it or pass --skip-bad-rows.")
+        self.count += 1
+        if self.count <= SHOWN:
+            tqdm.write(f"skipped {where}: {reason}")
+
+
+class Annotations:
+    """Pictures by id, filled from one file after the other; each method raises UserError for a file it cannot read.
+
+    Attributes:
+        pictures: image id -> picture. categories: category id -> name.
+        answer_kinds: how often an answer was the best one to a kind of question.
+    """
+
+    def __init__(self, bad: BadEntries) -> None:
+        self.bad = bad
+        self.pictures: dict[Hashable, Picture] = {}
+        self.categories: dict[Hashable, str] = {}
+        self.answer_kinds: Counter[tuple[str, str]] = Counter()
+        self._boxes: dict[Hashable, Box] = {}  # by annotation id
+
+    def add_captions(self, path: Path) -> None:
+        """A file of images and of annotations with `caption`."""
+
+        def add(number: int, entry: dict[str, Any]) -> None:
+            text = _words(entry["caption"], "caption")
+            self._picture(entry).captions.append((_id(entry, number), text))
+
+        self._each(path, self._open(path), "annotations", add)
+
+    def add_instances(self, path: Path) -> None:
+        """A file of images, of categories and of annotations with `bbox` and `category_id`; crowds do not count."""
+
+        def add_category(_: int, entry: dict[str, Any]) -> None:
+            self.categories[entry["id"]] = _words(entry["name"], "name")
+
+        def add(_: int, entry: dict[str, Any]) -> None:
+            if entry.get("iscrowd"):
+                return
+            category = entry["category_id"]
+            if category not in self.categories:
+                raise ValueError(f"there is no category {quoted(category)}")
+            box = _box(entry["bbox"])
+            self._picture(entry).objects.append(Region(box, str(category), self.categories[category]))
+            if "id" in entry:
+                self._boxes[entry["id"]] = box
+
+        content = self._open(path)
+        self._each(path, content, "categories", add_category)
+        self._each(path, content, "annotations", add)
+
+    def add_phrases(self, path: Path) -> None:
+        """Annotations with a text and a box, as in COCO files or as a bare list; read after the instances.
+
+        The text is `caption`, `phrase`, or each of `sentences`; the box is `bbox` or that of the instance `ann_id`.
+        """
+
+        def add(number: int, entry: dict[str, Any]) -> None:
+            if "bbox" not in entry and entry["ann_id"] not in self._boxes:
+                raise ValueError(f"there is no instance {quoted(entry['ann_id'])}")
+            box = _box(entry["bbox"]) if "bbox" in entry else self._boxes[entry["ann_id"]]
+            name = _id(entry, number)
+            texts = [_words(text, "phrase") for text in _phrases(entry)]
+            self._picture(entry).phrases.extend(Region(box, name, text) for text in texts)
+
+        content = self._open(path)
+        self._each(path, {"annotations": content} if isinstance(content, list) else content, "annotations", add)
+
+    def add_questions(self, questions: Path, annotations: Path) -> None:
+        """Both files of VQA: the questions, and annotations with the answers of several people."""
+        texts: dict[Hashable, str] = {}
+
+        def add_text(_: int, entry: dict[str, Any]) -> None:
+            texts[entry["question_id"]] = _words(entry["question"], "question")
+
+        def add(_: int, entry: dict[str, Any]) -> None:
+            name = entry["question_id"]
+            if name not in texts:
+                raise ValueError(f"there is no question {quoted(name)}")
+            answers = soft_scores(_clean(answer["answer"]) for answer in entry["answers"])
+            self._picture(entry).questions.append(Question(str(name), texts[name], answers))
+            kind = answer_kind(texts[name], entry.get("question_type") or "", entry.get("answer_type") or "")
+            self.answer_kinds[next(iter(answers)), kind] += 1
+
+        self._each(questions, self._open(questions), "questions", add_text)
+        self._each(annotations, self._open(annotations), "annotations", add)
+
+    def _open(self, path: Path) -> Any:
+        """Content of a file; the images it lists are known from now on."""
+        content = read_json(path)
+        if isinstance(content, dict) and "images" in content:
+
+            def add(_: int, entry: dict[str, Any]) -> None:
+                self.pictures.setdefault(entry["id"], Picture(str(entry["file_name"])))
+
+            self._each(path, content, "images", add)
+        return content
+
+    def _picture(self, entry: dict[str, Any]) -> Picture:
+        if entry["image_id"] not in self.pictures:
+            raise ValueError(f"no file lists an image {quoted(entry['image_id'])}")
+        return self.pictures[entry["image_id"]]
+
+    def _each(self, path: Path, content: Any, key: str, use: Callable[[int, dict[str, Any]], None]) -> None:
+        """Calls use(number, entry) for the list `key` of a file."""
+        listed = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(listed, list):
+            raise UserError(f"{path} has no list {key!r}: name a file in the form of COCO's.")
+        for number, entry in enumerate(tqdm(listed, desc=f"{path.name}: {key}", mininterval=1)):
+            try:
+                use(number, entry)
+            except KeyError as error:
+                self.bad.add(f"{path}, {key}[{number}]", f"it has no {error}")
+            except (ValueError, TypeError, AttributeError) as error:
+                self.bad.add(f"{path}, {key}[{number}]", str(error))
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file without the outlines of objects, which fill most of COCO's; UserError if it is none."""
+
+    def without_outline(entry: dict[str, Any]) -> dict[str, Any]:
+        entry.pop("segmentation", None)
+        return entry
+
+    try:
+        return json.loads(read_text(path), object_hook=without_outline)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not a JSON file ({error}); check how it was made.") from error
+
+
+def soft_scores(answers: Iterable[str]) -> dict[str, float]:
+    """VQA's soft score of each different answer, best first: an answer is surely right if enough people gave it.
+
+    min(1, n / 3) for n people, averaged over leaving each of the N people out (Antol et al. 2015); with ten people 0.3,
+    0.6, 0.9, 1.0. Of fewer than four people the share that gave the answer. ValueError without answers.
+    """
+    counts = Counter(answer for answer in answers if answer)
+    people = counts.total()
+    if not people:
+        raise ValueError("the question has no answers")
+
+    def score(n: int) -> float:
+        if people < 4:
+            return n / people
+        return (n * min(1.0, (n - 1) / 3) + (people - n) * min(1.0, n / 3)) / people
+
+    return {answer: round(score(n), 2) for answer, n in counts.most_common()}
+
+
+def answer_kind(question: str, question_type: str, answer_type: str) -> str:
+    """What kind of question it is: wrong answers for matching are those to questions of the same kind."""
+    if answer_type == YES_NO:
+        return YES_NO
+    return HOW_MANY if normalize_question(question).startswith(HOW_MANY) else question_type or OTHER
+
+
+def group_answers(counts: Counter[tuple[str, str]]) -> dict[str, list[str]]:
+    """Kind of question -> answers, at least two each, the frequent ones first: content of type2ans.json.
+
+    Each answer belongs to the kind that it answers most often, as it is looked up by answer. Kinds with a single answer
+    become part of `other`; `other` and `how many` are always there.
+
+    Args:
+        counts: how often each (answer, kind) occurs.
+    """
+    kind_of: dict[str, str] = {}
+    for (answer, kind), _ in counts.most_common():
+        kind_of.setdefault(answer, kind)
+    groups: dict[str, list[str]] = {OTHER: [], HOW_MANY: []}
+    for answer, kind in kind_of.items():
+        groups.setdefault(kind, []).append(answer)
+    for kind in [kind for kind, answers in groups.items() if kind not in NO_ANSWERS and len(answers) < 2]:
+        groups[OTHER] += groups.pop(kind)
+    for kind, fillers in NO_ANSWERS.items():
+        more = [answer for answer in fillers if answer not in groups[kind]]
+        groups[kind] += more[: max(0, 2 - len(groups[kind]))]
+    return groups
+
+
+def _clean(text: Any) -> str:
+    """Text that fits into a column: no tabs and line breaks, nor what separates items."""
+    if not isinstance(text, str):
+        raise ValueError(f"{quoted(text)} is not a text")
+    if not whole_characters(text):
+        raise ValueError(f"{quoted(text)} holds half of a surrogate pair, which is no character")
+    return " ".join(text.replace(SEPARATOR, "&").replace(CONFIDENCE_MARK, " ").split())
+
+
+def _words(text: Any, what: str) -> str:
+    """Clean text; ValueError if nothing is left of it in the form the network reads."""
+    text = _clean(text)
+    require_words(normalize_question(text), what)
+    return text
+
+
+def _phrases(entry: dict[str, Any]) -> list[Any]:
+    for key in ("caption", "phrase"):
+        if key in entry:
+            return [entry[key]]
+    return [s.get("sent", s.get("raw")) if isinstance(s, dict) else s for s in entry["sentences"]]
+
+
+def _box(values: Any) -> Box:
+    """x, y, width, height; ValueError unless they are numbers. COCO itself has boxes without an area."""
+    try:
+        x, y, width, height = (float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the bbox {quoted(values)} is not x, y, width, height") from error
+    if not all(map(math.isfinite, (x, y, width, height))):
+        raise ValueError(f"the bbox {quoted(values)} is not finite")
+    return x, y, width, height
+
+
+def _id(entry: dict[str, Any], number: int) -> str:
+    return _clean(str(entry.get("id", entry.get("ref_id", number))))

@@ -1,0 +1,63 @@
+"""Question answering data: six kinds of questions in turn, each with exactly one right answer."""
+
+from data.vqa_gen import CONFIDENCE_MARK
+from digits.rows import DemoTask, Lot, Row
+from digits.scene import Scene
+from digits.words import DIGITS, OPPOSITES, VALUES, relation
+from utils.constants import SEPARATOR
+
+COUNTS = (1, 2, 3)  # digits of a scene
+# what is asked of a thing that the rest of the question names
+QUESTIONS = {
+    "colour": "what color is the {digit}?",
+    "digit": "which digit is {colour}?",
+    "position": "where is the {colour} {digit}?",
+}
+KINDS = (*QUESTIONS, "count", "exists", "relation")
+ANSWERS = ("yes", "no", *DIGITS, *VALUES["colour"], *VALUES["position"])
+# A detector's view. Names or colours of the digits would answer questions without the picture.
+OBJECTS = ("digit", "canvas")
+
+
+def vqa_row(lot: Lot) -> Row:
+    """Question id, image id, question, answer with its confidence, objects, picture."""
+    turn, kind_number = divmod(lot.number, len(KINDS))
+    kind, count = KINDS[kind_number], lot.choose(COUNTS)
+    if kind in QUESTIONS:
+        scene, item = lot.scene_with_referent(count, QUESTIONS[kind])
+        question, answer = item.thing.fill(QUESTIONS[kind]), getattr(item.thing, kind)
+    elif kind == "relation":
+        scene, answer = lot.scene_of_names(lot.choose(COUNTS[1:])), ("yes", "no")[turn % 2]
+        first, second = (scene.things[number] for number in lot.rng.permutation(len(scene.things))[:2])
+        said = relation(first, second) if answer == "yes" else OPPOSITES[relation(first, second)]
+        question = f"is the {first.name} {said} the {second.name}?"
+    else:
+        scene = lot.scene(count)
+        question, answer = "how many digits are there?", DIGITS[count]
+        if kind == "exists":
+            answer = ("yes", "no")[turn % 2]
+            question = f"is there a {_name(lot, scene, answer == 'yes')}?"
+    answers = f"1.0{CONFIDENCE_MARK}{answer}"
+    return str(lot.id), str(lot.id), question, answers, SEPARATOR.join(OBJECTS), scene
+
+
+def _name(lot: Lot, scene: Scene, present: bool) -> str:
+    """Name of a digit of the scene, or one that differs from it in colour or digit and is not there."""
+    thing = asked = lot.choose(scene.things)
+    while not present and asked.name in [other.name for other in scene.things]:
+        asked = lot.alter(thing, lot.choose(("colour", "digit")))
+    return asked.name
+
+
+# the best guess without looking, kind by kind
+_GUESSES = (*(1 / len(VALUES[kind]) for kind in QUESTIONS), 1 / len(COUNTS), 1 / 2, 1 / 2)
+
+VQA_GEN = DemoTask(
+    folder="vqa_data",
+    files=(("train", "vqa_train.tsv"), ("val", "vqa_val.tsv"), ("test", "vqa_test.tsv")),
+    make_row=vqa_row,
+    text_columns=(2,),
+    chance=sum(_GUESSES) / len(KINDS),
+    words=(*ANSWERS, " ".join(OBJECTS)),
+    candidates=("trainval_ans2label.pkl", ANSWERS),
+)
