@@ -44,7 +44,7 @@ def text_row(lot: Lot) -> Row:
 
 
 def picture_row(lot: Lot) -> Row:
-    """Id and a picture; `data.builders.image_codes` adds the codes of its middle."""
+    """Id and a picture; `utils.image_codes` adds the codes of its middle."""
     return str(lot.id), replace(lot, size=CODED_SIZE).scene(lot.choose(COUNTS))
 
 
