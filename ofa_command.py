@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="\n".join(["commands:", *lines, "", "`ofa COMMAND --help` lists the flags of a command."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_bytes().decode())["project"]
     parser.add_argument("--version", action="version", version=f"ofa {project['version']}")
     parser.add_argument("command", metavar="COMMAND", choices=PROGRAMS, help=argparse.SUPPRESS)
     return parser

@@ -22,7 +22,7 @@ def contents(pyproject: str) -> dict[str, str]:
 
 def main() -> None:
     """Writes the files."""
-    for name, text in contents((ROOT / "pyproject.toml").read_text(encoding="utf-8")).items():
+    for name, text in contents((ROOT / "pyproject.toml").read_bytes().decode()).items():
         (ROOT / name).write_text(text, encoding="utf-8")
 
 

@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.ofa.config import OFAConfig
+from models.ofa.config import VIT, OFAConfig
 from models.ofa.positions import PositionTables, grid_ids
 from models.ofa.resnet import STRIDE, ResNet
 from models.ofa.vit import ViT
 from utils.constants import PAD
-from utils.upgrade import VIT
 
 
 @dataclass

@@ -26,7 +26,7 @@ def test_the_highest_score_is_the_nearest_entry():
 
 
 def test_the_code_book_starts_from_the_encoder(monkeypatch):
-    monkeypatch.setattr("VECTORS", 600)
+    monkeypatch.setattr(train_vqgan, "VECTORS", 600)
     torch.manual_seed(0)
     pool, model = train_vqgan.Pool("train", 10, seed=3), VQGAN(train_vqgan.demo_config(32))
     images = pool.batch(*train_vqgan.KINDS[0])
@@ -52,7 +52,7 @@ def test_gradients_pass_the_codes():
 
 def test_the_program_writes_the_same_files_for_a_seed(tmp_path, monkeypatch, capsys):
     for name, value in (("SCENES", 12), ("CHECKED", 6), ("VECTORS", 600)):
-        monkeypatch.setattr(name, value)
+        monkeypatch.setattr(train_vqgan, name, value)
     for name in ("a", "b"):
         files = [str(tmp_path / name) + ending for ending in (".ckpt", ".yaml", ".png")]
         monkeypatch.setattr(

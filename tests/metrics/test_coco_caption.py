@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import utils
+import metrics
 from metrics import coco_caption, coco_java
 from metrics.coco_caption import NO_JAVA_KEY, main, score_captions
 from utils.errors import UserError
@@ -44,7 +44,7 @@ def test_without_pycocoevalcap_the_own_scorer_is_left(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/java")
-    monkeypatch.delattr(utils, "coco_java")
+    monkeypatch.delattr(metrics, "coco_java")
     monkeypatch.delitem(sys.modules, "metrics.coco_java")
     monkeypatch.setitem(sys.modules, "pycocoevalcap.bleu.bleu", None)
     scores = score_captions(predictions(HYPOTHESES), coco(REWARDS["corpus"]))
