@@ -28,7 +28,20 @@ from ofa_module import PLUGIN_MODULES
 ROOT = Path(__file__).parents[1]
 PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("docs/**/*.md"))}
 PAGES.update((name, (ROOT / name).read_text(encoding="utf-8")) for name in ("README.md", "CONTRIBUTING.md"))
-FOLDERS = ("benchmarks", "criterions", "data", "docs", "models", "ofa_module", "run_scripts", "tasks", "tests", "utils")
+FOLDERS = (
+    "benchmarks",
+    "criterions",
+    "data",
+    "digits",
+    "docs",
+    "metrics",
+    "models",
+    "ofa_module",
+    "run_scripts",
+    "tasks",
+    "tests",
+    "utils",
+)
 WRITTEN = re.compile(r"(^|_)(checkpoints|logs)$")  # folders below run_scripts that training makes
 PATH = re.compile(r"(?:[\w.*-]|<\w+>|\{[^{}\s]*\}|/)+")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
@@ -185,7 +198,7 @@ def test_flags_exist(monkeypatch):
     accepted = training_flags(monkeypatch)
     for name in named_modules():
         accepted.update(at_command_line(monkeypatch, name, [], accept=False))
-    unnamed = (*ROOT.glob("run_scripts/**/*.py"), ROOT / "utils" / "fid.py", ROOT / "demo.py")
+    unnamed = (*ROOT.glob("run_scripts/**/*.py"), ROOT / "metrics" / "fid.py", ROOT / "demo.py")
     for path in unnamed:  # programs without a module's name
         accepted.update(re.findall(r'add_argument\(\s*"(--[\w-]+)"', path.read_text(encoding="utf-8")))
     named = {(page, flag) for page, text in PAGES.items() for flag in FLAG.findall(text)}
