@@ -37,7 +37,7 @@ from models.ofa.encoder import EncoderOutput
 from models.weights import load_model
 
 BPE = Path(__file__).parents[1] / "utils" / "BPE"
-DEMO_BPE = Path(__file__).parents[1] / "data" / "demo" / "BPE"
+DEMO_BPE = Path(__file__).parents[1] / "digits" / "BPE"
 PARTS = {1: 1700, 2: 1000, 3: 329, 4: 100}  # words -> answers
 CHUNK, TIMED_CHUNKS = 20, 3
 PEAKED = 20.0

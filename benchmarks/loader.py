@@ -24,7 +24,7 @@ from digits.__main__ import main as write_demo
 
 WORKERS = (0, 1, 2)
 BPE_DIR = Path(__file__).parents[1] / "utils" / "BPE"
-DEMO_BPE_DIR = Path(__file__).parents[1] / "data" / "demo" / "BPE"
+DEMO_BPE_DIR = Path(__file__).parents[1] / "digits" / "BPE"
 
 
 def write_photographs(path: Path, rows: int) -> None:

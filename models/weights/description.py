@@ -19,7 +19,7 @@ from utils.option_values import odd_option
 
 C = TypeVar("C", bound=DataConfig)
 ROOT = Path(__file__).parents[2]
-BPE_DIRS = (ROOT / "utils" / "BPE", ROOT / "data" / "demo" / "BPE")
+BPE_DIRS = (ROOT / "utils" / "BPE", ROOT / "digits" / "BPE")
 # Options that belong to the network; the others hold for the task that it was trained for.
 SHARED = (
     "patch_image_size", "imagenet_default_mean_and_std", "bpe", "code_dict_size", "num_bins", "max_image_size",

@@ -15,7 +15,7 @@ from tests.data.test_bad_rows import IMAGE
 
 pytestmark = pytest.mark.usefixtures("one_vocabulary")
 ROOT = Path(__file__).parents[2]
-DEMO = ROOT / "data" / "demo" / "BPE"
+DEMO = ROOT / "digits" / "BPE"
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from models.weights.convert import COMPUTED, main
 from utils.checkpoint import DamagedCheckpointError, load_checkpoint
 from utils.hf_layout import TOKENIZER_FILES
 
-DEMO = Path(__file__).parents[2] / "checkpoints" / "ofa_demo.pt"
+DEMO = Path(__file__).parents[3] / "checkpoints" / "ofa_demo.pt"
 TASK = {
     "_name": "caption",
     "patch_image_size": 48,
