@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+import fairseq.trainer
 import torch
 from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
@@ -26,6 +27,7 @@ from models.weights.card import KEY, Card
 from ofa_module.continuing import FinishedRun, check_unfinished, log_differences
 from ofa_module.nonfinite import NonFiniteGuard, NonFiniteUpdate
 from ofa_module.preflight import check_room, check_start, check_validation, locked_folder, warn_of_unknown_words
+from ofa_module.replaced import Replacement, replaced
 from tasks.epochs import EpochBatches, rows_of_earlier_version
 from utils import optimizer_state
 from utils.checkpoint import SAFE_GLOBALS, DamagedCheckpointError, load_checkpoint, previous_checkpoint, save_checkpoint
@@ -104,11 +106,16 @@ class OFATrainer(Trainer):
         """
         resets = args[0] if args else kwargs.get("reset_optimizer", False)
         trained = None if resets or self.is_fsdp else self.get_model()
-        checkpoint_utils.load_checkpoint_to_cpu = _reader(self.cfg, self.task.vocab, trained)
+        reader = Replacement(
+            checkpoint_utils, "load_checkpoint_to_cpu", _reader(self.cfg, self.task.vocab, trained),
+            "state = checkpoint_utils.load_checkpoint_to_cpu(", "it runs what a file asks for",
+            fairseq.trainer,
+        )  # fmt: skip
         if not os.path.isfile(filename):
             logger.warning("There is no --restore-file: training starts from random weights.")
         try:
-            return super().load_checkpoint(filename, *args, **kwargs)
+            with replaced(reader):
+                return super().load_checkpoint(filename, *args, **kwargs)
         except Exception as error:
             # The stock trainer hides the reason behind one sentence for all cases.
             if isinstance(error.__context__, UserError):
@@ -330,18 +337,34 @@ def _restore_and_check(cfg: Any, trainer: OFATrainer, **options: Any) -> Any:
     return restored
 
 
+REPLACED = (
+    Replacement(
+        fairseq_cli.train, "Trainer", OFATrainer, "trainer = Trainer(",
+        "the program has no flag for another trainer",
+    ),
+    Replacement(
+        checkpoint_utils, "torch_persistent_save", _save, "def torch_persistent_save(",
+        "a program that is killed while it saves leaves half a file",
+    ),
+    Replacement(
+        checkpoint_utils, "load_checkpoint", _restore_and_check, "= checkpoint_utils.load_checkpoint(",
+        "it is the last step before the first update: our checks follow it", fairseq_cli.train,
+    ),
+    Replacement(
+        PathManager, "copy", staticmethod(_copy), "def copy(",
+        "each further name of a checkpoint would be another copy of gigabytes",
+    ),
+)  # fmt: skip
+
+
 def train(cfg: DictConfig) -> None:
     """fairseq's training program with this trainer, our checkpoint files, and checks before the first update."""
     check_start(cfg.checkpoint)
     vars(checkpoint_utils.save_checkpoint).pop("best", None)  # kept there by an earlier training of this process
-    fairseq_cli.train.Trainer = OFATrainer
-    checkpoint_utils.torch_persistent_save = _save
-    checkpoint_utils.load_checkpoint = _restore_and_check
-    PathManager.copy = staticmethod(_copy)
     # Processes hand checkpoints on to each other through the same safe reader.
     torch.serialization.add_safe_globals([distributed_utils._TensorPlaceholder, *SAFE_GLOBALS])
     cfg.dataset.ignore_unused_valid_subsets = True  # the check takes --data for a folder
-    with locked_folder(cfg):
+    with locked_folder(cfg), replaced(*REPLACED):
         try:
             fairseq_cli.train.main(cfg)
         except FinishedRun as end:
