@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from fairseq.criterions import CRITERION_DATACLASS_REGISTRY
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from PIL import Image
+from released_commands import RECIPES
 
 import data.validate as validate
 import evaluate
@@ -57,6 +59,15 @@ NOT_DRY = (
 def blocks(text, language):
     """Contents of the fenced blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+MISSING = re.compile(r"^## What is missing\n.*?(?=^## |\Z)", re.M | re.S)  # names what is not here
+ORIGINAL = "docs/coming_from_the_original.md"
+
+
+def present(page):
+    """A page without what it says is missing."""
+    return MISSING.sub("", PAGES[page])
 
 
 def code(text):
@@ -128,7 +139,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_files_exist(page):
-    assert not [pattern for pattern in named_paths(PAGES[page]) if not exists(pattern)]
+    assert not [pattern for pattern in named_paths(present(page)) if not exists(pattern)]
 
 
 def test_missing_files_would_be_found():
@@ -194,15 +205,58 @@ def training_flags(monkeypatch):
     return found
 
 
-def test_flags_exist(monkeypatch):
+def accepted_flags(monkeypatch):
+    """Every flag of every program."""
     accepted = training_flags(monkeypatch)
     for name in named_modules():
         accepted.update(at_command_line(monkeypatch, name, [], accept=False))
     unnamed = (*ROOT.glob("run_scripts/**/*.py"), ROOT / "metrics" / "fid.py", ROOT / "demo.py")
     for path in unnamed:  # programs without a module's name
         accepted.update(re.findall(r'add_argument\(\s*"(--[\w-]+)"', path.read_text(encoding="utf-8")))
-    named = {(page, flag) for page, text in PAGES.items() for flag in FLAG.findall(text)}
+    return accepted
+
+
+def test_flags_exist(monkeypatch):
+    accepted = accepted_flags(monkeypatch)
+    named = {(page, flag) for page in PAGES for flag in FLAG.findall(present(page))}
     assert len(named) > 50 and not [(page, flag) for page, flag in named if flag not in accepted]
+    (missing,) = MISSING.findall(PAGES[ORIGINAL])
+    gone = set(FLAG.findall(missing)) - {"--bpe", "--bpe-dir"}  # what to use instead
+    assert len(gone) > 10 and not gone & accepted
+
+
+def test_scripts_of_the_original():
+    """The page names each released script: here, or as missing; a missing one is nowhere."""
+    here = set(re.findall(r"`\w+/(\w+\.sh)`", present(ORIGINAL)))
+    assert RECIPES.keys() <= here
+    (missing,) = MISSING.findall(PAGES[ORIGINAL])
+    gone = set(re.findall(r"`(\w+\.sh)`", missing))
+    assert len(gone) > 5 and not [name for name in gone if exists(name)]
+
+
+PROSE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "dataset/README.md", *PAGES)
+PROSE += tuple(str(path.relative_to(ROOT)) for path in ROOT.glob("checkpoints/*.md"))
+
+
+@pytest.mark.parametrize("page", [page for page in dict.fromkeys(PROSE) if page != "docs/adding_a_task.md"])
+def test_lines_of_prose_are_short(page):
+    """Outside of code and tables, which cannot be wrapped; an URL does not count."""
+    text = re.sub(r"^ *```.*?^ *```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+    lines = [re.sub(r"https?://\S+", "", line) for line in text.splitlines() if not line.startswith(("|", "    "))]
+    assert not [line for line in lines if len(line) > 120]
+
+
+def test_site(tmp_path):
+    """mkdocs finds every page in the navigation, and every link and anchor leads somewhere."""
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", f"--site-dir={tmp_path}"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=dict(os.environ, NO_MKDOCS_2_WARNING="1"), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    loaded = re.findall(r"<(?:script|img|link)\b[^>]*?\b(?:src|href)=\"?([^\s\">]+)", html)
+    assert len(loaded) > 3 and not [name for name in loaded if name.startswith(("http:", "https:", "//"))]
 
 
 def dry_run(line):
