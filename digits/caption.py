@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from digits.rows import DemoTask, Lot, Row, write_rows
+from digits.rows import DemoTask, Row, RowContext, write_rows
 from digits.scene import Scene
-from digits.words import POSITIONS, VALUES, Thing
+from digits.words import POSITIONS, VALUES, DigitSpec
 from utils.constants import SEPARATOR
 
 COCO_FILE = "test_caption_coco_format.json"
@@ -20,21 +20,21 @@ _TEST = 2  # index of the test file
 
 def scene_caption(scene: Scene) -> str:
     """Caption of a scene: its objects in order, joined by "and"."""
-    return " and ".join(thing.phrase for thing in scene.things)
+    return " and ".join(spec.phrase for spec in scene.specs)
 
 
 def all_captions() -> list[str]:
     """Every caption a scene of one digit can have."""
-    return [Thing(*values).phrase for values in itertools.product(*VALUES.values())]
+    return [DigitSpec(*values).phrase for values in itertools.product(*VALUES.values())]
 
 
-def caption_row(lot: Lot, count: int | None = None) -> Row:
+def caption_row(context: RowContext, count: int | None = None) -> Row:
     """Number, image id, caption, object names, picture; without a count one to three digits to train, else one."""
-    scene = lot.scene(count or (1 + lot.number % 3 if lot.split == "train" else 1))
+    scene = context.scene(count or (1 + context.number % 3 if context.split == "train" else 1))
     places = list(POSITIONS)
-    scene = replace(scene, objects=tuple(sorted(scene.objects, key=lambda item: places.index(item.thing.position))))
-    names = SEPARATOR.join(thing.name for thing in scene.things)
-    return str(lot.number), str(lot.id), scene_caption(scene), names, scene
+    scene = replace(scene, objects=tuple(sorted(scene.objects, key=lambda item: places.index(item.spec.position))))
+    names = SEPARATOR.join(spec.name for spec in scene.specs)
+    return str(context.number), str(context.id), scene_caption(scene), names, scene
 
 
 class CaptionTask(DemoTask):

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from digits.rows import Lot
-from digits.words import Thing
+from digits.rows import RowContext
+from digits.words import DigitSpec
 
 LABELS = ("neutral", "entailment", "contradiction")
 
-# what is said of a thing besides its position -> wordings
+# what is said of a spec besides its position -> wordings
 CLAIMS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("colour", "digit"): (
         "a {colour} {digit} is at the {position}",
@@ -17,7 +17,7 @@ CLAIMS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("digit",): ("the number {digit} is at the {position}", "the digit at the {position} is the number {digit}"),
 }
 
-# beginning of a list of things, and each of them
+# beginning of a list of specs, and each of them
 STATEMENTS = (
     ("", "a {colour} {digit} is at the {position}"),
     ("there is ", "a {colour} {digit} at the {position}"),
@@ -25,26 +25,26 @@ STATEMENTS = (
 )
 
 
-def state(things: Sequence[Thing], wording: tuple[str, str]) -> str:
-    """A sentence that says all of the things, in one of the `STATEMENTS`."""
+def state(specs: Sequence[DigitSpec], wording: tuple[str, str]) -> str:
+    """A sentence that says all of the specs, in one of the `STATEMENTS`."""
     start, each = wording
-    return start + " and ".join(thing.fill(each) for thing in things)
+    return start + " and ".join(spec.fill(each) for spec in specs)
 
 
-def claim(lot: Lot, label: str, known: Sequence[Thing], unknown: Sequence[str]) -> str:
+def claim(context: RowContext, label: str, known: Sequence[DigitSpec], unknown: Sequence[str]) -> str:
     """A sentence about one position, equally worded whatever its label.
 
     Args:
-        lot: what to draw from.
-        label: "entailment" - a known thing is claimed; "contradiction" - with another colour or digit;
+        context: what to draw from.
+        label: "entailment" - a known spec is claimed; "contradiction" - with another colour or digit;
             "neutral" - at an unknown position.
-        known: things that can be told for sure.
+        known: specs that can be told for sure.
         unknown: positions of which nothing can be told.
     """
-    said = lot.choose(list(CLAIMS))
-    thing = lot.choose(known)
+    said = context.choose(list(CLAIMS))
+    spec = context.choose(known)
     if label == "contradiction":
-        thing = lot.alter(thing, lot.choose(said))
+        spec = context.alter(spec, context.choose(said))
     if label == "neutral":
-        thing = thing._replace(position=lot.choose(unknown))
-    return thing.fill(lot.choose(CLAIMS[said]))
+        spec = spec._replace(position=context.choose(unknown))
+    return spec.fill(context.choose(CLAIMS[said]))

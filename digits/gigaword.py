@@ -1,6 +1,6 @@
 """Summarisation data: a wordy report of two or three digits, and their names as its summary."""
 
-from digits.rows import DemoTask, Lot, Row
+from digits.rows import DemoTask, Row, RowContext
 
 COUNTS = (2, 3)  # digits of a report
 # Numbers without a colour are not part of the summary.
@@ -29,15 +29,15 @@ LINKS = ("while", "and a little later", "but before that")
 ENDINGS = ("the museum said .", "according to one of the owners .", "a police officer confirmed on friday .")
 
 
-def gigaword_row(lot: Lot) -> Row:
+def gigaword_row(context: RowContext) -> Row:
     """Report, summary."""
     # Different digits: the released decoding forbids to repeat three words.
-    things = lot.things(lot.choose(COUNTS))
-    parts = [lot.choose(OPENINGS)]
-    for number, thing in enumerate(things):
-        link = [lot.choose(LINKS)] if number else []
-        parts += [*link, thing.fill(lot.choose(CLAUSES)), ",", lot.choose(ASIDES)]
-    return " ".join([*parts, lot.choose(ENDINGS)]), " and ".join(thing.name for thing in things)
+    specs = context.specs(context.choose(COUNTS))
+    parts = [context.choose(OPENINGS)]
+    for number, spec in enumerate(specs):
+        link = [context.choose(LINKS)] if number else []
+        parts += [*link, spec.fill(context.choose(CLAUSES)), ",", context.choose(ASIDES)]
+    return " ".join([*parts, context.choose(ENDINGS)]), " and ".join(spec.name for spec in specs)
 
 
 GIGAWORD = DemoTask(

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from data.glue import GLUE
 from digits.claims import STATEMENTS, state
 from digits.glue_pairs import mnli_row, mrpc_row, qnli_row, qqp_row, rte_row
-from digits.rows import DemoTask, Lot, Row
+from digits.rows import DemoTask, Row, RowContext
 
-COUNTS = (1, 2)  # things of a sentence of cola
+COUNTS = (1, 2)  # specs of a sentence of cola
 ADJECTIVES = (
     ("horrible", "dreadful", "boring", "clumsy", "terrible", "messy", "dull", "poor"),
     ("lovely", "beautiful", "wonderful", "charming", "pleasant", "brilliant", "delightful", "splendid"),
@@ -20,32 +20,32 @@ OPINIONS = (
 )
 
 
-def cola_row(lot: Lot) -> Row:
+def cola_row(context: RowContext) -> Row:
     """Source, sentence, label: 0 if two words are swapped or one is doubled."""
-    sentence = state(lot.things(lot.choose(COUNTS)), lot.choose(STATEMENTS))
-    acceptable = lot.number % 2
-    return "demo", sentence if acceptable else _spoil(lot, sentence.split()), str(acceptable)
+    sentence = state(context.specs(context.choose(COUNTS)), context.choose(STATEMENTS))
+    acceptable = context.number % 2
+    return "demo", sentence if acceptable else _spoil(context, sentence.split()), str(acceptable)
 
 
-def _spoil(lot: Lot, words: list[str]) -> str:
+def _spoil(context: RowContext, words: list[str]) -> str:
     # not at the beginning: "is there" would begin a question
-    place = int(lot.rng.integers(1, len(words) - 1))
-    if lot.choose((True, False)):
+    place = int(context.rng.integers(1, len(words) - 1))
+    if context.choose((True, False)):
         words[place : place + 2] = reversed(words[place : place + 2])
     else:
         words.insert(place, words[place])
     return " ".join(words)
 
 
-def sst2_row(lot: Lot) -> Row:
+def sst2_row(context: RowContext) -> Row:
     """Sentence, label: 0 negative, 1 positive."""
-    positive = lot.number % 2
-    (thing,) = lot.things(1)
-    opinion = lot.choose(OPINIONS).replace("{adjective}", lot.choose(ADJECTIVES[positive]))
-    return thing.fill(opinion), str(positive)
+    positive = context.number % 2
+    (spec,) = context.specs(1)
+    opinion = context.choose(OPINIONS).replace("{adjective}", context.choose(ADJECTIVES[positive]))
+    return spec.fill(opinion), str(positive)
 
 
-def _task(name: str, make_row: Callable[[Lot], Row], text_columns: tuple[int, ...]) -> DemoTask:
+def _task(name: str, make_row: Callable[[RowContext], Row], text_columns: tuple[int, ...]) -> DemoTask:
     answers = tuple(GLUE[name].answers)
     return DemoTask(
         folder="glue_data",

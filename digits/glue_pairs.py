@@ -1,11 +1,11 @@
 """Rows of the GLUE tasks that compare two texts.
 
-One thing a sentence, and one wording of premises: a small network from scratch finds out within minutes which words to
-compare. With two things it takes several times as long.
+One spec a sentence, and one wording of premises: a small network from scratch finds out within minutes which words to
+compare. With two specs it takes several times as long.
 """
 
 from digits.claims import LABELS, STATEMENTS, claim, state
-from digits.rows import Lot, Row
+from digits.rows import Row, RowContext
 from digits.words import VALUES
 
 ENTAILS = ("not_entailment", "entailment")
@@ -30,54 +30,56 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 OPENINGS = ("", "tell me , ", "one more question : ")
 
 
-def mnli_row(lot: Lot) -> Row:
+def mnli_row(context: RowContext) -> Row:
     """Premise, hypothesis, label: 0 neutral, 1 entailment, 2 contradiction."""
-    label = lot.number % len(LABELS)
-    return *_premise_and_claim(lot, LABELS[label]), str(label)
+    label = context.number % len(LABELS)
+    return *_premise_and_claim(context, LABELS[label]), str(label)
 
 
-def rte_row(lot: Lot) -> Row:
+def rte_row(context: RowContext) -> Row:
     """Number, premise, hypothesis, label; half of what is not entailed is contradicted."""
-    turn, entailed = divmod(lot.number, 2)
+    turn, entailed = divmod(context.number, 2)
     label = "entailment" if entailed else ("neutral", "contradiction")[turn % 2]
-    return str(lot.number), *_premise_and_claim(lot, label), ENTAILS[entailed]
+    return str(context.number), *_premise_and_claim(context, label), ENTAILS[entailed]
 
 
-def _premise_and_claim(lot: Lot, label: str) -> tuple[str, str]:
-    (thing,) = lot.things(1)
-    untold = [position for position in VALUES["position"] if position != thing.position]
-    return state([thing], STATEMENTS[0]), claim(lot, label, [thing], untold)
+def _premise_and_claim(context: RowContext, label: str) -> tuple[str, str]:
+    (spec,) = context.specs(1)
+    untold = [position for position in VALUES["position"] if position != spec.position]
+    return state([spec], STATEMENTS[0]), claim(context, label, [spec], untold)
 
 
-def mrpc_row(lot: Lot) -> Row:
+def mrpc_row(context: RowContext) -> Row:
     """Two differently worded sentences, label: 1 if they say the same, 0 if colour, digit or position differs."""
-    same = lot.number % 2
-    (thing,) = lot.things(1)
-    other = thing if same else lot.alter(thing, lot.choose(list(VALUES)))
-    first, second = (STATEMENTS[wording] for wording in lot.rng.permutation(len(STATEMENTS))[:2])
-    return state([thing], first), state([other], second), str(same)
+    same = context.number % 2
+    (spec,) = context.specs(1)
+    other = spec if same else context.alter(spec, context.choose(list(VALUES)))
+    first, second = (STATEMENTS[wording] for wording in context.rng.permutation(len(STATEMENTS))[:2])
+    return state([spec], first), state([other], second), str(same)
 
 
-def qnli_row(lot: Lot) -> Row:
+def qnli_row(context: RowContext) -> Row:
     """Number, question, sentence, label: whether the sentence has the answer."""
-    answered = lot.number % 2
-    (thing,), template = lot.things(1), lot.choose(QUESTIONS[lot.choose(list(QUESTIONS))])
-    question = thing.fill(template)
-    while not answered and question == thing.fill(template):
-        question = lot.alter(thing, lot.choose(list(VALUES))).fill(template)
-    return str(lot.number), question, state([thing], lot.choose(STATEMENTS)), ENTAILS[answered]
+    answered = context.number % 2
+    (spec,), template = context.specs(1), context.choose(QUESTIONS[context.choose(list(QUESTIONS))])
+    question = spec.fill(template)
+    while not answered and question == spec.fill(template):
+        question = context.alter(spec, context.choose(list(VALUES))).fill(template)
+    return str(context.number), question, state([spec], context.choose(STATEMENTS)), ENTAILS[answered]
 
 
-def qqp_row(lot: Lot) -> Row:
-    """Number, two question ids, two questions, label: 0 if about another thing or another property of it."""
-    turn, same = divmod(lot.number, 2)
-    (thing,), kind = lot.things(1), lot.choose(list(QUESTIONS))
-    first, second = (QUESTIONS[kind][wording] for wording in lot.rng.permutation(3)[:2])
-    questions = [thing.fill(first), thing.fill(second)]
+def qqp_row(context: RowContext) -> Row:
+    """Number, two question ids, two questions, label: 0 if about another spec or another property of it."""
+    turn, same = divmod(context.number, 2)
+    (spec,), kind = context.specs(1), context.choose(list(QUESTIONS))
+    first, second = (QUESTIONS[kind][wording] for wording in context.rng.permutation(3)[:2])
+    questions = [spec.fill(first), spec.fill(second)]
     if not same and turn % 2:
-        questions[1] = thing.fill(lot.choose(QUESTIONS[lot.choose([each for each in QUESTIONS if each != kind])]))
+        questions[1] = spec.fill(
+            context.choose(QUESTIONS[context.choose([each for each in QUESTIONS if each != kind])])
+        )
     elif not same:
-        while questions[1] == thing.fill(second):
-            questions[1] = lot.alter(thing, lot.choose(list(VALUES))).fill(second)
-    ids = (str(number) for number in (lot.number, 2 * lot.number, 2 * lot.number + 1))
-    return *ids, *(lot.choose(OPENINGS) + question for question in questions), str(same)
+        while questions[1] == spec.fill(second):
+            questions[1] = context.alter(spec, context.choose(list(VALUES))).fill(second)
+    ids = (str(number) for number in (context.number, 2 * context.number, 2 * context.number + 1))
+    return *ids, *(context.choose(OPENINGS) + question for question in questions), str(same)

@@ -1,13 +1,13 @@
 """Classification data: one digit nearly fills the picture; the class is its name."""
 
-from digits.rows import DemoTask, Lot, Row
+from digits.rows import DemoTask, Row, RowContext
 from digits.words import DIGITS
 
 
-def image_classify_row(lot: Lot) -> Row:
+def image_classify_row(context: RowContext) -> Row:
     """Picture, label counted from 1, class name."""
-    digit = lot.number % len(DIGITS)
-    return lot.close_up(digit), str(digit + 1), DIGITS[digit]
+    digit = context.number % len(DIGITS)
+    return context.close_up(digit), str(digit + 1), DIGITS[digit]
 
 
 IMAGE_CLASSIFY = DemoTask(

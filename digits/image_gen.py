@@ -11,9 +11,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from digits.legibility import Legibility, legibility
-from digits.rows import DemoTask, Lot, Row
+from digits.rows import DemoTask, Row, RowContext
 from digits.scene import Box
-from digits.words import COLOURS, DIGITS, Thing
+from digits.words import COLOURS, DIGITS, DigitSpec
 from utils.errors import UserError
 from utils.files import atomic_write, read_text
 
@@ -22,10 +22,10 @@ FRAME = Box(0, 0, SIZE, SIZE)  # where its digit is
 COLUMNS, ROWS, TEXT_HEIGHT = 10, 6, 12  # of the contact sheet
 
 
-def image_gen_row(lot: Lot, size: int = SIZE) -> Row:
+def image_gen_row(context: RowContext, size: int = SIZE) -> Row:
     """Id, image id, picture, text; `utils.image_codes` makes codes of the pictures. All digits come equally often."""
-    scene = replace(lot, size=size).close_up(lot.number % len(DIGITS))
-    return str(lot.id), str(lot.id), scene, f"a {scene.things[0].name}"
+    scene = replace(context, size=size).close_up(context.number % len(DIGITS))
+    return str(context.id), str(context.id), scene, f"a {scene.specs[0].name}"
 
 
 IMAGE_GEN = DemoTask(
@@ -45,8 +45,8 @@ def read_drawn(results: Path) -> list[tuple[str, Image.Image]]:
 
 def check(drawn: list[tuple[str, Image.Image]]) -> Legibility:
     """How often digit and colour of a prompt are read in its picture."""
-    things = [Thing(colour, digit, "center") for _, colour, digit in (prompt.split() for prompt, _ in drawn)]
-    return legibility([picture for _, picture in drawn], things, FRAME)
+    specs = [DigitSpec(colour, digit, "center") for _, colour, digit in (prompt.split() for prompt, _ in drawn)]
+    return legibility([picture for _, picture in drawn], specs, FRAME)
 
 
 def draw_sheet(drawn: list[tuple[str, Image.Image]], path: Path) -> None:

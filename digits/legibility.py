@@ -13,7 +13,7 @@ from PIL import Image
 
 from digits.handwriting import load_digit_samples
 from digits.scene import Box, random_scene, render
-from digits.words import COLOURS, DIGITS, GRID, POSITIONS, Cell, Thing
+from digits.words import COLOURS, DIGITS, GRID, POSITIONS, Cell, DigitSpec
 
 _FAINTEST = 50  # contrast of 255 below which nothing is written
 _STROKE, _CORE = 0.35, 0.75  # parts of the strongest contrast: what belongs to the digit, and what shows its colour
@@ -29,28 +29,28 @@ class Legibility(NamedTuple):
     position: float
 
 
-def legibility(pictures: Sequence[Image.Image], things: Sequence[Thing], box: Box | None = None) -> Legibility:
-    """How often each picture shows its thing; chance is (1/10, 1/6, 1/9).
+def legibility(pictures: Sequence[Image.Image], specs: Sequence[DigitSpec], box: Box | None = None) -> Legibility:
+    """How often each picture shows its spec; chance is (1/10, 1/6, 1/9).
 
     Args:
         pictures: RGB, square and of one size, each with one digit somewhere.
-        things: what they should show. box: as for `read_thing`.
+        specs: what they should show. box: as for `read_spec`.
     Raises:
-        ValueError: not as many things as pictures, or none.
+        ValueError: not as many specs as pictures, or none.
     """
     if not pictures:
         raise ValueError("there is no picture to read")
-    found = [read_thing(picture, box) for picture in pictures]
-    pairs = list(zip(found, things, strict=True))
+    found = [read_spec(picture, box) for picture in pictures]
+    pairs = list(zip(found, specs, strict=True))
     return Legibility(
         *(
-            sum(seen is not None and getattr(seen, name) == getattr(thing, name) for seen, thing in pairs) / len(pairs)
+            sum(seen is not None and getattr(seen, name) == getattr(spec, name) for seen, spec in pairs) / len(pairs)
             for name in Legibility._fields
         )
     )
 
 
-def read_thing(picture: Image.Image, box: Box | None = None) -> Thing | None:
+def read_spec(picture: Image.Image, box: Box | None = None) -> DigitSpec | None:
     """The digit in a picture, in words, or None where nothing stands out from the canvas.
 
     Args:
@@ -66,7 +66,7 @@ def read_thing(picture: Image.Image, box: Box | None = None) -> Thing | None:
     position = next(name for name, where in POSITIONS.items() if where == cell)
     digit = int(_classifier(picture.width).predict(_grid(contrast, place)[None])[0])
     part = np.s_[place.top : place.bottom, place.left : place.right]
-    return Thing(_colour(pixels[part] - canvas, contrast[part], canvas), DIGITS[digit], position)
+    return DigitSpec(_colour(pixels[part] - canvas, contrast[part], canvas), DIGITS[digit], position)
 
 
 def _densest(contrast: np.ndarray) -> Box:
@@ -123,5 +123,5 @@ def _classifier(size: int) -> Any:
         place = _strokes(contrast, _densest(contrast))
         if place is not None:
             grids.append(_grid(contrast, place))
-            digits.append(DIGITS.index(scene.things[0].digit))
+            digits.append(DIGITS.index(scene.specs[0].digit))
     return SVC(C=10.0).fit(np.stack(grids), digits)

@@ -10,7 +10,7 @@ from digits.gigaword import GIGAWORD
 from digits.glue import GLUE_TASKS
 from digits.image_gen import image_gen_row
 from digits.refcoco import refcoco_row
-from digits.rows import DemoTask, Lot, Row
+from digits.rows import DemoTask, Row, RowContext
 from digits.scene import Scene
 from digits.vqa_gen import ANSWERS, COUNTS, vqa_row
 from digits.words import COLOURS, DIGITS, VALUES
@@ -22,45 +22,45 @@ _TEXTS = (GIGAWORD, GLUE_TASKS["mnli"], GLUE_TASKS["qqp"], GLUE_TASKS["sst2"])
 _NAMES = [f"{colour} {digit}" for colour in COLOURS for digit in DIGITS]
 
 
-def image_text_row(lot: Lot) -> Row:
+def image_text_row(context: RowContext) -> Row:
     """Id, picture, caption, question, answers or box, objects, name of the data set, type; the types in turn."""
-    turn, kind = divmod(lot.number, 3)
-    lot = replace(lot, number=turn)
+    turn, kind = divmod(context.number, 3)
+    context = replace(context, number=turn)
     if kind == 0:
-        _, uniq_id, caption, objects, scene = caption_row(lot)
+        _, uniq_id, caption, objects, scene = caption_row(context)
         return uniq_id, scene, caption, "", "", objects, SOURCE, "caption"
     if kind == 1:
-        uniq_id, _, question, answers, _, scene = vqa_row(lot)
+        uniq_id, _, question, answers, _, scene = vqa_row(context)
         return uniq_id, scene, "", question, answers, "", SOURCE, "qa"
-    _, uniq_id, phrase, box, scene = refcoco_row(lot)
+    _, uniq_id, phrase, box, scene = refcoco_row(context)
     return uniq_id, scene, phrase, "", box, "", SOURCE, "visual_grounding"
 
 
-def text_row(lot: Lot) -> Row:
+def text_row(context: RowContext) -> Row:
     """Id and a text of another task's training rows."""
-    task = lot.choose(_TEXTS)
-    texts = task.row_texts(task.row(0, int(lot.rng.integers(2**31)), 0, lot.size))
-    return str(lot.id), lot.choose(texts)
+    task = context.choose(_TEXTS)
+    texts = task.row_texts(task.row(0, int(context.rng.integers(2**31)), 0, context.size))
+    return str(context.id), context.choose(texts)
 
 
-def picture_row(lot: Lot) -> Row:
+def picture_row(context: RowContext) -> Row:
     """Id and a picture; `utils.image_codes` adds the codes of its middle."""
-    return str(lot.id), replace(lot, size=CODED_SIZE).scene(lot.choose(COUNTS))
+    return str(context.id), replace(context, size=CODED_SIZE).scene(context.choose(COUNTS))
 
 
-def described_row(lot: Lot) -> Row:
+def described_row(context: RowContext) -> Row:
     """As text-to-image generation, in pictures of as many codes as the middles of the others."""
-    return image_gen_row(lot, CODED_SIZE // 2)
+    return image_gen_row(context, CODED_SIZE // 2)
 
 
-def detection_row(lot: Lot) -> Row:
+def detection_row(context: RowContext) -> Row:
     """Id, picture and its digits in reading order, `x0,y0,x1,y1,category_id,name` joined by `&&`."""
-    scene = caption_row(lot)[-1]
+    scene = caption_row(context)[-1]
     assert isinstance(scene, Scene)
     objects = SEPARATOR.join(
-        ",".join(map(str, (*item.box, _NAMES.index(item.thing.name), item.thing.name))) for item in scene.objects
+        ",".join(map(str, (*item.box, _NAMES.index(item.spec.name), item.spec.name))) for item in scene.objects
     )
-    return str(lot.id), scene, objects
+    return str(context.id), scene, objects
 
 
 _FOLDER = "pretrain_data"

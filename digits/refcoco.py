@@ -1,6 +1,6 @@
 """Grounding data: a phrase that fits exactly one digit of the scene, and its box."""
 
-from digits.rows import DemoTask, Lot, Row
+from digits.rows import DemoTask, Row, RowContext
 from digits.scene import Scene, SceneObject
 from digits.words import relation
 
@@ -8,27 +8,27 @@ COUNTS = (1, 2, 2, 3, 3, 3)  # digits of a scene; a single one is found without 
 PHRASES = ("the {colour} {digit}", "the {digit}", "the {colour} digit", "the digit at the {position}")
 
 
-def refcoco_row(lot: Lot) -> Row:
+def refcoco_row(context: RowContext) -> Row:
     """Number, image id, phrase, box `x0,y0,x1,y1` in pixels, picture; every fifth phrase is a relation."""
-    number = lot.number % (len(PHRASES) + 1)
+    number = context.number % (len(PHRASES) + 1)
     if number < len(PHRASES):
-        scene, item = lot.scene_with_referent(lot.choose(COUNTS), PHRASES[number])
-        phrase = item.thing.fill(PHRASES[number])
+        scene, item = context.scene_with_referent(context.choose(COUNTS), PHRASES[number])
+        phrase = item.spec.fill(PHRASES[number])
     else:
-        scene, item, phrase = _related(lot, lot.choose(COUNTS[1:]))
+        scene, item, phrase = _related(context, context.choose(COUNTS[1:]))
     box = ",".join(f"{edge:.2f}" for edge in item.box)
-    return str(lot.number), str(lot.id), phrase, box, scene
+    return str(context.number), str(context.id), phrase, box, scene
 
 
-def _related(lot: Lot, count: int) -> tuple[Scene, SceneObject, str]:
+def _related(context: RowContext, count: int) -> tuple[Scene, SceneObject, str]:
     """A scene, a digit in it, and a phrase that places this digit and no other beside a second one."""
     while True:
-        scene = lot.scene_of_names(count)
-        item, other = (scene.objects[number] for number in lot.rng.permutation(count)[:2])
-        said = relation(item.thing, other.thing)
-        fitting = [x for x in scene.objects if x is not other and relation(x.thing, other.thing) == said]
+        scene = context.scene_of_names(count)
+        item, other = (scene.objects[number] for number in context.rng.permutation(count)[:2])
+        said = relation(item.spec, other.spec)
+        fitting = [x for x in scene.objects if x is not other and relation(x.spec, other.spec) == said]
         if fitting == [item]:
-            return scene, item, f"the digit {said} the {other.thing.name}"
+            return scene, item, f"the digit {said} the {other.spec.name}"
 
 
 REFCOCO = DemoTask(

@@ -14,7 +14,7 @@ from data.snli_ve import WORDS
 from data.tsv import TsvFile
 from data.vqa_gen import parse_answers
 from digits.image_gen import FRAME
-from digits.legibility import read_thing
+from digits.legibility import read_spec
 from digits.tasks import TASKS, chance
 from digits.words import COLOURS
 from utils.errors import UserError
@@ -137,8 +137,8 @@ def score_lines(run: Run, scores: dict[str, float] | None, rows: int) -> list[Sc
 def read_drawing(path: Path, prompt: str) -> Case:
     """A drawn picture, and what can be read in it."""
     picture = decode_image(path.read_bytes())
-    thing = read_thing(picture, FRAME)
-    seen = f"a {thing.name}" if thing else "nothing"
+    spec = read_spec(picture, FRAME)
+    seen = f"a {spec.name}" if spec else "nothing"
     return Case(prompt, f"reads {seen}", seen == prompt, picture)
 
 

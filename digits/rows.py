@@ -11,7 +11,7 @@ import numpy as np
 
 from digits.handwriting import DigitSamples, load_digit_samples
 from digits.scene import Scene, SceneObject, close_up, encode_scene, random_scene
-from digits.words import VALUES, Thing, named_alone
+from digits.words import VALUES, DigitSpec, named_alone
 
 T = TypeVar("T")
 Row = tuple[str | Scene, ...]
@@ -22,7 +22,7 @@ _HELD_OUT = {0: "val", 1: "test"}  # tenths of all texts by checksum; training h
 
 
 @dataclass(frozen=True)
-class Lot:
+class RowContext:
     """What one row is made from.
 
     Attributes:
@@ -50,16 +50,16 @@ class Lot:
         """One of the items, all equally likely."""
         return items[int(self.rng.integers(len(items)))]
 
-    def alter(self, thing: Thing, attribute: str) -> Thing:
-        """The thing with another colour, digit or position."""
-        others = [value for value in VALUES[attribute] if value != getattr(thing, attribute)]
-        return thing._replace(**{attribute: self.choose(others)})
+    def alter(self, spec: DigitSpec, attribute: str) -> DigitSpec:
+        """The spec with another colour, digit or position."""
+        others = [value for value in VALUES[attribute] if value != getattr(spec, attribute)]
+        return spec._replace(**{attribute: self.choose(others)})
 
-    def things(self, count: int) -> list[Thing]:
-        """`count` things (1 to 9) of different digits at different positions."""
+    def specs(self, count: int) -> list[DigitSpec]:
+        """`count` specs (1 to 9) of different digits at different positions."""
         columns = (self.rng.permutation(VALUES[name])[:count].tolist() for name in ("digit", "position"))
         digits, positions = columns
-        return [Thing(self.choose(VALUES["colour"]), *pair) for pair in zip(digits, positions, strict=True)]
+        return [DigitSpec(self.choose(VALUES["colour"]), *pair) for pair in zip(digits, positions, strict=True)]
 
     def scene(self, count: int) -> Scene:
         """A scene of `count` digits."""
@@ -69,7 +69,7 @@ class Lot:
         """A scene of `count` digits of which no two have the same colour and digit."""
         while True:
             scene = self.scene(count)
-            if len({thing.name for thing in scene.things}) == count:
+            if len({spec.name for spec in scene.specs}) == count:
                 return scene
 
     def close_up(self, digit: int) -> Scene:
@@ -80,8 +80,8 @@ class Lot:
         """A scene of `count` digits and one of them that the filled template tells from the others."""
         while True:
             scene = self.scene(count)
-            alone = named_alone(template, scene.things)
-            fitting = [item for item in scene.objects if item.thing in alone]
+            alone = named_alone(template, scene.specs)
+            fitting = [item for item in scene.objects if item.spec in alone]
             if fitting:
                 return scene, self.choose(fitting)
 
@@ -104,7 +104,7 @@ class DemoTask:
 
     folder: str
     files: tuple[tuple[str, str], ...]
-    make_row: Callable[[Lot], Row]
+    make_row: Callable[[RowContext], Row]
     text_columns: tuple[int, ...]
     chance: float
     words: tuple[str, ...] = ()
@@ -121,10 +121,12 @@ class DemoTask:
         """Row `number` of the file of that index."""
         split = self.files[file][0]
         rng = np.random.default_rng([seed, file, number, *self.salt])
-        lot = Lot(split, number, IDS_PER_FILE * (file + 1) + number, size, rng, self.varied and split == "train")
-        row = self.make_row(lot)
+        context = RowContext(
+            split, number, IDS_PER_FILE * (file + 1) + number, size, rng, self.varied and split == "train"
+        )
+        row = self.make_row(context)
         while self.hold_out and _split_of(self.row_texts(row)) != split:
-            row = self.make_row(lot)
+            row = self.make_row(context)
         return row
 
     def row_texts(self, row: Row) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from digits.handwriting import DigitSamples
-from digits.words import COLOURS, DIGITS, GRID, POSITIONS, Cell, Thing
+from digits.words import COLOURS, DIGITS, GRID, POSITIONS, Cell, DigitSpec
 
 _SMALLEST, _LARGEST = 0.78, 0.96  # longer side of a digit, in cells
 _RIM = 0.5  # part of the empty pixel around the handwriting that is drawn, for soft edges
@@ -33,13 +33,13 @@ class SceneObject:
     """One digit of a scene.
 
     Attributes:
-        thing: its colour, digit and position in words.
+        spec: its colour, digit and position in words.
         box: where it is drawn, close around the handwriting.
         ink: (h, w) float32 handwriting, 0 to 1, cut to its strokes and a rim of one empty pixel.
         rgb: the shade of the colour it is drawn in.
     """
 
-    thing: Thing
+    spec: DigitSpec
     box: Box
     ink: np.ndarray
     rgb: tuple[int, int, int]
@@ -62,9 +62,9 @@ class Scene:
     card: str | None = None
 
     @property
-    def things(self) -> list[Thing]:
+    def specs(self) -> list[DigitSpec]:
         """The objects in words."""
-        return [item.thing for item in self.objects]
+        return [item.spec for item in self.objects]
 
 
 def random_scene(samples: DigitSamples, rng: np.random.Generator, size: int, count: int = 1) -> Scene:
@@ -94,7 +94,7 @@ def _written(
     red, green, blue = np.clip(np.array(COLOURS[colour]) + tint, 0, 255).tolist()
     ink = _cut_to_strokes(samples.write(digit, rng))
     box = _random_box(ink, rng, side, cell)
-    return SceneObject(Thing(colour, DIGITS[digit], position), box, ink, (red, green, blue))
+    return SceneObject(DigitSpec(colour, DIGITS[digit], position), box, ink, (red, green, blue))
 
 
 def _cut_to_strokes(ink: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from data.snli_ve import WORDS
 from digits.claims import LABELS, claim
-from digits.rows import DemoTask, Lot, Row
+from digits.rows import DemoTask, Row, RowContext
 from digits.words import VALUES
 
 COUNTS = (2, 3)  # digits of a scene: one for the caption, the others for the claim
@@ -15,20 +15,20 @@ CAPTIONS = (
 )
 
 
-def snli_ve_row(lot: Lot) -> Row:
+def snli_ve_row(context: RowContext) -> Row:
     """Number, image name, picture, hypothesis, caption, label.
 
     Claims about the hidden position are neutral. The claim is never about the digit of the caption, so the texts
     alone say nothing about the label.
     """
-    label = LABELS[lot.number % len(LABELS)]
-    scene = lot.scene(lot.choose(COUNTS))
-    told, *known = scene.things
-    taken = [thing.position for thing in scene.things]
-    card = lot.choose([position for position in VALUES["position"] if position not in taken])
-    hypothesis = claim(lot, label, known, [card])
-    caption = told.fill(lot.choose(CAPTIONS))
-    return str(lot.number), f"{lot.id}.jpg#0", replace(scene, card=card), hypothesis, caption, label
+    label = LABELS[context.number % len(LABELS)]
+    scene = context.scene(context.choose(COUNTS))
+    told, *known = scene.specs
+    taken = [spec.position for spec in scene.specs]
+    card = context.choose([position for position in VALUES["position"] if position not in taken])
+    hypothesis = claim(context, label, known, [card])
+    caption = told.fill(context.choose(CAPTIONS))
+    return str(context.number), f"{context.id}.jpg#0", replace(scene, card=card), hypothesis, caption, label
 
 
 SNLI_VE = DemoTask(

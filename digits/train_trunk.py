@@ -68,9 +68,9 @@ def draw(samples: DigitSamples, rng: np.random.Generator, count: int, side: int)
     scenes = [random_scene(samples, rng, side, int(rng.integers(1, len(CELLS) + 1))) for _ in range(count)]
     digits, shades = torch.full((2, count, len(CELLS)), NOTHING)
     for number, scene in enumerate(scenes):
-        for thing in scene.things:
-            cell = CELLS.index(thing.position)
-            digits[number, cell], shades[number, cell] = DIGITS.index(thing.digit), COLOUR_NAMES.index(thing.colour)
+        for spec in scene.specs:
+            cell = CELLS.index(spec.position)
+            digits[number, cell], shades[number, cell] = DIGITS.index(spec.digit), COLOUR_NAMES.index(spec.colour)
     return torch.stack([transform(render(scene)) for scene in scenes]), digits, shades
 
 

@@ -165,12 +165,12 @@ def report(model: VQGAN, seed: int, sheet: Path | None) -> None:
     """Prints how good reconstructions of unseen handwriting are; draws some below their originals."""
     rng, samples = np.random.default_rng([seed, 1]), load_digit_samples("test")
     scenes = [random_scene(samples, rng, SIDE) for _ in range(CHECKED)]
-    things = [scene.things[0] for scene in scenes]
+    specs = [scene.specs[0] for scene in scenes]
     images = torch.stack([pixels(scene) for scene in scenes]).float() / 127.5 - 1
     codes = torch.cat([model.encode(part) for part in images.split(20)])
     copies = torch.cat([model.decode(part) for part in codes.split(20)]).clamp(-1, 1)
     for name, pictures in (("originals", images), ("reconstructions", copies)):
-        found = legibility(to_pil(pictures), things)
+        found = legibility(to_pil(pictures), specs)
         print(f"{name}: {found.digit:.3f} of the digits and {found.colour:.3f} of the colours are read")
     if sheet:
         rows = [part for group in zip(images[:48].split(12), copies[:48].split(12), strict=True) for part in group]

@@ -1,13 +1,13 @@
 """Question answering data: six kinds of questions in turn, each with exactly one right answer."""
 
 from data.vqa_gen import CONFIDENCE_MARK
-from digits.rows import DemoTask, Lot, Row
+from digits.rows import DemoTask, Row, RowContext
 from digits.scene import Scene
 from digits.words import DIGITS, OPPOSITES, VALUES, relation
 from utils.constants import SEPARATOR
 
 COUNTS = (1, 2, 3)  # digits of a scene
-# what is asked of a thing that the rest of the question names
+# what is asked of a spec that the rest of the question names
 QUESTIONS = {
     "colour": "what color is the {digit}?",
     "digit": "which digit is {colour}?",
@@ -19,33 +19,33 @@ ANSWERS = ("yes", "no", *DIGITS, *VALUES["colour"], *VALUES["position"])
 OBJECTS = ("digit", "canvas")
 
 
-def vqa_row(lot: Lot) -> Row:
+def vqa_row(context: RowContext) -> Row:
     """Question id, image id, question, answer with its confidence, objects, picture."""
-    turn, kind_number = divmod(lot.number, len(KINDS))
-    kind, count = KINDS[kind_number], lot.choose(COUNTS)
+    turn, kind_number = divmod(context.number, len(KINDS))
+    kind, count = KINDS[kind_number], context.choose(COUNTS)
     if kind in QUESTIONS:
-        scene, item = lot.scene_with_referent(count, QUESTIONS[kind])
-        question, answer = item.thing.fill(QUESTIONS[kind]), getattr(item.thing, kind)
+        scene, item = context.scene_with_referent(count, QUESTIONS[kind])
+        question, answer = item.spec.fill(QUESTIONS[kind]), getattr(item.spec, kind)
     elif kind == "relation":
-        scene, answer = lot.scene_of_names(lot.choose(COUNTS[1:])), ("yes", "no")[turn % 2]
-        first, second = (scene.things[number] for number in lot.rng.permutation(len(scene.things))[:2])
+        scene, answer = context.scene_of_names(context.choose(COUNTS[1:])), ("yes", "no")[turn % 2]
+        first, second = (scene.specs[number] for number in context.rng.permutation(len(scene.specs))[:2])
         said = relation(first, second) if answer == "yes" else OPPOSITES[relation(first, second)]
         question = f"is the {first.name} {said} the {second.name}?"
     else:
-        scene = lot.scene(count)
+        scene = context.scene(count)
         question, answer = "how many digits are there?", DIGITS[count]
         if kind == "exists":
             answer = ("yes", "no")[turn % 2]
-            question = f"is there a {_name(lot, scene, answer == 'yes')}?"
+            question = f"is there a {_name(context, scene, answer == 'yes')}?"
     answers = f"1.0{CONFIDENCE_MARK}{answer}"
-    return str(lot.id), str(lot.id), question, answers, SEPARATOR.join(OBJECTS), scene
+    return str(context.id), str(context.id), question, answers, SEPARATOR.join(OBJECTS), scene
 
 
-def _name(lot: Lot, scene: Scene, present: bool) -> str:
+def _name(context: RowContext, scene: Scene, present: bool) -> str:
     """Name of a digit of the scene, or one that differs from it in colour or digit and is not there."""
-    thing = asked = lot.choose(scene.things)
-    while not present and asked.name in [other.name for other in scene.things]:
-        asked = lot.alter(thing, lot.choose(("colour", "digit")))
+    spec = asked = context.choose(scene.specs)
+    while not present and asked.name in [other.name for other in scene.specs]:
+        asked = context.alter(spec, context.choose(("colour", "digit")))
     return asked.name
 
 

@@ -1,4 +1,4 @@
-"""Tables of what a digit scene can hold, and the things they make."""
+"""Tables of what a digit scene can hold, and the specs they make."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ POSITIONS: dict[str, Cell] = {
 }
 
 
-class Thing(NamedTuple):
+class DigitSpec(NamedTuple):
     """What there is to say about one digit of a scene; each is a word of the tables above."""
 
     colour: str
@@ -60,8 +60,8 @@ class Thing(NamedTuple):
         return f"a {self.name} at the {self.position}"
 
 
-def relation(first: Thing, second: Thing) -> str:
-    """Where the first of two things in different cells is, seen from the second: rows count before columns."""
+def relation(first: DigitSpec, second: DigitSpec) -> str:
+    """Where the first of two specs in different cells is, seen from the second: rows count before columns."""
     (column, row), (other_column, other_row) = POSITIONS[first.position], POSITIONS[second.position]
     if row != other_row:
         return "above" if row < other_row else "below"
@@ -72,8 +72,8 @@ OPPOSITES = {"above": "below", "below": "above", "left of": "right of", "right o
 VALUES: dict[str, tuple[str, ...]] = {"colour": tuple(COLOURS), "digit": DIGITS, "position": tuple(POSITIONS)}
 
 
-def named_alone(template: str, things: Iterable[Thing]) -> list[Thing]:
-    """The things that the filled template tells from all the others."""
-    things = list(things)
-    count = Counter(thing.fill(template) for thing in things)
-    return [thing for thing in things if count[thing.fill(template)] == 1]
+def named_alone(template: str, specs: Iterable[DigitSpec]) -> list[DigitSpec]:
+    """The specs that the filled template tells from all the others."""
+    specs = list(specs)
+    count = Counter(spec.fill(template) for spec in specs)
+    return [spec for spec in specs if count[spec.fill(template)] == 1]

@@ -25,7 +25,7 @@ import demo
 from data.boxes import box_iou, parse_box
 from digits import examples, scene
 from digits.legibility import legibility
-from digits.words import Thing
+from digits.words import DigitSpec
 from models import web_page
 from models.predictor import Box, OFAPredictor
 
@@ -113,7 +113,7 @@ def test_drawings_show_what_the_prompt_says(ask):
     for prompt in examples.PROMPTS:
         _, colour, digit = prompt.split()
         pictures = [Image.open(item["image"]) for item in ask("drawing", prompt, 4, examples.TEMPERATURE)]
-        found = legibility(pictures, [Thing(colour, digit, "center")] * 4, scene.Box(0, 0, *pictures[0].size))
+        found = legibility(pictures, [DigitSpec(colour, digit, "center")] * 4, scene.Box(0, 0, *pictures[0].size))
         right.append((found.digit, found.colour))
     assert sum(digit >= 0.5 for digit, _ in right) >= 3 and all(colour >= 0.5 for _, colour in right), right
 

@@ -168,7 +168,7 @@ def test_scenes_use_the_handwriting_of_their_split_and_digit() -> None:
         (item,) = scene.objects
         height, width = item.ink.shape[0] - 2, item.ink.shape[1] - 2
         strokes = item.ink[1:-1, 1:-1]
-        written = load_digit_samples("test").of(DIGITS.index(item.thing.digit))
+        written = load_digit_samples("test").of(DIGITS.index(item.spec.digit))
         assert any(
             np.array_equal(strokes, ink[top : top + height, left : left + width])
             for ink in written
@@ -182,8 +182,8 @@ def test_captions_are_540_and_name_what_is_drawn() -> None:
     assert len(captions) == len(set(captions)) == len(DIGITS) * len(COLOURS) * len(POSITIONS) == 540
     assert "a red seven at the top left" in captions
     for scene in scenes(50):
-        (thing,) = scene.things
-        assert scene_caption(scene) == f"a {thing.colour} {thing.digit} at the {thing.position}"
+        (spec,) = scene.specs
+        assert scene_caption(scene) == f"a {spec.colour} {spec.digit} at the {spec.position}"
 
 
 def test_picture_shows_the_colour_at_the_position() -> None:
@@ -193,11 +193,11 @@ def test_picture_shows_the_colour_at_the_position() -> None:
         pixels = np.asarray(render(scene), dtype=np.float32)
         bright = pixels.max(axis=-1) > 160
         rows_, columns = np.nonzero(bright)
-        cell = POSITIONS[item.thing.position]
+        cell = POSITIONS[item.spec.position]
         assert int(columns.mean() * GRID / scene.size) == cell.column
         assert int(rows_.mean() * GRID / scene.size) == cell.row
         brightest = pixels[bright].mean(axis=0)
-        assert list(COLOURS)[np.abs(table - brightest).sum(axis=1).argmin()] == item.thing.colour
+        assert list(COLOURS)[np.abs(table - brightest).sum(axis=1).argmin()] == item.spec.colour
 
 
 def test_several_digits_do_not_overlap_and_stay_in_their_boxes() -> None:
@@ -209,7 +209,7 @@ def test_several_digits_do_not_overlap_and_stay_in_their_boxes() -> None:
             assert 0 <= item.box.left < item.box.right <= scene.size
             assert 0 <= item.box.top < item.box.bottom <= scene.size
             boxes[item.box.top : item.box.bottom, item.box.left : item.box.right] += 1
-        assert boxes.max() == 1 and len({thing.position for thing in scene.things}) == 3
+        assert boxes.max() == 1 and len({spec.position for spec in scene.specs}) == 3
         assert np.array_equal(drawn[boxes == 0], empty[boxes == 0])
         assert scene_caption(scene).count(" and ") == 2
 
@@ -220,7 +220,7 @@ def test_close_up_nearly_fills_the_canvas() -> None:
         scene = close_up(load_digit_samples("train"), rng, 48, digit)
         (item,) = scene.objects
         sides = item.box.right - item.box.left, item.box.bottom - item.box.top
-        assert item.thing.digit == DIGITS[digit] and max(sides) > 35
+        assert item.spec.digit == DIGITS[digit] and max(sides) > 35
         assert min(item.box) >= 0 and max(item.box) <= 48
 
 

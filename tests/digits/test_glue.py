@@ -7,7 +7,7 @@ import pytest
 from data.glue import GLUE
 from digits.glue import ADJECTIVES
 from digits.tasks import TASKS
-from digits.words import DIGITS, VALUES, Thing
+from digits.words import DIGITS, VALUES, DigitSpec
 
 # longest names first: "top left" before "top"
 PLACES = "|".join(sorted(VALUES["position"], key=len, reverse=True))
@@ -22,21 +22,21 @@ def table(name: str, count: int = 300) -> list[list[str]]:
     return [[str(each) for each in task.row(number % 2, number, 1, 48)] for number in range(count)]
 
 
-def read(sentence: str) -> set[Thing]:
+def read(sentence: str) -> set[DigitSpec]:
     """What a sentence states; every part of it must be understood."""
     parts = re.sub("^there is ", "", sentence).split(" and ")
     found = [STATED.fullmatch(part) for part in parts]
     assert all(found), sentence
-    return {Thing(m[1] or m[5], m[2] or m[6], m[3] or m[4]) for m in found if m}
+    return {DigitSpec(m[1] or m[5], m[2] or m[6], m[3] or m[4]) for m in found if m}
 
 
 def verdict(premise: str, hypothesis: str) -> str:
     """What the premise says about the hypothesis."""
     (place,) = re.findall(rf"at the ({PLACES})\b", hypothesis)
     claimed = {word for word in hypothesis.split() if word in (*VALUES["colour"], *DIGITS)}
-    for thing in read(premise):
-        if thing.position == place:
-            return "entailment" if claimed <= {thing.colour, thing.digit} else "contradiction"
+    for spec in read(premise):
+        if spec.position == place:
+            return "entailment" if claimed <= {spec.colour, spec.digit} else "contradiction"
     return "neutral"
 
 
@@ -58,11 +58,11 @@ def test_mrpc() -> None:
         assert (read(first) == read(second)) == (label == "1") and first != second
 
 
-def answered(question: str, things: set[Thing]) -> bool:
-    """Whether one of the things fits all that the question names."""
+def answered(question: str, specs: set[DigitSpec]) -> bool:
+    """Whether one of the specs fits all that the question names."""
     (place,) = re.findall(rf"at the ({PLACES})\b", question) or [None]
     named = set(question.rstrip("?").split()) & {*VALUES["colour"], *DIGITS}
-    return any(named <= {thing.colour, thing.digit} and place in (None, thing.position) for thing in things)
+    return any(named <= {spec.colour, spec.digit} and place in (None, spec.position) for spec in specs)
 
 
 def test_qnli() -> None:

@@ -17,8 +17,8 @@ def test_label_name_and_picture_agree(file: int) -> None:
     for number in range(20):
         scene, label, name = TASK.row(file, number, 1, 48)
         assert isinstance(scene, Scene)
-        (thing,) = scene.things
-        assert thing.digit == name == DIGITS[int(str(label)) - 1]
+        (spec,) = scene.specs
+        assert spec.digit == name == DIGITS[int(str(label)) - 1]
 
 
 def test_files_are_named_as_released(tmp_path: Path) -> None:

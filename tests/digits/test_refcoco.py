@@ -9,7 +9,7 @@ from data.boxes import parse_box
 from digits.refcoco import COUNTS
 from digits.scene import Scene, render
 from digits.tasks import TASKS, chance
-from digits.words import POSITIONS, Thing
+from digits.words import POSITIONS, DigitSpec
 
 TASK = TASKS["refcoco"]
 
@@ -19,24 +19,24 @@ def table(count: int, file: int = 0) -> list[tuple[str, str, Scene]]:
     return [(str(row[2]), str(row[3]), row[4]) for row in rows if isinstance(row[4], Scene)]
 
 
-def fits(phrase: str, thing: Thing, others: list[Thing]) -> bool:
-    """Whether the phrase can mean the thing, word by word."""
+def fits(phrase: str, spec: DigitSpec, others: list[DigitSpec]) -> bool:
+    """Whether the phrase can mean the spec, word by word."""
     if found := re.fullmatch(r"the digit (above|below|left|right)(?: of)? the (\w+ \w+)", phrase):
         (other,) = (each for each in others if each.name == found[2])
-        (column, row), (other_column, other_row) = POSITIONS[thing.position], POSITIONS[other.position]
+        (column, row), (other_column, other_row) = POSITIONS[spec.position], POSITIONS[other.position]
         level = {"left": column < other_column, "right": column > other_column}
         return {"above": row < other_row, "below": row > other_row}.get(
             found[1], row == other_row and level.get(found[1], False)
         )
     start, _, position = phrase.partition(" at the ")
-    words = {thing.colour, thing.digit, "digit", "the"}
-    return set(start.split()) <= words and position in ("", thing.position)
+    words = {spec.colour, spec.digit, "digit", "the"}
+    return set(start.split()) <= words and position in ("", spec.position)
 
 
 @pytest.mark.parametrize("file", range(4))
 def test_phrase_fits_one_digit_and_the_box_is_its_own(file: int) -> None:
     for phrase, box, scene in table(100, file):
-        (item,) = (each for each in scene.objects if fits(phrase, each.thing, scene.things))
+        (item,) = (each for each in scene.objects if fits(phrase, each.spec, scene.specs))
         assert parse_box(box, 48, 48) == [float(edge) for edge in item.box]
         assert all(0 <= float(edge) <= 48 for edge in box.split(","))
 

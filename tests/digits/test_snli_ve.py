@@ -6,7 +6,7 @@ import pytest
 
 from digits.scene import Scene
 from digits.tasks import TASKS
-from digits.words import DIGITS, VALUES, Thing
+from digits.words import DIGITS, VALUES, DigitSpec
 
 TASK = TASKS["snli_ve"]
 
@@ -20,10 +20,10 @@ def position_of(hypothesis: str) -> str:
     return max((name for name in VALUES["position"] if f"at the {name}" in hypothesis), key=len)
 
 
-def claimed(text: str, thing: Thing) -> bool:
-    """Whether every digit and colour word of the text is the thing's."""
+def claimed(text: str, spec: DigitSpec) -> bool:
+    """Whether every digit and colour word of the text is the spec's."""
     words = [word for word in text.split() if word in (*DIGITS, *VALUES["colour"])]
-    return bool(words) and set(words) <= {thing.colour, thing.digit}
+    return bool(words) and set(words) <= {spec.colour, spec.digit}
 
 
 @pytest.mark.parametrize("file", range(3))
@@ -33,16 +33,16 @@ def test_label_follows_from_the_picture(file: int) -> None:
         if place == scene.card:
             assert label == "neutral"
             continue
-        (thing,) = (each for each in scene.things if each.position == place)
-        assert label == ("entailment" if claimed(hypothesis, thing) else "contradiction")
+        (spec,) = (each for each in scene.specs if each.position == place)
+        assert label == ("entailment" if claimed(hypothesis, spec) else "contradiction")
 
 
 def test_caption_is_true_and_about_another_digit() -> None:
     for scene, hypothesis, caption, _ in table(150):
-        told = scene.things[0]
+        told = scene.specs[0]
         assert claimed(caption, told) and told.position != position_of(hypothesis)
         assert caption.endswith(("other things", "more"))
-        assert scene.card is not None and scene.card not in [thing.position for thing in scene.things]
+        assert scene.card is not None and scene.card not in [spec.position for spec in scene.specs]
 
 
 def test_words_of_the_texts_say_nothing_about_the_label() -> None:

@@ -11,29 +11,29 @@ from data.vqa_gen import parse_answers
 from digits.scene import Scene
 from digits.tasks import TASKS, chance
 from digits.vqa_gen import ANSWERS
-from digits.words import DIGITS, POSITIONS, VALUES, Thing
+from digits.words import DIGITS, POSITIONS, VALUES, DigitSpec
 
 TASK = TASKS["vqa_gen"]
 
 
-def right_answers(question: str, things: list[Thing]) -> set[str]:
+def right_answers(question: str, specs: list[DigitSpec]) -> set[str]:
     """All answers the scene allows, worked out from the words of the question."""
     if found := re.fullmatch(r"what color is the (\w+)\?", question):
-        return {thing.colour for thing in things if thing.digit == found[1]}
+        return {spec.colour for spec in specs if spec.digit == found[1]}
     if found := re.fullmatch(r"which digit is (\w+)\?", question):
-        return {thing.digit for thing in things if thing.colour == found[1]}
+        return {spec.digit for spec in specs if spec.colour == found[1]}
     if found := re.fullmatch(r"where is the (\w+ \w+)\?", question):
-        return {thing.position for thing in things if thing.name == found[1]}
+        return {spec.position for spec in specs if spec.name == found[1]}
     if found := re.fullmatch(r"is there a (\w+ \w+)\?", question):
-        return {"yes" if found[1] in {thing.name for thing in things} else "no"}
+        return {"yes" if found[1] in {spec.name for spec in specs} else "no"}
     if found := re.fullmatch(r"is the (\w+ \w+) (\w+)(?: of)? the (\w+ \w+)\?", question):
-        (first,), (second,) = ([thing for thing in things if thing.name == found[n]] for n in (1, 3))
+        (first,), (second,) = ([spec for spec in specs if spec.name == found[n]] for n in (1, 3))
         (column, row), (other_column, other_row) = POSITIONS[first.position], POSITIONS[second.position]
         level = {"left": column < other_column, "right": column > other_column}
         true = {"above": row < other_row, "below": row > other_row, **level}[found[2]]
         return {"yes" if true else "no"}
     assert question == "how many digits are there?"
-    return {DIGITS[len(things)]}
+    return {DIGITS[len(specs)]}
 
 
 def table(count: int, file: int = 0) -> list[tuple[str, str, Scene]]:
@@ -44,7 +44,7 @@ def table(count: int, file: int = 0) -> list[tuple[str, str, Scene]]:
 @pytest.mark.parametrize("file", range(3))
 def test_every_question_has_one_right_answer(file: int) -> None:
     for question, column, scene in table(200, file):
-        (answer,) = right_answers(question, scene.things)
+        (answer,) = right_answers(question, scene.specs)
         assert parse_answers(column) == {answer: 1.0} and answer in ANSWERS
 
 
@@ -52,7 +52,7 @@ def test_what_is_asked_of_fits_one_thing_only() -> None:
     for question, _, scene in table(300):
         if question.startswith(("what", "which", "where")):
             named = set(question.rstrip("?").split()) & {*DIGITS, *VALUES["colour"]}
-            assert sum(named <= {thing.colour, thing.digit} for thing in scene.things) == 1
+            assert sum(named <= {spec.colour, spec.digit} for spec in scene.specs) == 1
 
 
 def test_yes_and_no_balance_and_no_is_a_near_miss() -> None:
@@ -62,7 +62,7 @@ def test_yes_and_no_balance_and_no_is_a_near_miss() -> None:
         assert Counter(column for _, column, _ in rows) == {"1.0|!+yes": 50, "1.0|!+no": 50}
     for question, _, scene in exists:
         words = set(question.rstrip("?").split())
-        assert any({thing.colour, thing.digit} & words for thing in scene.things)
+        assert any({spec.colour, spec.digit} & words for spec in scene.specs)
 
 
 def test_guessing_from_the_question_is_worth_chance() -> None:

@@ -20,7 +20,7 @@ from digits.legibility import legibility
 from digits.scene import Box, render
 from digits.tasks import TASKS
 from digits.vqa_gen import ANSWERS
-from digits.words import COLOURS, DIGITS, Thing
+from digits.words import COLOURS, DIGITS, DigitSpec
 from models.predictor import OFAPredictor
 
 ROOT = Path(__file__).parents[3]
@@ -64,7 +64,7 @@ def crowded():
 
 def test_captions_are_exact(predictor, scenes):
     found = predictor.caption([render(scene) for scene in scenes])
-    right = [p.text == scene.things[0].phrase for p, scene in zip(found, scenes, strict=True)]
+    right = [p.text == scene.specs[0].phrase for p, scene in zip(found, scenes, strict=True)]
     assert sum(right) >= 8, found  # chance: one in 540
     assert [predictor.caption(render(scene)).text for scene in scenes[:3]] == [p.text for p in found[:3]]
 
@@ -80,7 +80,7 @@ def test_questions_are_answered(predictor, candidates):
 
 
 def test_phrases_are_found(predictor, scenes):
-    found = predictor.ground([render(scene) for scene in scenes], [f"the {scene.things[0].name}" for scene in scenes])
+    found = predictor.ground([render(scene) for scene in scenes], [f"the {scene.specs[0].name}" for scene in scenes])
     boxes = [scene.objects[0].box for scene in scenes]
     own = [overlap(*pair) for pair in zip(found, boxes, strict=True)]
     of_others = [overlap(*pair) for pair in zip(found, boxes[1:] + boxes[:1], strict=True)]
@@ -103,14 +103,14 @@ def test_classes_are_chosen(predictor, scenes):
     """Names as its captions spell them: in pretraining none began with a digit, so digits alone are beyond it."""
     names = [f"a {colour} {digit}" for colour in COLOURS for digit in DIGITS]
     ranked = predictor.classify([render(scene) for scene in scenes], names, top_k=3)
-    right = [labels[0].text == f"a {scene.things[0].name}" for labels, scene in zip(ranked, scenes, strict=True)]
+    right = [labels[0].text == f"a {scene.specs[0].name}" for labels, scene in zip(ranked, scenes, strict=True)]
     assert sum(right) >= 8, ranked  # chance: one in 60
     assert all([p.score for p in labels] == sorted((p.score for p in labels), reverse=True) for labels in ranked)
 
 
 def test_entailment_tells_right_captions_from_wrong_ones(predictor, scenes):
     """Pretraining asks in the same words whether captions match; it never answered "maybe"."""
-    pictures, phrases = [render(scene) for scene in scenes], [scene.things[0].phrase for scene in scenes]
+    pictures, phrases = [render(scene) for scene in scenes], [scene.specs[0].phrase for scene in scenes]
     found = predictor.entail(pictures, phrases)
     wrong = predictor.entail(pictures, phrases[1:] + phrases[:1])
     assert sum(p.text == "yes" for p in found) >= 8 and sum(p.text == "no" for p in wrong) >= 8, (found, wrong)
@@ -120,9 +120,9 @@ def test_entailment_tells_right_captions_from_wrong_ones(predictor, scenes):
 def test_summaries_begin_with_what_the_article_names_first(predictor):
     """Pretraining fills gaps in articles and knows no summaries: it repeats them."""
     articles = [row[0] for row in rows_of("gigaword", 6)]
-    thing = re.compile(rf"({'|'.join(COLOURS)}) ({'|'.join(DIGITS)})")
+    spec = re.compile(rf"({'|'.join(COLOURS)}) ({'|'.join(DIGITS)})")
     found = predictor.summarise(articles)
-    pairs = [(thing.search(article), thing.search(p.text)) for article, p in zip(articles, found, strict=True)]
+    pairs = [(spec.search(article), spec.search(p.text)) for article, p in zip(articles, found, strict=True)]
     assert sum(named is not None and named[0] == first[0] for first, named in pairs) >= 4  # chance: one in 60
 
 
@@ -135,24 +135,24 @@ def test_an_instruction_describes_the_digit_in_a_region(predictor, crowded):
     found = predictor.generate([render(scene) for scene in crowded], prompts, max_len_b=16)
     for p, scene in zip(found, crowded, strict=True):
         said = set(p.text.split()) - {"the", "digit", "at"}
-        fits = [bool(said) and said <= set(" ".join(item.thing).split()) for item in scene.objects]
+        fits = [bool(said) and said <= set(" ".join(item.spec).split()) for item in scene.objects]
         own, others = own + fits[-1], others + sum(fits[:-1]) / (len(fits) - 1)
     assert own >= 14 and others <= 8, found
 
 
 def test_drawings_show_digit_and_colour(predictor):
-    things = [Thing(colour, digit, "center") for digit in DIGITS for colour in COLOURS]
+    specs = [DigitSpec(colour, digit, "center") for digit in DIGITS for colour in COLOURS]
     torch.manual_seed(0)
-    drawn = predictor.draw([f"a {thing.name}" for thing in things], temperature=TEMPERATURE)
-    found = legibility(drawn, things, Box(0, 0, *drawn[0].size))
+    drawn = predictor.draw([f"a {spec.name}" for spec in specs], temperature=TEMPERATURE)
+    found = legibility(drawn, specs, Box(0, 0, *drawn[0].size))
     assert found.digit > 0.6 and found.colour > 0.8, found  # chance: 0.1 and 0.17
 
 
 @pytest.mark.parametrize(
     ("argv", "field", "truth", "least"),
     [
-        (["caption"], "caption", lambda scene: " and ".join(thing.phrase for thing in scene.things), 8),
-        (["answer", "--question=how many digits are there?"], "answer", lambda scene: DIGITS[len(scene.things)], 16),
+        (["caption"], "caption", lambda scene: " and ".join(spec.phrase for spec in scene.specs), 8),
+        (["answer", "--question=how many digits are there?"], "answer", lambda scene: DIGITS[len(scene.specs)], 16),
     ],
     ids=["caption", "answer"],
 )
