@@ -36,6 +36,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_KEY = "transparency"
+_FEW_BITS = {"L;2": 85, "L;4": 17}  # grey levels of 2 and 4 bits: factor to 8 bits
 _NO_RANGE = {"I": "32-bit integers", "F": "floating point numbers"}
 _ICONS = (b"\0\0\1\0", b"icns")
 _SIXTEEN_BITS = ("PNG", "PPM")  # formats whose mode I holds 16 bits: Pillow scales the grey values of PPM to them
@@ -174,7 +176,10 @@ def _load(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
 def _opened(data: bytes, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     check_pixels(image.size, max_pixels)
+    stored = getattr(image, "tile", None)
     image.load()
+    if image.format == "PNG" and stored and (scale := _FEW_BITS.get(str(stored[0][3]))) and _KEY in image.info:
+        image.info[_KEY] *= scale  # Pillow scales the pixels, not the grey level that is transparent
     check_pixels(image.size, max_pixels)  # a file in the file may be larger than its header says
     return image
 

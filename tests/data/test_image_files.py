@@ -1,9 +1,11 @@
 """Image files of every mode and condition: their values, their orientation, their size, their damage."""
 
 import io
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +85,23 @@ def test_what_is_transparent_is_white_or_as_released(mode: str) -> None:
     assert image.mode == mode and set(np.asarray(to_rgb(image, on_white=True)).ravel()) == {255}
     if mode not in ("La", "RGBa"):  # in which the colours are gone
         assert np.array_equal(np.asarray(to_rgb(image))[..., 0], np.asarray(ramp()))
+
+
+@pytest.mark.parametrize(
+    ("bits", "key", "row"), [(1, 1, b"\x50"), (2, 1, b"\x1b"), (4, 5, b"\x05\xf5"), (8, 85, b"\x00\x55\xaa\xff")]
+)
+def test_a_transparent_grey_level_of_few_bits_is_white(bits: int, key: int, row: bytes) -> None:
+    def part(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = part(b"IHDR", struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0))
+    pixels = part(b"IDAT", zlib.compress(b"\x00" + row))
+    data = b"\x89PNG\r\n\x1a\n" + header + part(b"tRNS", struct.pack(">H", key)) + pixels + part(b"IEND", b"")
+    levels = [(int.from_bytes(row) >> (8 * len(row) - bits * (x + 1))) % 2**bits for x in range(4)]
+    grey = [255 * level // (2**bits - 1) for level in levels]
+    shown, stored = (np.array(decode(data, on_white=white).image)[0, :, 0].tolist() for white in (True, False))
+    assert key in levels and stored == grey
+    assert shown == [255 if level == key else value for level, value in zip(levels, grey, strict=True)]
 
 
 def test_half_transparent_black_is_grey_on_white() -> None:
