@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from tqdm import tqdm
 
 from data.items import Item, open_items
+from data.tasks import TASKS
 from utils.errors import UserError
 from utils.record_file import RecordFile
 
@@ -35,17 +36,29 @@ class Command:
     """A subcommand.
 
     Attributes:
-        columns: names of the columns of a TSV file in the order of --selected-cols, whose default is `selected`.
+        task: the one whose released TSV files it reads; "" = any.
+        reads: what it calls a column, in the order of --selected-cols -> the task's name of the column.
         needed: what an item must have. field: a key that its records have and others do not.
         answer: (predictor, items by name, arguments) -> the results' keys of each item's record.
     """
 
     help: str
-    columns: tuple[str, ...]
-    selected: str
+    task: str
+    reads: dict[str, str]
     needed: tuple[str, ...]
     field: str
     answer: Callable[["OFAPredictor", dict[str, list[Any]], argparse.Namespace], list[dict[str, Any]]]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(self.reads)
+
+    @property
+    def selected(self) -> str:
+        """Default of --selected-cols: the released columns; without a task all in order."""
+        names = tuple(self.reads.values())
+        return TASKS[self.task].select(names) if self.task else ",".join(str(n) for n in range(len(names)))
 
 
 def _caption(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -105,19 +118,26 @@ def _list(results: Any) -> list[Any]:
     return results
 
 
+def _same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
 # fmt: off
 COMMANDS = {
-    "caption": Command("describe pictures", ("id", "image"), "0,4", ("image",), "caption", _caption),
-    "answer": Command("answer questions about pictures", ("id", "image", "question", "objects"), "0,5,2,4",
+    "caption": Command("describe pictures", "caption", _same("id", "image"), ("image",), "caption", _caption),
+    "answer": Command("answer questions about pictures", "vqa_gen", _same("id", "image", "question", "objects"),
                       ("image", "question"), "answer", _answer),
-    "ground": Command("find the box of a phrase", ("id", "image", "phrase"), "0,4,2", ("image", "phrase"), "boxes",
-                      _ground),
-    "entail": Command("judge sentences by pictures", ("id", "image", "hypothesis", "premise"), "0,2,3,4",
-                      ("image", "hypothesis"), "entailment", _entail),
-    "classify": Command("name the class of pictures", ("image",), "0", ("image",), "labels", _classify),
-    "draw": Command("draw pictures of captions", ("id", "prompt"), "0,2", ("prompt",), "pictures", _draw),
-    "summarise": Command("write headlines", ("text",), "0", ("text",), "summary", _summarise),
-    "generate": Command("follow any instruction", ("id", "image", "prompt"), "0,1,2", ("prompt",), "text", _generate),
+    "ground": Command("find the box of a phrase", "refcoco", {**_same("id", "image"), "phrase": "text"},
+                      ("image", "phrase"), "boxes", _ground),
+    "entail": Command("judge sentences by pictures", "snli_ve",
+                      {**_same("id", "image", "hypothesis"), "premise": "caption"}, ("image", "hypothesis"),
+                      "entailment", _entail),
+    "classify": Command("name the class of pictures", "image_classify", _same("image"), ("image",), "labels",
+                        _classify),
+    "draw": Command("draw pictures of captions", "image_gen", {"id": "id", "prompt": "text"}, ("prompt",), "pictures",
+                    _draw),
+    "summarise": Command("write headlines", "gigaword", {"text": "article"}, ("text",), "summary", _summarise),
+    "generate": Command("follow any instruction", "", _same("id", "image", "prompt"), ("prompt",), "text", _generate),
 }
 # fmt: on
 # Texts that a flag of the same name gives to items without one.
@@ -220,10 +240,11 @@ def predict(args: argparse.Namespace) -> int:
 
         torch.manual_seed(args.seed)
     run = _Run(predictor, command, args, output.ids, sum(source.size for source in sources) or 1)
-    unread = _unread(predictor)
+    unread = _switched(predictor, command, on=False)  # as in evaluation
+    empty = {name for name in _switched(predictor, command, on=True) if getattr(args, name, None) is None}
     with output as run.file:
         for source in sources:
-            for item in source.read(unread):
+            for item in source.read(unread, empty):
                 run.add(item)
         if not sources:
             run.add(Item("the prompt"))
@@ -366,14 +387,14 @@ def _load(args: argparse.Namespace) -> "OFAPredictor":
     return OFAPredictor.load(args.checkpoint, args.device, dtype=args.dtype, batch_size=args.batch_size, **overrides)
 
 
-def _unread(predictor: "OFAPredictor") -> set[str]:
-    """Columns of a TSV file that the network was not trained with: as in evaluation they are left out."""
-    from data.snli_ve import SnliVeData
-    from data.vqa_gen import VqaGenData
-
-    config = predictor.description.config
-    unread = set() if config(VqaGenData, "vqa_gen").add_object else {"objects"}
-    return unread if config(SnliVeData, "snli_ve").add_caption else {*unread, "premise"}
+def _switched(predictor: "OFAPredictor", command: Command, on: bool) -> set[str]:
+    """Columns of a TSV file that networks read only with an option, and whether this one does."""
+    if not command.task:
+        return set()
+    row = TASKS[command.task]
+    config = predictor.description.config(row.config, command.task)
+    columns = [(name, row.switched.get(column)) for name, column in command.reads.items()]
+    return {name for name, option in columns if option and getattr(config, option) == on}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from data.base import DataConfig, OFADataset
 from data.images import decode_base64
 from data.prompts import prompt
 from data.sample import Example
+from data.tasks import TASKS
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from utils.constants import SEPARATOR
@@ -24,7 +25,7 @@ class CaptionDataset(OFADataset):
     captions: joined in the target, and one by one as references.
     """
 
-    columns = ("id", "image", "caption")
+    columns = TASKS["caption"].names
     left_out = 1
 
     def __init__(

@@ -8,6 +8,7 @@ import torch
 from data.base import DataConfig, OFADataset
 from data.prompts import prompt
 from data.sample import Example
+from data.tasks import TASKS
 from data.text import normalize_caption
 
 UNKNOWN = "<unk>"  # how the data set writes rare words
@@ -33,7 +34,7 @@ def source_text(article: str, config: GigawordData, bpe: str) -> str:
 class GigawordDataset(OFADataset):
     """Rows of article and summary; a part of what the decoder reads is noise, in every split."""
 
-    columns = ("article", "summary")
+    columns = TASKS["gigaword"].names
     left_out = 1
     config: GigawordData
 

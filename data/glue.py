@@ -8,21 +8,20 @@ from data.answers import AnswerConfig, check_prompt_type
 from data.base import OFADataset
 from data.prompts import prompt
 from data.sample import Example
+from data.tasks import TASKS
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from utils.errors import quoted
 
 
 class GlueTask(NamedTuple):
-    """What a task's rows hold.
+    """What a task's labels mean.
 
     Attributes:
-        fields: the columns before the label, under the names its prompt uses.
         words: label in the file -> answer.
         metrics: what validation reports.
     """
 
-    fields: tuple[str, ...]
     words: dict[str, str]
     metrics: tuple[str, ...] = ("acc",)
 
@@ -37,13 +36,13 @@ ENTAILS = {"not_entailment": "no", "entailment": "yes"}
 PAIR = ("first", "second")
 
 GLUE = {
-    "cola": GlueTask(("sentence",), NUMBERED, ("acc", "mcc")),
-    "mnli": GlueTask(PAIR, {"0": "maybe", "1": "yes", "2": "no"}),
-    "mrpc": GlueTask(PAIR, NUMBERED, ("acc", "F1")),
-    "qnli": GlueTask(("question", "sentence"), {**NUMBERED, **ENTAILS}),
-    "qqp": GlueTask(PAIR, NUMBERED, ("acc", "F1")),
-    "rte": GlueTask(PAIR, ENTAILS),
-    "sst2": GlueTask(("sentence",), {"0": "negative", "1": "positive"}),
+    "cola": GlueTask(NUMBERED, ("acc", "mcc")),
+    "mnli": GlueTask({"0": "maybe", "1": "yes", "2": "no"}),
+    "mrpc": GlueTask(NUMBERED, ("acc", "F1")),
+    "qnli": GlueTask({**NUMBERED, **ENTAILS}),
+    "qqp": GlueTask(NUMBERED, ("acc", "F1")),
+    "rte": GlueTask(ENTAILS),
+    "sst2": GlueTask({"0": "negative", "1": "positive"}),
 }
 
 
@@ -62,7 +61,8 @@ class GlueDataset(OFADataset):
         self, name: str, rows: TsvFile, vocab: Vocabulary, config: GlueData, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
         self.task = GLUE[name]
-        self.columns = (*self.task.fields, "label")
+        self.columns = TASKS[name].names
+        self.texts = self.columns[:-1]  # the names that the prompt uses
         super().__init__(rows, vocab, config, split, seed, epoch)
         self.prompt_type = check_prompt_type(config.prompt_type)
         self.prompt = prompt(name, vocab.bpe)
@@ -73,13 +73,13 @@ class GlueDataset(OFADataset):
         known = not self.lacks_reference(label)
         if known and label not in self.task.words:
             raise ValueError(f"the label {quoted(label)} is none of {', '.join(self.task.words)}")
-        for name, text in zip(self.task.fields, texts, strict=True):
+        for name, text in zip(self.texts, texts, strict=True):
             self.check_words(text, f"{name} sentence" if name in PAIR else name)
         short = (" ".join(text.lower().split()[: self.config.max_src_length]) for text in texts)
         word = self.task.words[label] if known else self.task.answers[0]
         return Example(
             None,
-            self.prompt.format(**dict(zip(self.task.fields, short, strict=True))),
+            self.prompt.format(**dict(zip(self.texts, short, strict=True))),
             " " + word,
             prompt_type=self.prompt_type,
             ends=False,

@@ -10,6 +10,7 @@ from data.base import OFADataset
 from data.images import decode_base64
 from data.prompts import prompt
 from data.sample import Example
+from data.tasks import TASKS
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from utils.errors import quoted
@@ -23,7 +24,7 @@ class ImageClassifyData(AnswerConfig):
 class ImageClassifyDataset(OFADataset):
     """Rows of image and class name; the id is the number of the row. Training augments the pictures."""
 
-    columns = ("image", "name")
+    columns = TASKS["image_classify"].names
     left_out = 1
 
     def __init__(

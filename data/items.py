@@ -41,13 +41,17 @@ class Item:
 
 
 class Source(NamedTuple):
-    """An input: how many items it has, and what reads them; columns of a TSV that are `unread` are left out.
+    """An input.
 
-    `left_out` is a sentence on the files of a folder that are no items, if there are any.
+    Attributes:
+        size: how many items it has.
+        read: (unread, empty) -> items. Of a TSV file, the columns `unread` are left out, and in the columns `empty`
+            a text without a character is a text; in others it is missing.
+        left_out: a sentence on the files of a folder that are no items, if there are any.
     """
 
     size: int
-    read: Callable[[Collection[str]], Iterator[Item]]
+    read: Callable[..., Iterator[Item]]
     left_out: str = ""
 
 
@@ -100,10 +104,10 @@ def open_items(path: str, names: Sequence[str], selected_cols: str, recursive: b
             raise UserError(f"--selected-cols {selected_cols}: the columns are {', '.join(names)}.")
         check_format(rows, len(rows.columns or ()))
         _check_columns(rows, names, selected_cols)
-        return Source(len(rows), lambda unread: _rows(rows, names, unread))
+        return Source(len(rows), lambda unread=(), empty=(): _rows(rows, names, unread, empty))
     if kind == ".jsonl":
         lines = _lines(place)
-        return Source(len(lines), lambda _: _objects(place, lines, names))
+        return Source(len(lines), lambda *_: _objects(place, lines, names))
     if "image" not in names:
         if kind != ".txt" and (kind in FILE_ENDINGS or (kind and os.path.isfile(path)) or path.endswith(os.sep)):
             raise UserError(
@@ -111,14 +115,14 @@ def open_items(path: str, names: Sequence[str], selected_cols: str, recursive: b
                 "a text that looks like a file name goes into a .txt file."
             )
         texts = _lines(place) if kind == ".txt" else [path]
-        return Source(len(texts), lambda _: (Item(f"text {quoted(text)}", None, {names[-1]: text}) for text in texts))
+        return Source(len(texts), lambda *_: (Item(f"text {quoted(text)}", None, {names[-1]: text}) for text in texts))
     pictures, left_out = [place], ""
     if os.path.isdir(path):
         pictures, left_out = picture_files(place, recursive)
         if not pictures:
             raise UserError(f"{place} holds no pictures: name another folder. {left_out}".rstrip())
     items = [Item(str(file), str(file), {"image": str(file)}) for file in pictures]
-    return Source(len(items), lambda _: iter(items), left_out)
+    return Source(len(items), lambda *_: iter(items), left_out)
 
 
 def _check_columns(rows: TsvFile, names: Sequence[str], selected_cols: str) -> None:
@@ -158,7 +162,7 @@ def _lines(path: Path) -> list[str]:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}): write it anew.") from error
 
 
-def _rows(rows: TsvFile, names: Sequence[str], unread: Collection[str]) -> Iterator[Item]:
+def _rows(rows: TsvFile, names: Sequence[str], unread: Collection[str], empty: Collection[str]) -> Iterator[Item]:
     from data.images import decode_base64  # brings torch, for which a wrong path shall not wait
 
     for number in range(len(rows)):
@@ -168,7 +172,8 @@ def _rows(rows: TsvFile, names: Sequence[str], unread: Collection[str]) -> Itera
             item.id = values.pop("id", None)
             if values.get("image"):
                 values["image"] = decode_base64(values["image"])
-            item.values = {name: value for name, value in values.items() if value and name not in unread}
+            texts = {name: value for name, value in values.items() if name not in unread}
+            item.values = {name: value for name, value in texts.items() if value or name in empty}
         except BadRowError as error:
             item.problem = error.reason
         except ValueError as error:

@@ -12,6 +12,7 @@ from data.base import DataConfig, OFADataset
 from data.boxes import clamp_boxes, dequantize, parse_box, quantize
 from data.prompts import prompt
 from data.sample import Example
+from data.tasks import TASKS
 from data.text import Vocabulary, normalize_caption
 
 
@@ -55,7 +56,7 @@ def predicted_boxes(tokens: Sequence[Tensor], ratios: Tensor, vocab: Vocabulary,
 class RefcocoDataset(OFADataset):
     """Rows of id, image, text and box `x0,y0,x1,y1` in pixels."""
 
-    columns = ("id", "image", "text", "box")
+    columns = TASKS["refcoco"].names
     left_out = 1
     config: RefcocoData
 

@@ -9,6 +9,7 @@ from data.base import OFADataset
 from data.images import decode_base64
 from data.prompts import prompt
 from data.sample import Example
+from data.tasks import TASKS
 from data.text import Vocabulary, normalize_caption
 from data.tsv import TsvFile
 from utils.errors import quoted
@@ -38,7 +39,7 @@ def source_text(hypothesis: str, caption: str | None, config: SnliVeData, bpe: s
 class SnliVeDataset(OFADataset):
     """Rows of id, image, hypothesis, caption and label."""
 
-    columns = ("id", "image", "hypothesis", "caption", "label")
+    columns = TASKS["snli_ve"].names
     left_out = 1
     config: SnliVeData
 

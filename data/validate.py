@@ -4,8 +4,8 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,59 +13,19 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from data.answers import AnswerConfig, read_answers
-from data.base import DataConfig, OFADataset
-from data.caption import CaptionDataset
-from data.gigaword import GigawordData, GigawordDataset
-from data.glue import GLUE, GlueData, GlueDataset
-from data.image_classify import ImageClassifyData, ImageClassifyDataset
-from data.image_gen import ImageGenData, ImageGenDataset
-from data.image_text import ImageTextDataset
+from data.base import OFADataset
 from data.images import MAX_PIXELS
-from data.pretrain_rows import (
-    DetectionDataset,
-    ImageInfillingDataset,
-    PretrainData,
-    TextInfillingDataset,
-    TextToImageDataset,
-)
-from data.refcoco import RefcocoData, RefcocoDataset
 from data.sample import LYING, Sample, SkippedRow
-from data.snli_ve import SnliVeData, SnliVeDataset
+from data.tasks import PRETRAINING, TASKS, RowKind, Task
 from data.text import Vocabulary
 from data.tsv import TsvFile
-from data.vqa_gen import VqaGenData, VqaGenDataset
 from utils.errors import ADVICE, UserError, quoted
-from utils.predictions import COCO_SERVER, VQA_SERVER, leaderboard_id
+from utils.predictions import leaderboard_id
+from utils.servers import Server
 
-SERVERS = {VqaGenDataset: VQA_SERVER, CaptionDataset: COCO_SERVER}  # where predictions may go, by their ids
+ROW_KINDS: Mapping[str, RowKind] = {**TASKS, **PRETRAINING}  # what can be checked
 SHOWN = 20  # bad rows, and unknown words, printed in full
 BPE_DIR = Path(__file__).parents[1] / "utils" / "BPE"
-
-
-class RowKind(NamedTuple):
-    """How a task's rows are read: its options, its dataset, and the columns the released scripts select."""
-
-    config: type[DataConfig]
-    dataset: Any
-    selected_cols: str
-
-
-GLUE_COLUMNS = {"cola": "1,2", "mnli": "0,1,2", "mrpc": "0,1,2", "qnli": "1,2,3", "qqp": "3,4,5", "rte": "1,2,3"}
-ROW_KINDS = {
-    "caption": RowKind(DataConfig, CaptionDataset, "0,4,2"),
-    "vqa_gen": RowKind(VqaGenData, VqaGenDataset, "0,5,2,3,4"),
-    "refcoco": RowKind(RefcocoData, RefcocoDataset, "0,4,2,3"),
-    "snli_ve": RowKind(SnliVeData, SnliVeDataset, "0,2,3,4,5"),
-    "image_classify": RowKind(ImageClassifyData, ImageClassifyDataset, "0,2"),
-    "image_gen": RowKind(ImageGenData, ImageGenDataset, "0,2,1"),
-    "gigaword": RowKind(GigawordData, GigawordDataset, "0,1"),
-    **{name: RowKind(GlueData, partial(GlueDataset, name), GLUE_COLUMNS.get(name, "0,1")) for name in GLUE},
-    "pretrain": RowKind(PretrainData, ImageTextDataset, "0,1,2,3,4,5,6,7"),
-    "pretrain_text": RowKind(PretrainData, TextInfillingDataset, "0,1"),
-    "pretrain_image": RowKind(PretrainData, ImageInfillingDataset, "0,1,2"),
-    "pretrain_detection": RowKind(PretrainData, DetectionDataset, "0,1,2"),
-    "pretrain_image_gen": RowKind(PretrainData, TextToImageDataset, "0,2,1"),
-}
 
 
 def open_rows(
@@ -90,17 +50,14 @@ def open_rows(
         UserError: a file that cannot be opened, or a wrong number of columns.
     """
     kind = ROW_KINDS[task]
+    known = {f.name for f in fields(kind.config)}
+    own = {"code_image_size": code_image_size, "ans2label_file": answers, "neg_sample_dir": negatives}
+    options |= {name: value for name, value in own.items() if value and name in known}
     config = kind.config(skip_bad_rows=True, **options)
     given: dict[str, Any] = {}
-    if isinstance(config, ImageGenData | PretrainData) and code_image_size:
-        config.code_image_size = code_image_size
-    if isinstance(config, AnswerConfig) and answers:
-        config.ans2label_file = answers
-        if kind.dataset in (VqaGenDataset, ImageClassifyDataset):
-            given["answers"] = read_answers(config)
-    split = "check"
-    if isinstance(config, PretrainData) and negatives:
-        config.neg_sample_dir, split = negatives, "train"
+    if kind.checks_answers and answers and isinstance(config, AnswerConfig):
+        given["answers"] = read_answers(config)
+    split = "train" if "neg_sample_dir" in options else "check"
     return kind.dataset(TsvFile(str(path), columns or kind.selected_cols), vocab, config, split, **given)
 
 
@@ -169,14 +126,15 @@ def main(argv: list[str] | None = None) -> int:
         given = args.selected_cols, args.candidates, vocab, args.neg_sample_dir, args.code_image_size
         options = {"exif_orientation": args.exif_orientation, "max_image_pixels": args.max_image_pixels}
         dataset = open_rows(args.task, args.file, *given, **options)
-        return report(dataset, args.workers)
+        kind = ROW_KINDS[args.task]
+        return report(dataset, args.workers, kind.server if isinstance(kind, Task) else None)
     except UserError as error:
         print(f"python -m data.validate: error: {error}", file=sys.stderr)
         return 2
 
 
-def report(dataset: OFADataset, workers: int) -> int:
-    """Prints the first bad rows, how many of each kind, unknown words and unfit ids; 1 if there are bad rows."""
+def report(dataset: OFADataset, workers: int, server: Server | None = None) -> int:
+    """Prints the first bad rows, how many of each kind, unknown words and ids unfit for a server; 1 for bad rows."""
     reasons: Counter[str] = Counter()
     unknown: Counter[str] = Counter()  # word -> rows that have it
     with_unknown = lying = texts = 0
@@ -203,7 +161,6 @@ def report(dataset: OFADataset, workers: int) -> int:
         print(f"{with_unknown} rows have words that the vocabulary cannot write: {listed(unknown)}.")
     if lying:
         print(f"{lying} good rows have an image that --exif-orientation would turn upright.")
-    server = SERVERS.get(type(dataset))
     if texts and server:
         print(
             f"{texts} ids are no whole numbers, such as {quoted(text)}: {server.name} does not take them, training and "

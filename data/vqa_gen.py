@@ -11,6 +11,7 @@ from data.base import OFADataset
 from data.images import decode_base64
 from data.prompts import prompt
 from data.sample import Example
+from data.tasks import TASKS
 from data.text import Vocabulary, normalize_question
 from data.tsv import TsvFile, plain_number
 from utils.constants import SEPARATOR
@@ -67,7 +68,7 @@ class VqaGenDataset(OFADataset):
     training refuses rows whose answer is not in it; evaluation takes their loss as nothing.
     """
 
-    columns = ("id", "image", "question", "answers", "objects")
+    columns = TASKS["vqa_gen"].names
     unused_columns = 1
     left_out = 2
     config: VqaGenData

@@ -10,6 +10,7 @@ from data.collate import prefix_tokens
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from metrics.sums import vqa_soft_scores
+from models.answers import free_text, ranked_names
 from models.generation import CandidateTrie, GenerationConfig, generate, rank_candidates, require_hypotheses
 from models.ofa import OFA
 from tasks.base import OFATask, encoder_inputs, generation_confidence
@@ -72,13 +73,14 @@ class AnswerTask(OFATask):
 
     def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> OFADataset:
         """The task's dataset, with the losses of its rows restricted to the candidates."""
-        dataset = self.make_dataset(rows, split, epoch)
+        dataset = super().build_dataset(rows, split, epoch)
         dataset.allowed_after = None if self.trie is None else self.trie.children
         return dataset
 
-    def make_dataset(self, rows: TsvFile, split: str, epoch: int) -> OFADataset:
-        """The task's dataset over an open file."""
-        return super().build_dataset(rows, split, epoch)
+    @property
+    def dataset_options(self) -> dict[str, Any]:
+        """The candidates, for a dataset that checks its answers."""
+        return {"answers": self.answers} if self.row.checks_answers else {}
 
     def searches(self, zero_shot: bool) -> bool:
         """Whether beam search answers."""
@@ -91,8 +93,8 @@ class AnswerTask(OFATask):
         encoded = [model.encode(**encoder_inputs(batch)) for model in models]
         rows = self.cfg.valid_batch_size * len(batch["rows"])
         ranking = rank_candidates(models, encoded, self.trie, batch.get("decoder_prompts"), max_rows=rows)
-        best = zip(ranking.indices[:, 0].tolist(), ranking.probabilities[:, 0].tolist(), strict=True)
-        return [Choice(self.answers[index], {"probability": probability}) for index, probability in best]
+        best = [names[0] for names in ranked_names(ranking, self.answers)]
+        return [Choice(answer, {"probability": probability}) for answer, probability in best]
 
     def _search(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> list[Choice]:
         prefix = None
@@ -103,5 +105,5 @@ class AnswerTask(OFATask):
         choices = []
         for row, hypotheses in enumerate(found):
             best, given = hypotheses[0], 0 if prefix is None else int(prefix[row].ne(self.vocab.pad).sum())
-            choices.append(Choice(self.vocab.written(best.tokens[given:]).strip(), generation_confidence(best, given)))
+            choices.append(Choice(free_text(best, self.vocab, given), generation_confidence(best, given)))
         return choices

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import nn
 
 from data.base import DataConfig, OFADataset
 from data.sharding import Read, file_for_epoch, plan_batches
+from data.tasks import Task
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from metrics.sums import Metric
@@ -27,7 +28,7 @@ from models.weights.card import Card
 from models.weights.description import decoding_defaults
 from tasks.epochs import EpochBatches, Order
 from utils.errors import UserError
-from utils.predictions import Record, Server, check_predictions
+from utils.predictions import Record, check_predictions
 
 
 @dataclass
@@ -57,21 +58,18 @@ class OFATask(FairseqTask):
     """Base of the tasks: one says which dataset it reads, and how a batch is answered and scored.
 
     Attributes:
+        row: what is known of the task.
         shuffle_rows: whether training rows come in a new order each epoch; the trainer sets it (`--curriculum`).
         metrics: what validation logs and evaluation prints.
-        record_fields: fields of a record and their types, the id first. server: where records go to be scored, if
-            ids must be whole numbers there.
         results_path: folder of evaluation's files without --results-path.
         answers: the candidates of a task that chooses among some.
         needs_references: False lets rows be answered that have no reference, such as a leaderboard's test set.
     """
 
-    dataset_class: type[OFADataset]
-    record_fields: Mapping[str, type]
+    row: ClassVar[Task]
     metrics: Mapping[str, Metric] = {}
     results_path: str | None = None
     answers: Sequence[str] = ()
-    server: Server | None = None
     needs_references = True
 
     def __init__(self, cfg: Any, vocab: Vocabulary) -> None:
@@ -124,7 +122,12 @@ class OFATask(FairseqTask):
 
     def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> OFADataset:
         """The task's dataset over an open file."""
-        return self.dataset_class(rows, self.vocab, self.cfg, split, epoch=epoch)
+        return self.row.dataset(rows, self.vocab, self.cfg, split, epoch=epoch, **self.dataset_options)
+
+    @property
+    def dataset_options(self) -> dict[str, Any]:
+        """What the task's dataset takes besides the options of its rows."""
+        return {}
 
     def dataset(self, split: str) -> OFADataset:
         """A loaded split."""
@@ -251,12 +254,12 @@ class OFATask(FairseqTask):
         Raises UserError: not such a file.
         """
         dataset = self.dataset(split)
-        id_field, id_type = next(iter(self.record_fields.items()))
+        id_field, id_type = next(iter(self.row.record.items()))
         ids: list[Any] | None = None
         if id_field.endswith("_id"):
             with_id = dataset.columns[0] == "id"
             ids = [dataset.rows[row][0] if with_id else id_type(row) for row in range(len(dataset))]
-        return check_predictions(path, self.record_fields, len(dataset), ids, self.server)
+        return check_predictions(path, self.row.record, len(dataset), ids, self.row.server)
 
     def corpus_scores(self, records: list[Record], references: list[list[str]]) -> dict[str, float]:
         """Scores of all records together, for metrics that are not averages over samples."""

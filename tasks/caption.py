@@ -8,16 +8,17 @@ from typing import Any, Optional
 
 from fairseq.tasks import register_task
 
-from data.caption import CaptionDataset, split_captions
+from data.caption import split_captions
+from data.tasks import TASKS
 from data.tsv import TsvFile
 from metrics.cider import CiderD
 from metrics.coco_caption import score_captions
 from metrics.sums import Metric, bleu, bleu_sums
+from models.answers import caption_text
 from models.generation import GenerationConfig, generate, require_hypotheses
 from models.ofa import OFA
 from tasks.base import Evaluation, OFATask, OFATaskConfig, encoder_inputs, generation_confidence
-from utils.predictions import COCO_SERVER, Record, leaderboard_id
-from utils.punctuation import remove_punctuation
+from utils.predictions import Record, leaderboard_id
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +45,13 @@ class CaptionConfig(OFATaskConfig):
 class CaptionTask(OFATask):
     """Captions by beam search; records in the form of the COCO caption server."""
 
+    row = TASKS["caption"]
     metrics = {"cider": Metric(3), "bleu": Metric(2, bleu)}
-    record_fields = {"image_id": int, "caption": str}
-    server = COCO_SERVER
 
-    def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> CaptionDataset:
-        """Rows of id, image and captions."""
-        return CaptionDataset(rows, self.vocab, self.cfg, split, epoch=epoch, scst=self.cfg.scst)
+    @property
+    def dataset_options(self) -> dict[str, Any]:
+        """Whether all captions of a picture are kept."""
+        return {"scst": self.cfg.scst}
 
     @cached_property
     def validation_config(self) -> GenerationConfig | None:
@@ -86,7 +87,7 @@ class CaptionTask(OFATask):
         """One caption per image: the best hypothesis without punctuation."""
         found = require_hypotheses(generate(models, encoder_inputs(batch), config))
         best = [hypotheses[0] for hypotheses in found]
-        captions = [remove_punctuation(self.vocab.written(hypothesis.tokens)).strip() for hypothesis in best]
+        captions = [caption_text(hypothesis, self.vocab) for hypothesis in best]
         records: list[Record] = [
             {"image_id": leaderboard_id(str(image_id)), "caption": caption}
             for image_id, caption in zip(batch["id"], captions, strict=True)

@@ -9,10 +9,11 @@ from typing import Any, Optional
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 
-from data.gigaword import GigawordData, GigawordDataset
+from data.gigaword import GigawordData
+from data.tasks import TASKS
 from metrics.rouge import rouge_sums
-from metrics.summary_text import clean_summary
 from metrics.sums import Metric
+from models.answers import summary_text
 from models.generation import GenerationConfig, generate, require_hypotheses
 from models.ofa import OFA
 from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
@@ -42,9 +43,8 @@ class GigawordConfig(GigawordData, FairseqDataclass):
 class GigawordTask(OFATask):
     """Summarises sentences by beam search."""
 
-    dataset_class = GigawordDataset
+    row = TASKS["gigaword"]
     metrics = {name: Metric(4) for name in ROUGE}
-    record_fields = {"hyp": str, "ref": str}
 
     @cached_property
     def validation_config(self) -> GenerationConfig | None:
@@ -57,7 +57,7 @@ class GigawordTask(OFATask):
         best = [hypotheses[0] for hypotheses in found]
         references = batch["target_strs"]
         # Only validation during training, which --eval-rouge belongs to, respaces unknown words.
-        summaries = [clean_summary(self.vocab.written(h.tokens), config is self.validation_config) for h in best]
+        summaries = [summary_text(h, self.vocab, config is self.validation_config) for h in best]
         records: list[Record] = [{"hyp": hyp, "ref": ref} for hyp, ref in zip(summaries, references, strict=True)]
         if self.cfg.eval_print_samples:
             logger.info("example hypothesis: %s / reference: %s", summaries[0], references[0])

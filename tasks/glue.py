@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field, make_dataclass
-from typing import Any, ClassVar, Optional
+from typing import Any, Optional
 
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 
-from data.glue import GLUE, GlueData, GlueDataset
+from data.glue import GLUE, GlueData
+from data.tasks import TASKS
 from data.text import Vocabulary
-from data.tsv import TsvFile
 from metrics.sums import Metric, confusion, f1, mcc
 from models.generation import GenerationConfig
 from models.ofa import OFA
@@ -25,17 +25,10 @@ POSITIVE = "yes"  # the answer that F1 and MCC count as found
 class GlueTask(AnswerTask):
     """Judges sentences with one word."""
 
-    name: ClassVar[str]
-    record_fields = {"hyp": str, "ref": str}
-
     def __init__(self, cfg: Any, vocab: Vocabulary) -> None:
         super().__init__(cfg, vocab)
         if long := [answer for answer in self.answers if len(vocab.encode(" " + answer)) != 1]:
             raise UserError(f"--ans2label-dict: {long[0]!r} is more than one token, and a label is one.")
-
-    def make_dataset(self, rows: TsvFile, split: str, epoch: int) -> GlueDataset:
-        """Rows of sentences and a label."""
-        return GlueDataset(self.name, rows, self.vocab, self.cfg, split, epoch=epoch)
 
     def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One label word per row."""
@@ -58,7 +51,7 @@ def _register(name: str) -> None:
         f"{name.capitalize()}Config", [("ans2label_dict", Optional[str], words)], bases=(GlueData, FairseqDataclass)
     )
     config.__module__ = __name__
-    task = type(f"{name.capitalize()}Task", (GlueTask,), {"name": name, "__doc__": f"GLUE's {name}."})
+    task = type(f"{name.capitalize()}Task", (GlueTask,), {"row": TASKS[name], "__doc__": f"GLUE's {name}."})
     task.metrics = {metric: METRICS[metric] for metric in row.metrics}  # type: ignore[attr-defined]
     register_task(name, dataclass=config)(task)
 

@@ -7,8 +7,8 @@ from typing import Any
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 
-from data.image_classify import ImageClassifyData, ImageClassifyDataset
-from data.tsv import TsvFile
+from data.image_classify import ImageClassifyData
+from data.tasks import TASKS
 from metrics.sums import Metric
 from models.generation import GenerationConfig
 from models.ofa import OFA
@@ -26,12 +26,8 @@ class ImageClassifyConfig(ImageClassifyData, FairseqDataclass):
 class ImageClassifyTask(AnswerTask):
     """Names the class of a picture, the best of all names."""
 
+    row = TASKS["image_classify"]
     metrics = {"score": Metric(3)}
-    record_fields = {"uniq_id": int, "answer": str}
-
-    def make_dataset(self, rows: TsvFile, split: str, epoch: int) -> ImageClassifyDataset:
-        """Rows of image and class name."""
-        return ImageClassifyDataset(rows, self.vocab, self.cfg, split, epoch=epoch, answers=self.answers)
 
     def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One class name per picture."""

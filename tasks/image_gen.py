@@ -12,6 +12,7 @@ from fairseq.tasks import register_task
 
 from data.builders.image_codes import picture_name
 from data.image_gen import COLUMNS, ImageGenData, ImageGenDataset, code_count
+from data.tasks import TASKS
 from data.tsv import TsvFile
 from metrics.sums import Metric
 from models.generation import GenerationConfig
@@ -58,9 +59,8 @@ class ImageGenTask(OFATask):
     The VQGAN and CLIP are loaded when the first pictures are drawn.
     """
 
-    dataset_class = ImageGenDataset
+    row = TASKS["image_gen"]
     metrics = {"score": Metric(3)}
-    record_fields = {"sample_id": str, "caption": str}
     _painter: Painter | None = None
 
     def __init__(self, cfg: Any, vocab: Any) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Optional
 
@@ -11,8 +11,10 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 
 from data.boxes import box_hits
-from data.refcoco import RefcocoData, RefcocoDataset, location_range, predicted_boxes
+from data.refcoco import RefcocoData, predicted_boxes
+from data.tasks import TASKS
 from metrics.sums import Metric
+from models.answers import box_options
 from models.generation import GenerationConfig, generate, require_hypotheses
 from models.ofa import OFA
 from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
@@ -38,9 +40,8 @@ class RefcocoConfig(RefcocoData, FairseqDataclass):
 class RefcocoTask(OFATask):
     """Finds the box a phrase describes; a hit overlaps the true box by half."""
 
-    dataset_class = RefcocoDataset
+    row = TASKS["refcoco"]
     metrics = {"score": Metric(4)}
-    record_fields = {"uniq_id": str, "box": list}
 
     @cached_property
     def validation_config(self) -> GenerationConfig | None:
@@ -54,7 +55,7 @@ class RefcocoTask(OFATask):
 
     def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One box per phrase, in pixels of the original image; all beams' boxes are among the confidences."""
-        found = require_hypotheses(generate(models, encoder_inputs(batch), self._four_tokens(config)))
+        found = require_hypotheses(generate(models, encoder_inputs(batch), box_options(config, self.vocab)))
         ratios = torch.stack([batch["w_resize_ratios"], batch["h_resize_ratios"]], dim=1).cpu()  # (B, 2)
         boxes = [
             predicted_boxes([hypothesis.tokens for hypothesis in hypotheses], ratio, self.vocab, self.cfg)
@@ -79,8 +80,3 @@ class RefcocoTask(OFATask):
             logger.info("example box: %s / reference: %s", best[0].tolist(), references[0].tolist())
         count = int(scored.sum())
         return Evaluation(records, [], {"score": (int(hits.sum()), count)}, confidences, len(records) - count)
-
-    def _four_tokens(self, config: GenerationConfig) -> GenerationConfig:
-        """The options, with outputs of exactly four location tokens."""
-        bins = config.constraint_range or location_range(self.vocab)
-        return replace(config, min_len=4, max_len_a=0.0, max_len_b=4, constraint_range=bins)

@@ -7,7 +7,8 @@ from typing import Any
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 
-from data.snli_ve import SnliVeData, SnliVeDataset
+from data.snli_ve import SnliVeData
+from data.tasks import TASKS
 from metrics.sums import Metric
 from models.generation import GenerationConfig
 from models.ofa import OFA
@@ -25,9 +26,8 @@ class SnliVeConfig(SnliVeData, FairseqDataclass):
 class SnliVeTask(AnswerTask):
     """Says whether a picture proves a sentence: yes, no or maybe."""
 
-    dataset_class = SnliVeDataset
+    row = TASKS["snli_ve"]
     metrics = {"snli_score": Metric(4)}
-    record_fields = {"uniq_id": str, "answer": str}
 
     def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One answer per row."""

@@ -7,15 +7,15 @@ from typing import Any
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 
-from data.tsv import TsvFile
-from data.vqa_gen import VqaGenData, VqaGenDataset
+from data.tasks import TASKS
+from data.vqa_gen import VqaGenData
 from metrics.sums import Metric
 from models.generation import GenerationConfig
 from models.ofa import OFA
 from tasks.answers import AnswerTask, soft_score_sums
 from tasks.base import Evaluation
 from utils.errors import UserError
-from utils.predictions import VQA_SERVER, Record, leaderboard_id
+from utils.predictions import Record, leaderboard_id
 
 
 @dataclass
@@ -27,9 +27,8 @@ class VqaGenConfig(VqaGenData, FairseqDataclass):
 class VqaGenTask(AnswerTask):
     """Answers in the form of the VQA server; the score is the confidence the annotators give an answer."""
 
+    row = TASKS["vqa_gen"]
     metrics = {"vqa_score": Metric(4)}
-    record_fields = {"question_id": int, "answer": str}
-    server = VQA_SERVER
     free_zero_shot = True
 
     def read_answers(self) -> list[str]:
@@ -39,10 +38,6 @@ class VqaGenTask(AnswerTask):
         if not self.beam_search:
             raise UserError("--unconstrained-training needs --val-inference-type beamsearch (--beam-search-vqa-eval).")
         return []
-
-    def make_dataset(self, rows: TsvFile, split: str, epoch: int) -> VqaGenDataset:
-        """Rows of id, image, question, answers and objects."""
-        return VqaGenDataset(rows, self.vocab, self.cfg, split, epoch=epoch, answers=self.answers)
 
     def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One answer per question."""

@@ -20,6 +20,7 @@ FLOORS = {
     "models.generation": 4,
     "models.clip": 4,
     "models.vqgan": 4,
+    "models.answers": 5,
     "models.text_to_image": 5,
     "models.weights": 5,
     "models.hf": 6,

@@ -5,33 +5,18 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from utils.distributed import gather_objects, is_main
 from utils.errors import UserError
 from utils.files import atomic_write, read_text
+from utils.servers import Server
 
 Record = dict[str, Any]
 # At most 18 digits: JSON readers of other languages hold no more. pandas writes ids beside a missing one as 12.0.
 _WHOLE_NUMBER = re.compile(r"([+-]?\d{1,18})(\.0*)?", re.ASCII)
 
 logger = logging.getLogger(__name__)
-
-
-class Server(NamedTuple):
-    """A leaderboard whose ids are whole numbers.
-
-    Attributes:
-        name: for messages. takes_texts: whether a file is let pass with a warning where its ids are texts, as the
-            original wrote those of captions.
-    """
-
-    name: str
-    takes_texts: bool = False
-
-
-VQA_SERVER = Server("the VQA server (EvalAI)")
-COCO_SERVER = Server("the COCO caption server", takes_texts=True)
 
 
 def leaderboard_id(text: str) -> int | str:

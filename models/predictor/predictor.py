@@ -24,6 +24,7 @@ from data.images import standard_transform
 from data.prompts import prompt
 from data.sample import Batch, Example
 from data.text import Vocabulary
+from models.answers import box_options, caption_text, free_text, ranked_names, summary_text
 from models.generation import (
     CandidateTrie,
     GenerationConfig,
@@ -52,7 +53,6 @@ from models.weights import load_model
 from models.weights.description import Description, describe, load_vocabulary
 from utils.checkpoint import PathLike, load_checkpoint
 from utils.errors import UserError
-from utils.punctuation import remove_punctuation
 
 R = TypeVar("R")
 SYMBOL = re.compile(r"( ?<(?:bin|code)_\d+>)")
@@ -158,9 +158,8 @@ class OFAPredictor:
         """What each picture shows, without punctuation."""
         (rows,), one = columns(images=images)
         examples = [Example(None, prompt("caption", self.vocab.bpe), "")] * len(rows)
-        found = self._write(examples, rows, self.description.decoding("caption", decoding))
-        captions = [Prediction(remove_punctuation(p.text).strip(), p.score) for p in found]
-        return captions[0] if one else captions
+        found = self._write(examples, rows, self.description.decoding("caption", decoding), caption_text)
+        return found[0] if one else found
 
     def answer(
         self,
@@ -210,9 +209,7 @@ class OFAPredictor:
             raise UserError(f"{self.description.source} has no location tokens: load a network trained for grounding.")
         rows_config = self.description.config(refcoco.RefcocoData, "refcoco")
         config = self.description.decoding("refcoco", decoding)
-        bins = config.constraint_range or refcoco.location_range(self.vocab)
-        beam = max(config.beam, n_best)
-        config = replace(config, beam=beam, min_len=4, max_len_a=0.0, max_len_b=4, constraint_range=bins)
+        config = box_options(replace(config, beam=max(config.beam, n_best)), self.vocab)
         (rows, texts), one = columns(images=images, phrases=phrases)
         examples = [Example(None, refcoco.source_text(text, rows_config, self.vocab.bpe), "") for text in texts]
 
@@ -265,14 +262,15 @@ class OFAPredictor:
         return ranked[0] if one else ranked
 
     def summarise(self, texts: str | Sequence[str], **decoding: Any) -> Prediction | list[Prediction]:
-        """A headline for each text."""
+        """A headline for each text, in the tokenisation of Gigaword's references."""
         config = self.description.config(gigaword.GigawordData, "gigaword")
         (articles,), one = columns(texts=texts)
         examples = [
             Example(None, gigaword.source_text(text, config, self.vocab.bpe), "", max_source_tokens=limit)
             for text, limit in zip(articles, [config.max_src_length] * len(articles), strict=True)
         ]
-        found = self._write(examples, [None] * len(examples), self.description.decoding("gigaword", decoding))
+        searched = self.description.decoding("gigaword", decoding)
+        found = self._write(examples, [None] * len(examples), searched, summary_text)
         return found[0] if one else found
 
     def generate(
@@ -311,11 +309,11 @@ class OFAPredictor:
             raise UserError("Drawing needs a VQGAN: pass vqgan=(checkpoint, yaml), e.g. its last.ckpt and model.yaml.")
         (texts,), one = columns(prompts=prompts)
         painter = self._painter(*files)
-        limit = self.description.config(ImageGenData, "image_gen").max_src_length
+        rows_config = self.description.config(ImageGenData, "image_gen")
         count = code_count(self.model.config.code_image_size)
-        fixed = code_options(self.vocab.code_start, self.vocab.num_codes, count)
+        fixed = code_options(self.vocab.code_start, self.vocab.num_codes, count, rows_config.constraint_range)
         config = self.description.decoding("image_gen", {**decoding, **fixed, "beam": n})
-        captions = [drawn_text(text, limit) for text in texts]
+        captions = [drawn_text(text, rows_config.max_src_length) for text in texts]
         template = prompt("image_gen", self.vocab.bpe)
         examples = [Example(None, template.format(caption=caption), "") for caption in captions]
         seed = int(torch.randint(2**62, ()))
@@ -348,22 +346,27 @@ class OFAPredictor:
         def choose(batch: Batch, _: Sequence[Image.Image | None]) -> list[list[Prediction]]:
             enc = self.model.encode(**self._inputs(batch))
             ranking = rank_candidates(self.model, enc, trie, batch.get("decoder_prompts"), top_k)
-            best = zip(ranking.indices.tolist(), ranking.probabilities.tolist(), strict=True)
-            return [[Prediction(names[i], p) for i, p in zip(*row, strict=True)] for row in best]
+            return [[Prediction(*pair) for pair in best] for best in ranked_names(ranking, names)]
 
         return self._run(examples, images, choose)
 
     def _write(
-        self, examples: Sequence[Example], images: Sequence[ImageLike | None], config: GenerationConfig
+        self,
+        examples: Sequence[Example],
+        images: Sequence[ImageLike | None],
+        config: GenerationConfig,
+        answer: Callable[[Hypothesis, Vocabulary], str] | None = None,
     ) -> list[Prediction]:
-        """The best text of each example; what the decoder was fed first is left out."""
+        """The task's `answer` of the best text of each example; None = the text, without what the decoder was fed."""
 
         def write(batch: Batch, _: Sequence[Image.Image | None]) -> list[Prediction]:
             prompts = batch.get("decoder_prompts")
             prefix = None if prompts is None else prefix_tokens(prompts, self.vocab.pad)
             found = require_hypotheses(generate(self.model, self._inputs(batch), config, prefix_tokens=prefix))
             given = [0] * len(found) if prompts is None else [len(prompt) - 1 for prompt in prompts]
-            return [self._text(hypotheses[0], start) for hypotheses, start in zip(found, given, strict=True)]
+            best = [(hypotheses[0], start) for hypotheses, start in zip(found, given, strict=True)]
+            texts = [answer(h, self.vocab) if answer else free_text(h, self.vocab, start) for h, start in best]
+            return [Prediction(text, _score(*pair)) for text, pair in zip(texts, best, strict=True)]
 
         return self._run(examples, images, write)
 
@@ -404,9 +407,6 @@ class OFAPredictor:
             number = self.vocab.index(piece.strip())
             ids += [number] if SYMBOL.fullmatch(piece) and number != self.vocab.unk else self.vocab.encode(piece)
         return ids
-
-    def _text(self, hypothesis: Hypothesis, given: int) -> Prediction:
-        return Prediction(self.vocab.written(hypothesis.tokens[given:]).strip(), _score(hypothesis, given))
 
     def _boxes(
         self, hypotheses: Sequence[Hypothesis], picture: Image.Image | None, config: refcoco.RefcocoData

@@ -188,7 +188,7 @@ class Card:
             name = changed[0]
             raise UserError(
                 f"{source} was trained with the prompt {self.prompts[name]!r} for {name!r}, data/prompts.py has "
-                f"{own[name]!r}: put there what it was trained with."
+                f"{own[name]!r}: put what it was trained with into data/tasks.py."
             )
 
     def check_answers(self, answers: Sequence[str], source: str, given: str, advice: str) -> None:

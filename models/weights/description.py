@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from data.answers import AnswerConfig, read_answers
 from data.base import DataConfig
+from data.tasks import TASKS
 from data.text import Vocabulary
 from models.generation import GenerationConfig
 from models.ofa import OFAConfig
@@ -29,23 +30,7 @@ USED = (*SHARED, "bpe_dir", "max_src_length", "max_tgt_length", "prompt_type", "
 # Width of a published network -> side of its pictures (pixels): Hugging Face folders do not tell.
 PUBLISHED_SIDES = {256: 256, 512: 256, 768: 384, 1024: 480, 1280: 480}
 CHINESE_SIZE = 4 + 21128 + 1 + 8192 + 1000  # ids with BERT's vocabulary
-# Options of the released recipes, for a network that was not trained for the task. Without --prompt-type: nothing is
-# repeated to the decoder in pretraining, which asks whether a picture shows what a text says in the same words.
-RECIPES: dict[str, dict[str, Any]] = {
-    "vqa_gen": {"max_src_length": 80},
-    "refcoco": {"max_src_length": 80},
-    "snli_ve": {"max_src_length": 80},
-    "gigaword": {"max_src_length": 512},
-}
 ANSWER_OPTIONS = {"ans2label_file", "ans2label_dict"}
-# How the released evaluations decode.
-DECODING: dict[str, dict[str, Any]] = {
-    "caption": {"beam": 5, "max_len_b": 16, "no_repeat_ngram_size": 3},
-    "vqa_gen": {"beam": 5, "unnormalized": True},
-    "refcoco": {"beam": 5, "no_repeat_ngram_size": 3},
-    "gigaword": {"beam": 6, "lenpen": 0.7, "max_len_b": 32, "no_repeat_ngram_size": 3},
-    "image_gen": {"sampling": True, "sampling_topk": 256},
-}
 
 
 @dataclass(frozen=True)
@@ -76,11 +61,12 @@ class Description:
         """Options of a task's rows: the recipe's, those stored, those given; the later ones win."""
         names = {f.name for f in fields(kind)}
         stored = {name: value for name, value in self.options.items() if name in SHARED or task == self.task}
-        values = {**RECIPES.get(task, {}), **stored, **self.given}
+        recipe = TASKS[task].recipe if task in TASKS else {}
+        values = {**recipe, **stored, **self.given}
         return kind(**{name: value for name, value in values.items() if name in names})
 
     def decoding(self, task: str, given: Mapping[str, Any]) -> GenerationConfig:
-        """How to decode for a task: the recipe's options, those stored for validation, those given.
+        """How to decode for a task: the recipe's options, those stored for validation and evaluation, those given.
 
         Raises UserError for an unknown option or a wrong value.
         """
@@ -89,7 +75,8 @@ class Description:
             stored = dict(self.card.decoding)
         else:
             stored = decoding_defaults(task, self.options.get("eval_args") if own else None)
-        values = {**stored, **given}
+        limit = self.config(DataConfig, task).constraint_range
+        values = {**stored, **({"constraint_range": limit} if limit else {}), **given}
         try:
             text = json.dumps(values)
         except (TypeError, ValueError) as error:
@@ -134,7 +121,8 @@ class Description:
 def decoding_defaults(task: str, eval_args: str | None) -> dict[str, Any]:
     """How a network decodes unless told otherwise: as the recipe does, and as --eval-args say (JSON)."""
     try:
-        return {**DECODING.get(task, {}), **dict(json.loads(eval_args or "{}").items())}
+        recipe = TASKS[task].decoding if task in TASKS else {}
+        return {**recipe, **dict(json.loads(eval_args or "{}").items())}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"--eval-args {eval_args!r:.200} is not a JSON object: pass decoding options.") from error
 
