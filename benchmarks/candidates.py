@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from data.answers import read_answers
+from data.tasks import TASKS
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from data.vqa_gen import VqaGenData, VqaGenDataset
@@ -83,7 +84,9 @@ class Setting:
         vocabulary = Vocabulary.load(DEMO_BPE, code_dict_size=1024, num_bins=65)
         options: dict[str, Any] = {"patch_image_size": 48, "max_src_length": 80, "add_object": True}
         config = VqaGenData(ans2label_file=str(data / "trainval_ans2label.pkl"), prompt_type="prev_output", **options)
-        rows = VqaGenDataset(TsvFile(str(data / "vqa_test.tsv"), "0,5,2,3,4"), vocabulary, config, "test")
+        rows = VqaGenDataset(
+            TsvFile(str(data / "vqa_test.tsv"), TASKS["vqa_gen"].selected_cols), vocabulary, config, "test"
+        )
         samples: Any = rows.collater([rows[i] for i in range(batch)])
         self.model = load_model(next((folder / "vqa_gen").rglob("checkpoint_best.pt")), ema=True)
         self.inputs: dict[str, Any] = {name: samples["net_input"][name] for name in ("src_tokens", "patch_images")}

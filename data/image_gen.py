@@ -9,12 +9,13 @@ import torch
 from data.base import DataConfig, OFADataset
 from data.prompts import prompt
 from data.sample import Batch, Example, Sample, SkippedRow
+from data.tasks import TASKS
 from data.text import Vocabulary, require_words
 from data.tsv import TsvFile, plain_number
 from utils.errors import quoted
 
 CODE_SIDE = 8  # pixels that a code stands for
-COLUMNS: tuple[tuple[str, ...], ...] = (("id", "text"), ("id", "text", "codes"), ("id", "image", "text", "codes"))
+COLUMNS: tuple[tuple[str, ...], ...] = (("id", "text"), TASKS["image_gen"].names, ("id", "image", "text", "codes"))
 
 
 @dataclass
@@ -59,7 +60,7 @@ class ImageGenDataset(OFADataset):
     """
 
     config: ImageGenData
-    columns: tuple[str, ...] = COLUMNS[1]
+    columns: tuple[str, ...] = TASKS["image_gen"].names
 
     def __init__(
         self, rows: TsvFile, vocab: Vocabulary, config: ImageGenData, split: str, seed: int = 1, epoch: int = 1

@@ -13,6 +13,7 @@ from data.negatives import Negatives
 from data.pretrain_rows import PretrainData, PretrainExample, PretrainRows
 from data.prompts import prompt
 from data.randaugment import rand_augment
+from data.tasks import PRETRAINING
 from data.text import Vocabulary, normalize_caption, normalize_question, require_words
 from data.tsv import TsvFile
 from data.vqa_gen import parse_answers
@@ -31,7 +32,7 @@ class ImageTextDataset(PretrainRows):
     one of type "visual_grounding" gives grounding and grounded captioning.
     """
 
-    columns = ("id", "image", "caption", "question", "refs", "gt_objects", "dataset_name", "type")
+    columns = PRETRAINING["pretrain"].names
 
     def __init__(
         self, rows: TsvFile, vocab: Vocabulary, config: PretrainData, split: str, seed: int = 1, epoch: int = 1

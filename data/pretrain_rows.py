@@ -19,6 +19,7 @@ from data.masking import MaskingOptions, check_masking, infill, word_starts
 from data.prompts import prompt
 from data.refcoco import RefcocoData
 from data.sample import Example, Sample
+from data.tasks import PRETRAINING
 from data.text import Vocabulary, require_words
 from data.tsv import TsvFile
 from utils.constants import SEPARATOR
@@ -149,7 +150,7 @@ class ExtraRows(PretrainRows):
 class TextInfillingDataset(ExtraRows):
     """Rows of id and text: the text is to be restored from a corrupted copy (`data.masking`)."""
 
-    columns = ("id", "text")
+    columns = PRETRAINING["pretrain_text"].names
 
     def __init__(
         self, rows: TsvFile, vocab: Vocabulary, config: PretrainData, split: str, seed: int = 1, epoch: int = 1
@@ -185,7 +186,7 @@ class TextInfillingDataset(ExtraRows):
 class ImageInfillingDataset(ExtraRows):
     """Rows of id, picture and the codes of its middle, which is blanked: the codes are to be told."""
 
-    columns = ("id", "image", "codes")
+    columns = PRETRAINING["pretrain_image"].names
     makes_codes = True
 
     def example(self, row: tuple[str, ...], rng: random.Random) -> PretrainExample:
@@ -210,7 +211,7 @@ class ImageInfillingDataset(ExtraRows):
 class TextToImageDataset(ExtraRows):
     """Rows of id, text and the codes of the whole picture it describes: no part of the original's pretraining."""
 
-    columns = ("id", "text", "codes")
+    columns = PRETRAINING["pretrain_image_gen"].names
     makes_codes = True
 
     def example(self, row: tuple[str, ...], rng: random.Random) -> PretrainExample:
@@ -231,7 +232,7 @@ class TextToImageDataset(ExtraRows):
 class DetectionDataset(ExtraRows):
     """Rows of id, picture and objects `x0,y0,x1,y1,category_id,name` joined by `&&`, boxes in pixels."""
 
-    columns = ("id", "image", "objects")
+    columns = PRETRAINING["pretrain_detection"].names
 
     def example(self, row: tuple[str, ...], rng: random.Random) -> PretrainExample:
         """A random crop of the picture with the objects that are in it."""

@@ -24,22 +24,22 @@ FILES = {
     "image_classify": "image_classify/imagenet_1k_val.tsv",
     "gigaword": "gigaword/dev.tsv",
 }
-VQA = {"ans2label_file": f"{TSV}/vqa_gen/trainval_ans2label.pkl", "max_src_length": 80}
+VQA = {"ans2label_file": f"{TSV}/vqa_gen/trainval_ans2label.pkl"}
 # name of a case -> command of predict.py, its flags, options that the checkpoint was trained with, flags of evaluation
 CASES = {
-    "caption": ("caption", [], {"max_src_length": 80}, []),
+    "caption": ("caption", [], {}, []),
     "caption in a range": ("caption", [], {"constraint_range": "4,400"}, []),
     "vqa_gen": ("answer", [], {**VQA, "add_object": True, "prompt_type": "prev_output"}, []),
     "vqa_gen without objects": ("answer", [], {**VQA, "prompt_type": "src"}, []),
     "vqa_gen freely": (
-        "answer", ["--free"], {"unconstrained_training": True, "prompt_type": "prev_output", "max_src_length": 80},
+        "answer", ["--free"], {"unconstrained_training": True, "prompt_type": "prev_output"},
         ["--beam-search-vqa-eval"],
     ),
-    "refcoco": ("ground", [], {"max_src_length": 80, "max_image_size": 64}, []),
-    "snli_ve": ("entail", [], {"max_src_length": 80, "prompt_type": "prev_output"}, []),
-    "snli_ve with captions": ("entail", [], {"max_src_length": 80, "add_caption": True}, []),
+    "refcoco": ("ground", [], {"max_image_size": 64}, []),
+    "snli_ve": ("entail", [], {"prompt_type": "prev_output"}, []),
+    "snli_ve with captions": ("entail", [], {"add_caption": True}, []),
     "image_classify": ("classify", [], {"ans2label_file": f"{TSV}/image_classify/class2label.pkl"}, []),
-    "gigaword": ("summarise", [], {"max_src_length": 512}, []),
+    "gigaword": ("summarise", [], {}, []),
 }  # fmt: skip
 FIELDS = {  # of a record of predict.py -> the answer in it
     "caption": lambda record: record["caption"],

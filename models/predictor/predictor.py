@@ -23,6 +23,7 @@ from data.image_gen import ImageGenData, code_count, drawn_text
 from data.images import standard_transform
 from data.prompts import prompt
 from data.sample import Batch, Example
+from data.tasks import TASKS
 from data.text import Vocabulary
 from models.answers import box_options, caption_text, free_text, ranked_names, summary_text
 from models.generation import (
@@ -56,7 +57,6 @@ from utils.errors import UserError
 
 R = TypeVar("R")
 SYMBOL = re.compile(r"( ?<(?:bin|code)_\d+>)")
-CONFIGS = (vqa_gen.VqaGenData, refcoco.RefcocoData, OFAConfig)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ class OFAPredictor:
             UserError: not a checkpoint, a wrong argument, an unknown option, one that must be passed: the message
                 names it; or the vocabulary or prompts here are not those the checkpoint was trained with.
         """
-        given = check_options({name: value for name, value in overrides.items() if value is not None}, CONFIGS)
+        kinds = [*dict.fromkeys(row.config for row in TASKS.values()), OFAConfig]
+        given = check_options({name: value for name, value in overrides.items() if value is not None}, kinds)
         check_path("The checkpoint", path)
         check_flag("ema", ema)
         check_count("batch_size", batch_size)

@@ -58,10 +58,13 @@ class Description:
         return self.given.get(name, self.options.get(name, default))
 
     def config(self, kind: type[C], task: str) -> C:
-        """Options of a task's rows: the recipe's, those stored, those given; the later ones win."""
+        """Options of a task's rows: those stored and those given, which win.
+
+        For a task that the network was not trained for, the recipe's take the place of those stored.
+        """
         names = {f.name for f in fields(kind)}
         stored = {name: value for name, value in self.options.items() if name in SHARED or task == self.task}
-        recipe = TASKS[task].recipe if task in TASKS else {}
+        recipe = TASKS[task].recipe if task in TASKS and task != self.task else {}
         values = {**recipe, **stored, **self.given}
         return kind(**{name: value for name, value in values.items() if name in names})
 

@@ -71,6 +71,25 @@ def test_the_released_evaluation_decodes_so(name):
     assert any(flags <= set(line.split()) for line, _ in lines_of(name) if "--path=" in line)
 
 
+FOLDERS = {"vqa_gen": "vqa"}  # of run scripts that are not called as their task
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in GLUE])
+def test_run_scripts_read_these_columns(name):
+    scripts = [path.read_text() for path in ROOT.glob(f"run_scripts/{FOLDERS.get(name, name)}/*.sh")]
+    found = {
+        pair for text in scripts for pair in re.findall(r"--selected-cols=([\d,]+)|'selected_cols': '([\d,]+)'", text)
+    }
+    read = {cols for pair in found for cols in pair if cols}
+    assert read and read <= {TASKS[name].selected_cols, evaluated_columns(name)}
+
+
+def test_run_scripts_of_glue_read_these_columns():
+    rows = re.search("<<'TABLE'\n(.*?)^TABLE", (ROOT / "run_scripts/glue/lib.sh").read_text(), re.M | re.S)
+    read = {row.split()[0]: row.split()[6] for row in rows[1].splitlines()}
+    assert read == {name: TASKS[name].selected_cols for name in GLUE}
+
+
 def table(page):
     """Cells of the rows of a page's tables."""
     lines = [line for line in (DOCS / page).read_text(encoding="utf-8").splitlines() if line.startswith("|")]
