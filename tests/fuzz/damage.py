@@ -1,6 +1,6 @@
 """Checkpoints that were cut short or altered: each must be refused with a `UserError`, or load unchanged.
 
-    python tests/fuzz/damage.py [--count 200 --seed 0]
+    python -m tests.fuzz.damage [--count 200 --seed 0]
 
 Files of torch's old format have no checksums, so an altered number in one cannot be noticed: those are counted apart.
 """

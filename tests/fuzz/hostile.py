@@ -1,6 +1,6 @@
 """Files that ask for code to be run, for every reader: nothing is executed, nothing of the user's is overwritten.
 
-    python tests/fuzz/hostile.py
+    python -m tests.fuzz.hostile
 
 Each pickle calls one of `CALLS`, alone or inside an otherwise good file; the canary beside it must stay as it is.
 """

@@ -1,6 +1,6 @@
 """Well-formed nonsense: files whose syntax is right and whose content is not, one odd value at a time.
 
-    python tests/fuzz/nonsense.py [--seconds 600 --seed 0]
+    python -m tests.fuzz.nonsense [--seconds 600 --seed 0]
 
 Every file must load or be refused with a `UserError` of one sentence; anything else is a fault.
 """

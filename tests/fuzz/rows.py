@@ -1,6 +1,6 @@
 """Mutated rows of all tasks: each is a sample, or a bad row that is named with file, line and reason.
 
-python tests/fuzz/rows.py [--count 20000 --seed 0]
+python -m tests.fuzz.rows [--count 20000 --seed 0]
 """
 
 import argparse
