@@ -16,7 +16,7 @@ class EncouragingLossConfig(LabelSmoothedCrossEntropyConfig):
     """Options of the loss; `criterions.losses` says what they do."""
 
     log_end: float = field(
-        default=0.75, metadata={"help": "probability from which the bonus goes on as its tangent; 1: never"}
+        default=0.75, metadata={"help": "probability from which the bonus continues as its tangent; 1: never"}
     )
     drop_best_ratio: float = field(
         default=0.0, metadata={"help": "share of tokens with the smallest loss to leave out, after the worst"}

@@ -43,7 +43,7 @@ class LabelSmoothedCrossEntropyConfig(FairseqDataclass):
         default=None, metadata={"help": '"start,end": only ids start to end - 1 and the special ids are possible'}
     )
     sample_patch_num: int = field(
-        default=0, metadata={"help": "pretraining: patches drawn of each picture with text (0: all)"}
+        default=0, metadata={"help": "pretraining: patches drawn of each image with text (0: all)"}
     )
 
 

@@ -24,7 +24,7 @@ class AnswerConfig(DataConfig):
         metadata={"help": "the answers, as the keys of a JSON object; the order counts, the values do not"},
     )
     ans2label_file: Optional[str] = field(
-        default=None, metadata={"help": "the answers: pickle or JSON of such a dict, or a text file with one a line"}
+        default=None, metadata={"help": "the answers: pickle or JSON of such a dict, or a text file with one per line"}
     )
     valid_batch_size: int = field(
         default=20, metadata={"help": "decoder rows per sample computed at once when all answers compete"}
@@ -82,7 +82,7 @@ def _read_file(path: Path) -> list[Any]:
         try:
             content = load_plain_pickle(io.BytesIO(data))
         except Exception as error:  # a damaged pickle raises anything
-            raise UserError(f"{where} is not a pickled dict of answers ({error}): make it anew.") from error
+            raise UserError(f"{where} is not a pickled dict of answers ({error}): make it again.") from error
         return _answers_of(content, where)
     try:
         text = decode_text(data)

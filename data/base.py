@@ -53,7 +53,7 @@ class DataConfig:
     )
     num_bins: int = field(default=1000, metadata={"help": "number of location tokens"})
     imagenet_default_mean_and_std: bool = field(
-        default=False, metadata={"help": "normalise with ImageNet's mean and deviation, not 0.5 and 0.5"}
+        default=False, metadata={"help": "normalize with ImageNet's mean and deviation, not 0.5 and 0.5"}
     )
     constraint_range: Optional[str] = field(
         default=None, metadata={"help": '"start,end": generate only ids start to end - 1 and the special ids'}
@@ -62,10 +62,11 @@ class DataConfig:
         default=False, metadata={"help": "read training rows in file order, not in a new order each epoch"}
     )
     exif_orientation: bool = field(
-        default=False, metadata={"help": "turn images upright as their EXIF orientation says, not as stored"}
+        default=False,
+        metadata={"help": "turn images upright by their EXIF orientation instead of reading them as stored"},
     )
     max_image_pixels: int = field(
-        default=MAX_PIXELS, metadata={"help": "larger images are bad rows; told by the header, before decoding"}
+        default=MAX_PIXELS, metadata={"help": "larger images are bad rows; checked in the header, before decoding"}
     )
     skip_bad_rows: bool = field(
         default=False, metadata={"help": "leave out and count rows that cannot be read instead of stopping"}
@@ -193,7 +194,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
         for side, (length, positions) in lengths.items():
             if length > min(positions, MAX_POSITIONS):
                 raise ValueError(
-                    f"the {side} has {length} tokens and the network positions for {min(positions, MAX_POSITIONS)}"
+                    f"the {side} has {length} tokens and the model positions for {min(positions, MAX_POSITIONS)}"
                 )
 
     def check_words(self, text: str, what: str) -> str:

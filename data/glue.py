@@ -72,7 +72,7 @@ class GlueDataset(OFADataset):
         *texts, label = row
         known = not self.lacks_reference(label)
         if known and label not in self.task.words:
-            raise ValueError(f"the label {quoted(label)} is none of {', '.join(self.task.words)}")
+            raise ValueError(f"the label {quoted(label)} is not one of {', '.join(self.task.words)}")
         for name, text in zip(self.texts, texts, strict=True):
             self.check_words(text, f"{name} sentence" if name in PAIR else name)
         short = (" ".join(text.lower().split()[: self.config.max_src_length]) for text in texts)

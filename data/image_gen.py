@@ -23,7 +23,7 @@ class ImageGenData(DataConfig):
     """Options of the rows of text-to-image generation."""
 
     code_image_size: int = field(
-        default=256, metadata={"help": "side of the pictures that image codes describe (pixels); 8 pixels make a code"}
+        default=256, metadata={"help": "side of the images that image codes describe (pixels); 8 pixels make a code"}
     )
 
 
@@ -41,7 +41,7 @@ def code_ids(column: str, code_image_size: int, vocab: Vocabulary) -> list[int]:
     try:
         codes = [int(code) for code in plain_number(column).split()]
     except ValueError as error:
-        raise ValueError(f"the codes {quoted(column)} are not numbers with blanks between them") from error
+        raise ValueError(f"the codes {quoted(column)} are not numbers separated by spaces") from error
     if len(codes) != (wanted := code_count(code_image_size)):
         raise ValueError(f"the row has {len(codes)} image codes, not {wanted}; see --code-image-size")
     return [vocab.code_id(code) for code in codes]

@@ -208,7 +208,7 @@ def _one_reason(max_pixels: int) -> Iterator[None]:
         pixels = re.search(r"\d+", str(error))
         raise TooLargeError(_too_many(pixels[0] if pixels else "too many", max_pixels)) from error
     except UnidentifiedImageError as error:
-        raise ValueError("the image cannot be decoded: it is of no format that Pillow reads") from error
+        raise ValueError("the image cannot be decoded: not a format that Pillow reads") from error
     except MemoryError as error:
         raise ValueError("the image cannot be decoded: there is not enough memory for it") from error
     except Exception as error:  # Pillow's decoders raise many types on damaged data
@@ -265,7 +265,7 @@ def to_rgb(image: Image.Image, on_white: bool = False) -> Image.Image:
     sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS)
     if image.mode in _NO_RANGE and not sixteen_bits:
         raise ValueError(
-            f"the image has {_NO_RANGE[image.mode]} as pixels (mode {image.mode}), whose range is not known: "
+            f"the image has {_NO_RANGE[image.mode]} as pixels (mode {image.mode}), whose range is unknown: "
             "save it with 8 or 16 bits"
         )
     if sixteen_bits:

@@ -80,7 +80,7 @@ def picture_files(folder: Path, recursive: bool) -> tuple[list[Path], str]:
     parts = []
     if others:
         kinds = ", ".join(f"{count} x {kind}" for kind, count in others.most_common(5))
-        parts.append(f"{others.total()} files whose endings are not those of pictures ({kinds})")
+        parts.append(f"{others.total()} files whose endings are not those of images ({kinds})")
     if folders:
         parts.append(f"{folders} folders (--recursive reads them)")
     return sorted(pictures), f"{folder}: left out {' and '.join(parts)}." if parts else ""
@@ -120,7 +120,7 @@ def open_items(path: str, names: Sequence[str], selected_cols: str, recursive: b
     if os.path.isdir(path):
         pictures, left_out = picture_files(place, recursive)
         if not pictures:
-            raise UserError(f"{place} holds no pictures: name another folder. {left_out}".rstrip())
+            raise UserError(f"{place} holds no images: name another folder. {left_out}".rstrip())
     items = [Item(str(file), str(file), {"image": str(file)}) for file in pictures]
     return Source(len(items), lambda *_: iter(items), left_out)
 
@@ -139,7 +139,7 @@ def _check_columns(rows: TsvFile, names: Sequence[str], selected_cols: str) -> N
         image = values.pop("image", None)
         texts = [name for name, value in values.items() if len(value) > LONGEST_WORD and IMAGE.fullmatch(value)]
         if image and not (len(image) >= SHORTEST_IMAGE and IMAGE.fullmatch(image, endpos=LONGEST_WORD)):
-            found = f"the column of the image holds {quoted(image)}, which is no base64 of an image"
+            found = f"the column of the image holds {quoted(image)}, which is not base64 of an image"
             problem = problem or f"line {number + 1}: {found}"
         elif texts:
             problem = problem or f"line {number + 1}: the column of the {texts[0]} holds images"
@@ -159,7 +159,7 @@ def _lines(path: Path) -> list[str]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason}): write it anew.") from error
+        raise UserError(f"{path} is not UTF-8 text ({error.reason}): write it again.") from error
 
 
 def _rows(rows: TsvFile, names: Sequence[str], unread: Collection[str], empty: Collection[str]) -> Iterator[Item]:
@@ -189,13 +189,13 @@ def _objects(path: Path, lines: Sequence[str], names: Sequence[str]) -> Iterator
             item.id = values.pop("id", None)
             item.values = {name: values[name] for name in names if values.get(name) is not None}
         except (ValueError, TypeError, AttributeError):
-            item.problem = "it is no JSON object"
+            item.problem = "it is not a JSON object"
         if item.id is not None and not isinstance(item.id, str | int):
             item.id, item.problem = None, "its id is neither a text nor a whole number"
         if half := [
             name for name, value in item.values.items() if isinstance(value, str) and not whole_characters(value)
         ]:
-            item.problem = f"its {half[0]!r} holds half of a surrogate pair, which is no character"
+            item.problem = f"its {half[0]!r} holds half of a surrogate pair, which is not a character"
         if wrong := [name for name, value in item.values.items() if not isinstance(value, str)]:
             item.problem = f"its {wrong[0]!r} is not a text"
         elif "image" in item.values:

@@ -40,7 +40,7 @@ class Negatives:
                 raise UserError(f"There is no file {path}; --neg-sample-dir names the folder that has it.")
         objects = _unique(text_lines(_read_text(paths[1])))
         if len(objects) < 2:
-            raise UserError(f"{paths[1]} needs at least two names of objects, one a line.")
+            raise UserError(f"{paths[1]} needs at least two names of objects, one per line.")
         return cls(TsvFile(paths[0], (0,)), objects, _read_answers(paths[2]))
 
     def caption(self, caption: str, objects: Sequence[str], max_words: int, rng: random.Random) -> str:

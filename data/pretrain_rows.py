@@ -37,10 +37,10 @@ class PretrainData(MaskingOptions, RefcocoData):
 
     text_data: Optional[str] = field(default=None, metadata={"help": "TSV file of texts; none if not given"})
     image_data: Optional[str] = field(
-        default=None, metadata={"help": "TSV file of pictures with image codes; none if not given"}
+        default=None, metadata={"help": "TSV file of images with image codes; none if not given"}
     )
     detection_data: Optional[str] = field(
-        default=None, metadata={"help": "TSV file of pictures with objects; none if not given"}
+        default=None, metadata={"help": "TSV file of images with objects; none if not given"}
     )
     image_gen_data: Optional[str] = field(
         default=None, metadata={"help": "TSV file of texts with the image codes of what they say; none if not given"}
@@ -67,18 +67,18 @@ class PretrainData(MaskingOptions, RefcocoData):
         default=None, metadata={"help": "folder of all_captions.txt, object.txt and type2ans.json, for matching"}
     )
     matching_weight: float = field(
-        default=1.0, metadata={"help": "weight of image-text matching in the loss, where its two tokens drown"}
+        default=1.0, metadata={"help": "weight of image-text matching in the loss, where its two tokens count little"}
     )
     code_image_size: int = field(
-        default=128, metadata={"help": "side of the pictures that image codes describe (pixels)"}
+        default=128, metadata={"help": "side of the images that image codes describe (pixels)"}
     )
     largest_short_side: int = field(
-        default=480, metadata={"help": "pictures with a text are resized to a short side of up to so many pixels"}
+        default=480, metadata={"help": "images with a text are resized to a short side of up to this many pixels"}
     )
     no_rand_augment: bool = field(
-        default=False, metadata={"help": "leave out RandAugment, whose steps are meant for pictures of 384 pixels"}
+        default=False, metadata={"help": "leave out RandAugment, whose steps are meant for images of 384 pixels"}
     )
-    pretrain_seed: int = field(default=7, metadata={"help": "seed of the augmentation of pictures with captions"})
+    pretrain_seed: int = field(default=7, metadata={"help": "seed of the augmentation of images with captions"})
 
 
 @dataclass

@@ -24,7 +24,7 @@ class SnliVeData(AnswerConfig):
     ans2label_dict: Optional[str] = field(
         default='{"no": 0, "yes":1, "maybe": 2}', metadata={"help": "the answers, as the keys of a JSON object"}
     )
-    add_caption: bool = field(default=False, metadata={"help": "the caption is a premise besides the picture"})
+    add_caption: bool = field(default=False, metadata={"help": "the caption is a premise besides the image"})
 
 
 def source_text(hypothesis: str, caption: str | None, config: SnliVeData, bpe: str) -> str:
@@ -54,7 +54,7 @@ class SnliVeDataset(OFADataset):
         uniq_id, image, hypothesis, caption, label = row
         known = not self.lacks_reference(label)
         if known and label not in WORDS:
-            raise ValueError(f"the label {quoted(label)} is none of {', '.join(WORDS)}")
+            raise ValueError(f"the label {quoted(label)} is not one of {', '.join(WORDS)}")
         self.check_words(hypothesis, "sentence")
         return Example(
             uniq_id,

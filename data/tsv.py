@@ -138,7 +138,7 @@ class TsvFile:
 def plain_number(text: str) -> str:
     """The text of numbers; ValueError for what only Python takes in them: underscores and digits of other scripts."""
     if "_" in text or not text.isascii():
-        raise ValueError(f"{quoted(text)} is no plain number")
+        raise ValueError(f"{quoted(text)} is not a plain number")
     return text
 
 
@@ -146,7 +146,7 @@ def check_format(rows: TsvFile, columns: int) -> None:
     """Raises UserError if a file that must have several columns is no TSV file at all."""
     if columns > 1 and (found := rows.other_format()):
         raise UserError(
-            f"{rows.path} seems to be {found}: write one row a line with a tab between the columns, without a header."
+            f"{rows.path} seems to be {found}: write one row per line with a tab between the columns, without a header."
         )
 
 
@@ -208,7 +208,7 @@ def _open_index(path: str, descriptor: int, stamp: _Stamp) -> np.ndarray:
             continue
         if offsets is not None:
             return offsets
-    raise UserError(f"The row index of {path} cannot be written ({problem}); let OFA_CACHE name a folder.")
+    raise UserError(f"The row index of {path} cannot be written ({problem}); set OFA_CACHE to a folder.")
 
 
 def _load_index(place: Path, stamp: _Stamp) -> np.ndarray | None:

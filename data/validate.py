@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--selected-cols", help="columns in the order the task reads them (default: as released)")
     parser.add_argument("--candidates", help="the answer set: a file as --ans2label-file takes it")
     parser.add_argument("--neg-sample-dir", help="wrong texts for matching, checked together with pretrain rows")
-    parser.add_argument("--code-image-size", type=int, help="side of the pictures that codes describe (pixels)")
+    parser.add_argument("--code-image-size", type=int, help="side of the images that codes describe (pixels)")
     parser.add_argument("--bpe", default="gpt2", help="byte pair encoding: gpt2 or bert (default %(default)s)")
     parser.add_argument("--bpe-dir", default=BPE_DIR, help="vocabulary folder (default %(default)s)")
     parser.add_argument("--exif-orientation", action="store_true", help="images turned upright, as in training")
@@ -163,8 +163,8 @@ def report(dataset: OFADataset, workers: int, server: Server | None = None) -> i
         print(f"{lying} good rows have an image that --exif-orientation would turn upright.")
     if texts and server:
         print(
-            f"{texts} ids are no whole numbers, such as {quoted(text)}: {server.name} does not take them, training and "
-            "evaluation do."
+            f"{texts} ids are not whole numbers, such as {quoted(text)}: {server.name} does not take them, training "
+            "and evaluation do."
         )
     return int(bool(reasons))
 

@@ -97,7 +97,7 @@ def _read_weights(path: Path, net: nn.Module) -> dict[str, Tensor]:
     check_state(state, str(path))
     shapes = {name: tensor.shape for name, tensor in state.items()}
     if shapes != {name: tensor.shape for name, tensor in net.state_dict().items()}:
-        raise UserError(f"{path} holds another network: name torchvision's {WEIGHTS}.")
+        raise UserError(f"{path} holds another model: name torchvision's {WEIGHTS}.")
     return state
 
 
@@ -105,7 +105,7 @@ def pictures_below(folder: Path) -> list[Path]:
     """All pictures below a folder, sorted; UserError if there are none."""
     found, _ = picture_files(folder, recursive=True)
     if not found:
-        raise UserError(f"{folder} has no pictures; name a folder of pictures.")
+        raise UserError(f"{folder} has no images; name a folder of images.")
     return found
 
 
@@ -121,7 +121,7 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
         if 0 in found.image.size:
             raise ValueError("it has no pixels")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a picture ({error}): remove it or make it again.") from error
+        raise UserError(f"{path} cannot be read as an image ({error}): remove it or make it again.") from error
     square = found.image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
 
@@ -151,7 +151,7 @@ def folder_statistics(folder: Path, net: Inception, device: torch.device, batch_
 def statistics(features: np.ndarray) -> Statistics:
     """Mean and unbiased covariance of features (n, D); UserError for fewer than two rows."""
     if len(features) < 2:
-        raise UserError("FID needs two pictures at least, and thousands to mean something.")
+        raise UserError("FID needs two images at least, and thousands to mean something.")
     return Statistics(features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False)))
 
 
@@ -173,7 +173,7 @@ def frechet_distance(first: Statistics, second: Statistics) -> float:
         root = _root((first.sigma + offset) @ (second.sigma + offset))
     largest = np.abs(np.diagonal(root).imag).max()
     if not largest <= 1e-3:
-        raise UserError(f"The root of the covariances is not real (imaginary part {largest:.3g}): use more pictures.")
+        raise UserError(f"The root of the covariances is not real (imaginary part {largest:.3g}): use more images.")
     difference = first.mu - second.mu
     trace = np.trace(first.sigma) + np.trace(second.sigma) - 2 * np.trace(root.real)
     return float(difference @ difference + trace)
@@ -194,7 +194,7 @@ def inception_score(probabilities: np.ndarray, splits: int = 1) -> tuple[float, 
     """
     size = len(probabilities) // splits
     if size == 0:
-        raise UserError(f"{len(probabilities)} pictures cannot be split into {splits} parts: use fewer --splits.")
+        raise UserError(f"{len(probabilities)} images cannot be split into {splits} parts: use fewer --splits.")
     scores = []
     for part in probabilities[: size * splits].reshape(splits, size, -1).astype(np.float64):
         marginal = part.mean(axis=0, keepdims=True)
@@ -231,7 +231,7 @@ def default_weights() -> Path:
 
 def _parser(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=name)
-    parser.add_argument("--path1", type=Path, required=True, help="folder of pictures")
+    parser.add_argument("--path1", type=Path, required=True, help="folder of images")
     parser.add_argument("-c", "--gpu", default="", help="number of the GPU (default: the CPU)")
     parser.add_argument("--inception", type=Path, default=default_weights(), help="torchvision's ImageNet weights")
     parser.add_argument("--dims", type=int, default=2048, choices=sorted(BLOCKS), help="width of the features (FID)")
@@ -247,8 +247,8 @@ def _device(gpu: str) -> torch.device:
 def fid_main(argv: Sequence[str] | None = None) -> int:
     """Print the FID of two folders or statistics files; 2 on a user's mistake."""
     parser = _parser("fid_score.py")
-    parser.add_argument("--path2", type=Path, help="folder of pictures or .npz to compare with")
-    parser.add_argument("--batch-size", type=int, default=64, help="pictures at once; an incomplete batch is left out")
+    parser.add_argument("--path2", type=Path, help="folder of images or .npz to compare with")
+    parser.add_argument("--batch-size", type=int, default=64, help="images at once; an incomplete batch is left out")
     parser.add_argument("--save-stats", type=Path, help="write the statistics of --path1 to this .npz")
     flags = parser.parse_args(argv)
     if flags.path2 is None and flags.save_stats is None:
@@ -275,7 +275,7 @@ def fid_main(argv: Sequence[str] | None = None) -> int:
 def inception_score_main(argv: Sequence[str] | None = None) -> int:
     """Print the Inception score of a folder; 2 on a user's mistake."""
     parser = _parser("inception_score.py")
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures at once")
+    parser.add_argument("--batch-size", type=int, default=32, help="images at once")
     parser.add_argument("--splits", type=int, default=1, help="parts scored separately (released: 1, papers: 10)")
     flags = parser.parse_args(argv)
     try:

@@ -79,7 +79,7 @@ class CLIP:
             cast = open_clip.get_cast_dtype(precision)
             model = open_clip.model.build_model_from_openai_state_dict(state, cast_dtype=cast)
         except Exception as error:  # it raises many types on weights of another network
-            raise UserError(f"{path} is no CLIP network: put OpenAI's ViT-B-16.pt there.") from error
+            raise UserError(f"{path} is not a CLIP model: put OpenAI's ViT-B-16.pt there.") from error
         model = model.to(device) if precision == "fp16" else model.to(device).float()
         return cls(model.requires_grad_(False).eval(), open_clip.SimpleTokenizer(), batch_size)
 
@@ -154,7 +154,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(f"{path} is no CLIP network ({error!s:.200}): put OpenAI's ViT-B-16.pt there.") from error
+        raise UserError(f"{path} is not a CLIP model ({error!s:.200}): put OpenAI's ViT-B-16.pt there.") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):  # of a training run in parallel
         content = {str(name).removeprefix("module."): value for name, value in content["state_dict"].items()}
     check_state(content, str(path))

@@ -61,7 +61,7 @@ def code_options(first: int, codes: int, count: int, constraint_range: str | Non
     )  # fmt: skip
     start, end = GenerationConfig(**options).token_range or (0, 0)
     if start < first or end > first + codes:
-        raise UserError(f"--constraint-range {constraint_range} has ids that are no image codes: choose {everything}.")
+        raise UserError(f"--constraint-range {constraint_range} has ids that are not image codes: choose {everything}.")
     return options
 
 

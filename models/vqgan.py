@@ -365,7 +365,7 @@ class VQGAN(nn.Module):
         if codes.dim() == 2:
             side = math.isqrt(codes.size(1))
             if side == 0 or side * side != codes.size(1):
-                raise ValueError(f"{codes.size(1)} codes make no square picture")
+                raise ValueError(f"{codes.size(1)} codes do not make a square image")
             codes = codes.unflatten(1, (side, side))
         outside = codes[(codes < 0) | (codes >= self.config.n_embed)]
         if len(outside):

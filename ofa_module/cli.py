@@ -61,7 +61,7 @@ def parse(
     except RuntimeError as error:
         if error.args:
             raise
-        parser.error("--arch is missing: name the network's size, such as --arch=ofa_base.")  # fairseq says nothing
+        parser.error("--arch is missing: name the model's size, such as --arch=ofa_base.")  # fairseq says nothing
     return cfg, flags
 
 
@@ -118,7 +118,7 @@ def _prepare_processes(cfg: DictConfig) -> None:
 def full_precision_on_cpu(cfg: DictConfig) -> None:
     """Turns --fp16 off without a GPU, with a warning: neither fairseq nor PyTorch computes all of it on the CPU."""
     if cfg.common.cpu and cfg.common.fp16:
-        logger.warning("--fp16 needs a GPU: going on in float32 (--bf16 is half precision on the CPU).")
+        logger.warning("--fp16 needs a GPU: continuing in float32 (--bf16 is half precision on the CPU).")
         cfg.common.fp16 = cfg.common.memory_efficient_fp16 = False
 
 

@@ -82,7 +82,7 @@ def last_checkpoint(cfg: DictConfig) -> str:
     files = sorted(folder.glob("checkpoint*.pt"), key=lambda file: (file.name == LAST, file.stat().st_mtime))
     if not files:
         return f"No checkpoint was saved in {folder}."
-    again = "The same command goes on from it."
+    again = "The same command resumes from it."
     if cfg.checkpoint.restore_file != LAST:
-        again = "The same command without --restore-file and --reset-* goes on from it."
+        again = "The same command without --restore-file and --reset-* resumes from it."
     return f"The last checkpoint is {files[-1]}. {again}"

@@ -73,7 +73,7 @@ def task_options(cfg: DictConfig, given: Collection[str], name: str, known: Coll
         options["val_inference_type"] = "beamsearch"
     if other := sorted(options.keys() - set(known)):
         shown = "beam_search_vqa_eval" if other[0] == "val_inference_type" else other[0]
-        raise UserError(f"{flag(shown)} is no option of the task {name!r}: leave it out.")
+        raise UserError(f"{flag(shown)} is not an option of the task {name!r}: leave it out.")
     return options
 
 

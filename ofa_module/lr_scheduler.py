@@ -21,7 +21,7 @@ class PolynomialDecayConfig(PolynomialDecayLRScheduleConfig):
 
     total_num_update: float = field(
         default=1_000_000.0,
-        metadata={"help": "updates over which to decay, unless --warmup-ratio and --max-epoch say it"},
+        metadata={"help": "updates over which to decay, unless --warmup-ratio and --max-epoch determine it"},
     )
     warmup_ratio: float = field(
         default=0.0,

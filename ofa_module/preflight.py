@@ -88,7 +88,7 @@ def locked_folder(cfg: DictConfig) -> Iterator[None]:
                 "wait until it ends, or choose another --save-dir."
             ) from error
         except OSError as error:  # some network file systems cannot
-            logger.warning("%s cannot be locked (%s): start no second run in it.", folder, error.strerror)
+            logger.warning("%s cannot be locked (%s): do not start a second run in it.", folder, error.strerror)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -206,7 +206,7 @@ def warn_of_unknown_words(dataset: OFADataset) -> None:
             break
     if words:
         logger.warning(
-            "%s: %d of %d rows looked at have words that the vocabulary cannot write; they are learnt as unknown: %s. "
+            "%s: %d of %d rows looked at have words that the vocabulary cannot write; they are learned as unknown: %s. "
             "Pass the --bpe-dir of a vocabulary that has them.",
             dataset.rows.path, with_unknown, seen, listed(words),
         )  # fmt: skip

@@ -203,7 +203,7 @@ class OFATrainer(Trainer):
         """The batch that processes without data run; it must hold a good row."""
         good, messages = without_skipped(batch)
         if not good:
-            raise UserError(f"No row of a whole batch can be read: {messages[0]}")
+            raise UserError(f"No row of the batch can be read: {messages[0]}")
         super().reset_dummy_batch(good)
 
     def _prepare_sample(self, sample: Any, is_dummy: bool = False) -> Any:
@@ -264,7 +264,7 @@ def _reader(cfg: DictConfig, vocab: Vocabulary, trained: nn.Module | None) -> Ca
             other = previous_checkpoint(path) if os.path.dirname(os.path.realpath(path)) == own else None
             if other is None:
                 raise
-            logger.warning("%s Going on from %s.", error, other)
+            logger.warning("%s Resuming from %s.", error, other)
             state = load_checkpoint(other)
         if (card := Card.read(state, path)) is not None:
             given = f"--bpe-dir={cfg.task.bpe_dir}"

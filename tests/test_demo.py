@@ -131,7 +131,7 @@ MISTAKES = [
     ("grounding", ["red.png", ""], "There is no text: write a phrase first."),
     ("drawing", ["", 2, 1.0], "There is no text: write a prompt first."),
     ("anything", [None, ""], "There is no text: write an instruction first."),
-    ("caption", ["broken.png"], "The image cannot be used: the image cannot be decoded: it is of no format"),
+    ("caption", ["broken.png"], "The image cannot be used: the image cannot be decoded: not a format"),
     ("grounding", ["floats.png", "a one"], "The image cannot be used: the image has floating point numbers as pixels"),
     ("anything", ["bomb.png", "what is it?"], "The image cannot be used: the image has "),
 ]

@@ -119,7 +119,7 @@ def test_validate_speaks_of_ids_that_no_server_takes(ids, said, tmp_path, capsys
     rows = (CASES / "vqa_string_ids.tsv").read_text()
     (tmp_path / "rows.tsv").write_text(rows if ids == "texts" else rows.replace("synpic", "1").replace("_0\t", ".0\t"))
     assert validate.main(["vqa_gen", str(tmp_path / "rows.tsv"), "--workers=0"]) == 0
-    told = "4 ids are no whole numbers, such as 'synpic0_0': the VQA server (EvalAI) does not take them"
+    told = "4 ids are not whole numbers, such as 'synpic0_0': the VQA server (EvalAI) does not take them"
     assert (told in capsys.readouterr().out) == said
 
 
@@ -240,7 +240,7 @@ def test_a_flag_wins_over_the_overrides_of_a_script(caplog):
 @pytest.mark.parametrize(
     "task, flags, message",
     [
-        ("caption", ["--beam-search-vqa-eval"], "--beam-search-vqa-eval is no option of the task 'caption'"),
+        ("caption", ["--beam-search-vqa-eval"], "--beam-search-vqa-eval is not an option of the task 'caption'"),
         ("vqa_gen", ["--ans2label-file=a", "--ans2label-dict={}"], "--ans2label-dict exclude each other"),
         ("vqa_gen", ["--beam-search-vqa-eval", "--val-inference-type=allcand"], "--val-inference-type exclude"),
         ("caption", ["--max-tokens=3"], "--max-tokens is not supported by evaluate.py: batches are counted in rows"),

@@ -196,8 +196,8 @@ def test_results_go_to_standard_output_without_a_file(checkpoint, album, capfdbi
     [
         (["caption", "gone.tsv"], "gone.tsv"),
         (["answer", "gone.jsonl"], "gone.jsonl cannot be read"),
-        (["caption", "empty"], "empty holds no pictures"),
-        (["caption", "empty", "--output=out.jsonl"], "out.jsonl, line 1 is no record with 'id' and 'caption'"),
+        (["caption", "empty"], "empty holds no images"),
+        (["caption", "empty", "--output=out.jsonl"], "out.jsonl, line 1 is not a record with 'id' and 'caption'"),
         (["classify", "a.png"], r"has no list of classes: pass names=[...]"),
         (["caption", "a.png", "--set=patch_size=3"], "There is no option patch_size"),
         (["caption", "a.png", "--set=device=cpu"], "pass --device"),

@@ -87,7 +87,7 @@ def test_torn_checkpoint_gives_way_to_the_previous_one(demo, trained, tmp_path):
     torn = (trained[0] / "checkpoint_1_8.pt").read_bytes()
     (tmp_path / "checkpoint_last.pt").write_bytes(torn[: len(torn) // 2])
     output = run("train.py", *training_args(demo, tmp_path, *more))
-    assert "checkpoint_last.pt" in output and f"Going on from {tmp_path}/checkpoint_1_6.pt" in output
+    assert "checkpoint_last.pt" in output and f"Resuming from {tmp_path}/checkpoint_1_6.pt" in output
     assert_same_training(trained[0] / "checkpoint_last.pt", tmp_path / "checkpoint_last.pt")
 
 

@@ -46,7 +46,7 @@ class DamagedCheckpointError(UserError):
 
 def damaged(path: Path, reason: str) -> DamagedCheckpointError:
     return DamagedCheckpointError(
-        f"{path} is damaged or no checkpoint ({reason}): copy it again or use an earlier one."
+        f"{path} is damaged or not a checkpoint ({reason}): copy it again or use an earlier one."
     )
 
 
@@ -205,7 +205,7 @@ def save_checkpoint(obj: Mapping[str, Any], path: PathLike) -> None:
         if not isinstance(reason, OSError):
             raise
         raise UserError(
-            f"{path} could not be written ({reason.strerror}), what stood there is untouched: "
+            f"{path} could not be written ({reason.strerror}); the existing file is unchanged: "
             "make room or choose another folder."
         ) from error
 

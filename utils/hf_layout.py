@@ -165,7 +165,7 @@ def read_options(folder: Path) -> dict[str, Any]:
     except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a JSON object ({error!s:.200}): copy or download the folder again.") from error
     if kind != "ofa":
-        raise UserError(f"{path} describes a network of type {kind!r:.60}, not 'ofa': name an OFA folder.")
+        raise UserError(f"{path} describes a model of type {kind!r:.60}, not 'ofa': name an OFA folder.")
     options = to_options(config)
     if "code_image_size" not in config:
         del options["code_image_size"]

@@ -52,7 +52,7 @@ class RecordFile:
         for number, line in enumerate(data[: self._whole].split(b"\n")[:-1], 1):
             self.ids.add(_id_of(line, field, f"{path}, line {number}"))
         if not _begins_record(data[self._whole :], field):
-            raise UserError(f"{path} ends in something else than a record of '{field}': name another file.")
+            raise UserError(f"{path} does not end in a record of '{field}': name another file.")
 
     def __enter__(self) -> "RecordFile":
         return self
@@ -72,7 +72,7 @@ class RecordFile:
             status = os.fstat(self._file.fileno())
             if stat.S_ISREG(status.st_mode):
                 if status.st_size != self._size:
-                    raise UserError(f"{self.path} was changed by another program meanwhile: start again.")
+                    raise UserError(f"{self.path} was changed by another program in the meantime: start again.")
                 if self._whole < self._size:
                     self._file.truncate(self._whole)
         return self._file
@@ -96,7 +96,7 @@ def _id_of(line: bytes, field: str, where: str) -> tuple[Any, int | None]:
             raise TypeError(row)
         hash(record["id"])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UserError(f"{where} is no record with 'id' and '{field}' and its score: name another file.") from error
+        raise UserError(f"{where} is not a record with 'id' and '{field}' and its score: name another file.") from error
     return record["id"], row
 
 

@@ -256,7 +256,7 @@ def _clean(text: Any) -> str:
     if not isinstance(text, str):
         raise ValueError(f"{quoted(text)} is not a text")
     if not whole_characters(text):
-        raise ValueError(f"{quoted(text)} holds half of a surrogate pair, which is no character")
+        raise ValueError(f"{quoted(text)} holds half of a surrogate pair, which is not a character")
     return " ".join(text.replace(SEPARATOR, "&").replace(CONFIDENCE_MARK, " ").split())
 
 

@@ -84,7 +84,7 @@ class FolderPictures:
     def __init__(self, folder: Path) -> None:
         self.files, self.left_out = picture_files(folder, recursive=True)
         if not self.files:
-            raise UserError(f"There is no picture in {folder}; check the path.")
+            raise UserError(f"There is no image in {folder}; check the path.")
         self.ids = [path.relative_to(folder).with_suffix("").as_posix() for path in self.files]
         _check_unique(self.ids, str(folder))
 
@@ -111,7 +111,7 @@ def _check_unique(ids: Sequence[str], source: str) -> None:
     seen: set[str] = set()
     for name in ids:
         if name in seen:
-            raise UserError(f"{source} has the id {name} twice; give every picture an id of its own.")
+            raise UserError(f"{source} has the id {name} twice; give every image an id of its own.")
         seen.add(name)
 
 
@@ -207,7 +207,7 @@ def encode(flags: argparse.Namespace) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     shares = flags.workers * flags.world_size
     if len(pictures) < shares:
-        raise UserError(f"{shares} processes cannot share {len(pictures)} pictures; start fewer.")
+        raise UserError(f"{shares} processes cannot share {len(pictures)} images; start fewer.")
     _run(encode_share, flags)
     parts = [_part(flags, share, shares) for share in _own_shares(flags)]
     with atomic_write(out) as whole:
@@ -227,7 +227,7 @@ def parse_codes(text: str, n_embed: int) -> Tensor:
         raise ValueError("the codes are not whole numbers joined by spaces") from error
     side = int(len(codes) ** 0.5)
     if not len(codes) or side * side != len(codes):
-        raise ValueError(f"{len(codes)} codes make no square picture")
+        raise ValueError(f"{len(codes)} codes do not make a square image")
     if int(codes.min()) < 0 or int(codes.max()) >= n_embed:
         raise ValueError(f"a code is outside 0..{n_embed - 1}")
     return codes
@@ -329,18 +329,16 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     )
     common.add_argument("--vqgan-model-path", type=Path, required=True, help="the VQGAN's last.ckpt")
     common.add_argument("--vqgan-config-path", type=Path, required=True, help="the VQGAN's model.yaml")
-    common.add_argument("--batch-size", type=int, default=32, help="pictures at once (default %(default)s)")
+    common.add_argument("--batch-size", type=int, default=32, help="images at once (default %(default)s)")
     common.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPUs if there are any)")
     common.add_argument("--workers", type=int, default=1, help="processes on this machine (default %(default)s)")
     rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     common.add_argument("--rank", type=int, default=rank, help="number of this machine, from 0")
     common.add_argument("--world-size", type=int, default=world, help="number of machines")
     commands = parser.add_subparsers(dest="command", required=True)
-    encoding = commands.add_parser("encode", parents=[common], help="pictures to codes")
-    encoding.add_argument("--file", type=Path, required=True, help="TSV file or folder of pictures")
-    encoding.add_argument(
-        "--code-image-size", type=int, required=True, help="side of the pictures; 8 pixels make a code"
-    )
+    encoding = commands.add_parser("encode", parents=[common], help="images to codes")
+    encoding.add_argument("--file", type=Path, required=True, help="TSV file or folder of images")
+    encoding.add_argument("--code-image-size", type=int, required=True, help="side of the images; 8 pixels make a code")
     encoding.add_argument(
         "--max-image-pixels",
         type=int,
@@ -369,7 +367,7 @@ def _check(flags: argparse.Namespace) -> None:
         side = flags.crop or flags.code_image_size
         if side < 8 or side % 8 or side > flags.code_image_size or (flags.code_image_size - side) % 2:
             raise UserError(
-                f"--code-image-size {flags.code_image_size} with --crop {flags.crop} makes no whole codes: choose "
+                f"--code-image-size {flags.code_image_size} with --crop {flags.crop} does not make whole codes: choose "
                 "multiples of 8, the crop not the larger one."
             )
 

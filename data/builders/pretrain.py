@@ -140,7 +140,7 @@ def write_pictures(annotations: Annotations, flags: argparse.Namespace, files: F
             square = "" if squares is None else middle_square(data, flags.max_image_pixels)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            annotations.bad.add(str(path), f"the picture cannot be read ({reason})")
+            annotations.bad.add(str(path), f"the image cannot be read ({reason})")
             continue
         files.small_boxes += sum(not stored.box(region.box) for region in (*picture.objects, *picture.phrases))
         for row in pair_rows(picture, stored, flags.dataset_name):
@@ -223,32 +223,32 @@ def build(flags: argparse.Namespace) -> Counter[str]:
         else:
             write_pictures(annotations, flags, files, None)
         if not files.rows[PAIRS]:
-            raise UserError(f"No picture of the annotations is in {flags.images}; check --images.")
+            raise UserError(f"No image of the annotations is in {flags.images}; check --images.")
     if files.small_boxes:
-        print(f"{files.small_boxes} boxes with less than a pixel on their picture were left out.")
+        print(f"{files.small_boxes} boxes with less than a pixel on their image were left out.")
     if bad.count:
-        print(f"{bad.count} entries or pictures were skipped.")
+        print(f"{bad.count} entries or images were skipped.")
     return files.rows
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Flags of the program."""
     parser = argparse.ArgumentParser("python -m data.build_pretrain", description="Write pretraining files.")
-    parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--captions", type=Path, required=True, help="COCO captions, e.g. captions_train2014.json")
     parser.add_argument("--instances", type=Path, required=True, help="COCO objects, e.g. instances_train2014.json")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--refs", type=Path, help="annotations of phrases with boxes, for grounding")
     parser.add_argument("--questions", type=Path, help="VQA questions; goes with --vqa-annotations")
     parser.add_argument("--vqa-annotations", type=Path, help="VQA answers")
-    parser.add_argument("--texts", type=Path, help="text file with a text a line, for text infilling")
+    parser.add_argument("--texts", type=Path, help="text file with one text per line, for text infilling")
     parser.add_argument("--vqgan-model-path", type=Path, help="the VQGAN's last.ckpt, for image infilling")
     parser.add_argument("--vqgan-config-path", type=Path, help="the VQGAN's model.yaml")
-    parser.add_argument("--max-side", type=int, help="shrink larger pictures to this many pixels (default: keep files)")
+    parser.add_argument("--max-side", type=int, help="shrink larger images to this many pixels (default: keep files)")
     parser.add_argument(
         "--dataset-name",
         default="coco",
-        help=f"column 6; with {HALF_LEARNT} the first two tokens of captions are not learnt (default %(default)s)",
+        help=f"column 6; with {HALF_LEARNT} the first two tokens of captions are not learned (default %(default)s)",
     )
     parser.add_argument(
         "--max-image-pixels", type=int, default=MAX_PIXELS, help="larger images are refused (default %(default)s)"
@@ -263,7 +263,7 @@ def check(flags: argparse.Namespace) -> None:
         if (getattr(flags, one) is None) != (getattr(flags, other) is None):
             raise UserError(f"--{one.replace('_', '-')} and --{other.replace('_', '-')} go together; pass both.")
     if not flags.images.is_dir():
-        raise UserError(f"There is no folder {flags.images}; --images names the folder of the pictures.")
+        raise UserError(f"There is no folder {flags.images}; --images names the folder of the images.")
     for path in (flags.vqgan_model_path, flags.vqgan_config_path):
         if path is not None and not path.is_file():
             raise UserError(f"There is no {path}; check the path.")

@@ -74,13 +74,13 @@ def rank_candidates(
     models = [model] if isinstance(model, OFA) else list(model)
     encs = [enc] if isinstance(enc, EncoderOutput) else list(enc)
     if len(models) != len(encs) or not models:
-        raise ValueError(f"{len(models)} networks and {len(encs)} encoder outputs: one is needed for each network.")
+        raise ValueError(f"{len(models)} models and {len(encs)} encoder outputs: one is needed for each model.")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k is {top_k}: it must be at least 1, or None for the scores of all candidates.")
     trie = trie.to(encs[0].out.device)
     B, N = encs[0].out.size(0), trie.leaves.numel()
     if (highest := int(trie.tokens()[-1])) >= models[0].config.vocab_size:
-        raise ValueError(f"Candidates hold token id {highest}, the network has {models[0].config.vocab_size} ids.")
+        raise ValueError(f"Candidates hold token id {highest}, the model has {models[0].config.vocab_size} ids.")
     tokens, lengths = _pad_prompts([[trie.bos]] * B if prompts is None else prompts, B, trie)
     choices = _Choices(trie, _allowed_mask(allowed, B, N, tokens.device))
     if not bool(choices.branching.any()):  # one answer each

@@ -95,7 +95,7 @@ def require_hypotheses(found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
         UserError: one has none, since the network's outputs are not numbers.
     """
     if not all(found):
-        raise UserError("The network's output for a sample is not a number: check the weights, or leave out --fp16.")
+        raise UserError("The model's output for a sample is not a number: check the weights, or leave out --fp16.")
     return found
 
 

@@ -95,13 +95,13 @@ class OFAImageProcessor(BaseImageProcessor):
             return super().get_image_processor_dict(name_or_path, **kwargs)
         except OSError:
             side = kwargs.get("size", IMAGE_SIZE)
-            logger.warning("%s has no preprocessor_config.json: pictures are resized to %s.", name_or_path, side)
+            logger.warning("%s has no preprocessor_config.json: images are resized to %s.", name_or_path, side)
             return {}, kwargs
 
     def _transform(self) -> Any:
         given = (tuple(self.image_mean), tuple(self.image_std))
         if given not in map(normalisation, (False, True)) or self.size["height"] != self.size["width"]:
-            raise ValueError(f"OFA takes square pictures, normalised by 0.5 or as ImageNet, not {self.size}, {given}.")
+            raise ValueError(f"OFA takes square images, normalized by 0.5 or as ImageNet, not {self.size}, {given}.")
         return standard_transform(self.size["height"], imagenet_mean_std=given == normalisation(True))
 
     def _picture(self, image: Any) -> Image.Image:

@@ -59,7 +59,7 @@ class OFAConfig:
     disable_entangle: bool = option(False, "do not add position embeddings to the decoder's input")
     interpolate_position: bool = option(False, "interpolate image positions beyond orig_patch_image_size")
     orig_patch_image_size: int = option(256, "image side whose grid of positions is interpolated (pixels)")
-    code_image_size: int = option(128, "side of the pictures that image codes describe (pixels)")
+    code_image_size: int = option(128, "side of the images that image codes describe (pixels)")
     max_source_positions: int = option(1024, "largest number of source text tokens")
     max_target_positions: int = option(1024, "largest number of target tokens")
     token_bucket_size: int = option(256, "buckets of relative text positions")

@@ -129,7 +129,7 @@ class Decoder(PositionTables):
             flag = "--code-image-size" if code else "--max-tgt-length or --max-len-b"
             raise ValueError(
                 f"A target of {length} {kind} (begin of sentence included) is longer than the {limit} positions the "
-                f"network has: shorten it ({flag})."
+                f"model has: shorten it ({flag})."
             )
 
     def _position_embeddings(self, positions: slice | Tensor, code: bool) -> Tensor:

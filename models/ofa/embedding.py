@@ -98,7 +98,7 @@ class EncoderEmbedding(PositionTables):
             raise ValueError(f"An image of {images.size(-2)}x{images.size(-1)} pixels has no patch: resize it.")
         if max(height, width) > self.side:
             raise ValueError(
-                f"An image of {images.size(-2)}x{images.size(-1)} pixels makes {height}x{width} patches; the network "
+                f"An image of {images.size(-2)}x{images.size(-1)} pixels makes {height}x{width} patches; the model "
                 f"has positions for {self.side}x{self.side} ({self.side * STRIDE} pixels a side): resize it."
             )
         return height, width

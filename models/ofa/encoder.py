@@ -62,7 +62,7 @@ class Encoder(EncoderEmbedding):
         """See `OFA.encode`."""
         if src_tokens.size(1) > self.max_positions:
             raise ValueError(
-                f"A source text of {src_tokens.size(1)} tokens is longer than the {self.max_positions} the network has "
+                f"A source text of {src_tokens.size(1)} tokens is longer than the {self.max_positions} the model has "
                 "positions for: shorten it (--max-src-length)."
             )
         images = []

@@ -152,8 +152,8 @@ class Card:
             if tuple(map(tuple, (self.picture.mean, self.picture.std))) == normalisation(imagenet):
                 return {"patch_image_size": self.picture.side, "imagenet_default_mean_and_std": imagenet}
         raise UserError(
-            f"{source} was trained with pictures of mean {list(self.picture.mean)} and deviation "
-            f"{list(self.picture.std)}, which nothing here makes: use the repository that trained it."
+            f"{source} was trained with images of mean {list(self.picture.mean)} and deviation "
+            f"{list(self.picture.std)}, which is not supported here: use the repository that trained it."
         )
 
     def task_options(self, source: str) -> dict[str, Any]:

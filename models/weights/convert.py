@@ -57,7 +57,7 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
         UserError: unreadable input, no OFA network, an ending that says nothing, another vocabulary than the network's.
     """
     if target.suffix in OTHER_ENDINGS:
-        raise UserError(f"{target}: let the name end in .pt or .safetensors, or name a folder.")
+        raise UserError(f"{target}: use a name that ends in .pt or .safetensors, or name a folder.")
     checkpoint = load_checkpoint(source)
     config = model_config(checkpoint, source=str(source))
     state: dict[str, torch.Tensor] = dict(checkpoint["model"])
@@ -75,7 +75,7 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
         write_tensors(target, stored, checkpoint)
         return []
     if target.exists() and not target.is_dir():
-        raise UserError(f"{target} is a file: name another folder, or let the name end in .pt or .safetensors.")
+        raise UserError(f"{target} is a file: name another folder, or use a name that ends in .pt or .safetensors.")
     with _whole_folder(target) as draft:
         hf_layout.write_json(draft / "config.json", hf_layout.to_config(asdict(config), asdict(OFAConfig())))
         notes = _copy_processor(source, draft) if source.is_dir() else None
@@ -197,7 +197,7 @@ def _find_vocabulary(network: Description, bpe_dir: Path | None) -> tuple[Path, 
     vocab, size = Vocabulary.load(folder, **numbers), network.network.vocab_size
     if len(vocab) > size:
         raise UserError(
-            f"The vocabulary of {folder} has {len(vocab)} tokens, the network {size}: name the folder it was trained "
+            f"The vocabulary of {folder} has {len(vocab)} tokens, the model {size}: name the folder it was trained "
             "with (--bpe-dir)."
         )
     if network.card is not None:
@@ -218,7 +218,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("source", type=Path, metavar="IN", help="checkpoint file or Hugging Face folder")
     parser.add_argument("target", type=Path, metavar="OUT", help="name ending in .pt or .safetensors, or a folder")
     parser.add_argument("--bpe-dir", type=Path, help="vocabulary folder (default: found as predict.py does)")
-    parser.add_argument("--half", action="store_true", help="half precision, without tables that are computed anew")
+    parser.add_argument("--half", action="store_true", help="half precision, without tables that are recomputed")
     args = parser.parse_args(argv)
     try:
         notes = convert(args.source, args.target, args.bpe_dir, args.half)

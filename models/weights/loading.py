@@ -49,7 +49,7 @@ def load_model(
     try:
         model = OFA(config)
     except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
-        raise UserError(f"{path} holds a network that cannot be built: {error!s:.200}") from error
+        raise UserError(f"{path} holds a model that cannot be built: {error!s:.200}") from error
     report = upgrade_state_dict(state, model, source=str(path))
     parameters = {name for name, _ in model.named_parameters()}
     if random := [name for name in report.missing if name in parameters]:
@@ -89,11 +89,11 @@ def model_config(
             inferred["code_image_size"] = given["code_image_size"]
     options = {**options, **inferred, **(overrides or {})}
     if odd := odd_option(OFAConfig, options):
-        raise UserError(f"{source} holds a network that cannot be built: {odd}.")
+        raise UserError(f"{source} holds a model that cannot be built: {odd}.")
     try:
         return replace(OFAConfig(), **options)
     except ValueError as error:
-        raise UserError(f"{source} holds a network that cannot be built: {error}") from error
+        raise UserError(f"{source} holds a model that cannot be built: {error}") from error
 
 
 def _infer(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _infer(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
     needed |= {"resnet_type": "image trunk", "encoder_attention_heads": "relative position tables"}
     if absent := [part for option, part in needed.items() if option not in options]:
         start = "start training from it (--restore-file)" if "encoder_layers" in options else "name an OFA checkpoint"
-        raise UserError(f"{source} is not a whole OFA network (no {', '.join(absent)}): {start}.")
+        raise UserError(f"{source} is not a whole OFA model (no {', '.join(absent)}): {start}.")
     return options
 
 

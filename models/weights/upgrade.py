@@ -207,7 +207,7 @@ RULES: tuple[tuple[Callable[[_Upgrade], None], str], ...] = (
     (_append_image_types, "files know one image a sample; a second image's type starts at the model's own row"),
     (_drop_fillers, "a small BART has unused tokens between those of the text and <mask>"),
     (_fit_vocabulary, "language models lack image codes, locations and answers; old ones may have one row too many"),
-    (_fill_missing, "what a file lacks (image trunk, relative tables, mid norms, counters) starts as initialised"),
+    (_fill_missing, "what a file lacks (image trunk, relative tables, mid norms, counters) starts as initialized"),
 )
 
 
@@ -223,14 +223,14 @@ def upgrade_state_dict(state: State, model: nn.Module, source: str = "The checkp
     target = model.state_dict()
     renamed = bart.rename_entries(state)
     if not any(name in state for name in TOKEN_TABLES):
-        raise UserError(f"{source} is not an OFA network (no {TOKEN_TABLES[0]}): name an OFA checkpoint.")
+        raise UserError(f"{source} is not an OFA model (no {TOKEN_TABLES[0]}): name an OFA checkpoint.")
     found, wanted = describe(state), describe(target)
     upgrade = _Upgrade(state, target, LoadReport(renamed=renamed))
     try:
         for rule, _ in RULES:
             rule(upgrade)
     except (IndexError, RuntimeError) as error:  # tensors of fewer dimensions than a network's
-        raise UserError(f"{source} is not an OFA network ({error!s:.200}): name an OFA checkpoint.") from error
+        raise UserError(f"{source} is not an OFA model ({error!s:.200}): name an OFA checkpoint.") from error
     strange = [name for name in state if name not in target]
     strange += [name for name, value in target.items() if state[name].shape != value.shape]
     # Missing layers would be filled, but a network with some layers random is never what is wanted.
@@ -320,11 +320,11 @@ def _explain(source: str, found: dict[str, Any], wanted: dict[str, Any], strange
         if value != implied.get(option, wanted[option]) and not _fits(option, value):
             flags.append(f"--{option.replace('_', '-')}" + ("" if value is True else f" {value}"))
     if _size(found) != _size(wanted):
-        problem = f"{source} holds a network of {_size(found)}{_brackets(arch)}; the model is "
+        problem = f"{source} holds a model of {_size(found)}{_brackets(arch)}; expected "
         problem += f"{_size(wanted)}{_brackets(own_arch)}"
     else:
         problem = f"{source} does not fit the model in {', '.join(summarise(strange)) or 'its image trunk'}"
-    return f"{problem}: {'pass ' + ' '.join(flags) if flags else 'use the network it was saved from'}."
+    return f"{problem}: {'pass ' + ' '.join(flags) if flags else 'use the model it was saved from'}."
 
 
 def _fits(option: str, value: Any) -> bool:

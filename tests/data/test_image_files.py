@@ -62,7 +62,7 @@ def test_every_mode_becomes_the_same_picture_or_is_named(mode: str, on_white: bo
     image = in_mode(mode)
     assert image.mode == mode
     if mode in ("I", "F"):
-        with pytest.raises(ValueError, match=rf"\(mode {mode}\), whose range is not known: save it with 8 or 16 bits"):
+        with pytest.raises(ValueError, match=rf"\(mode {mode}\), whose range is unknown: save it with 8 or 16 bits"):
             to_rgb(image, on_white)
         return
     picture = to_rgb(image, on_white)

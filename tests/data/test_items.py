@@ -26,7 +26,7 @@ def test_every_ending_that_pillow_reads_counts(album: Path) -> None:
     assert [Path(item.values["image"]).name for item in source.read(())] == [
         "a.jfif", "b.JPE", "c.avif", "d.ppm", "e.webp", "f.jp2",
     ]  # fmt: skip
-    assert "left out 2 files whose endings are not those of pictures" in source.left_out
+    assert "left out 2 files whose endings are not those of images" in source.left_out
     assert ".txt" in source.left_out and "1 folders (--recursive reads them)" in source.left_out
 
 
@@ -37,7 +37,7 @@ def test_folders_in_folders(album: Path) -> None:
     assert open_items(str(album), IMAGE, "0,1", recursive=True).size == 8
     assert picture_files(album / "more" / "deep", recursive=False)[1] == ""
     (album / "none").mkdir()
-    with pytest.raises(UserError, match="none holds no pictures"):
+    with pytest.raises(UserError, match="none holds no images"):
         open_items(str(album / "none"), IMAGE, "0,1")
 
 

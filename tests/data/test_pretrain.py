@@ -245,7 +245,7 @@ def rewritten(path: Path, column: int, text: str) -> None:
         ("vision_language", 4, "yes", 1, "the answer column needs"),
         ("vision_language", 7, "caption", 1, "the caption has no words"),
         ("vision_language", 7, "visual_grounding", 1, "is not x0,y0,x1,y1"),
-        ("vision_language", 1, "AAAA", 1, "no format that Pillow reads"),
+        ("vision_language", 1, "AAAA", 1, "not a format that Pillow reads"),
         ("text", 1, "  ", TEXT + 1, "the text has no words"),
         ("image", 2, " ".join(["8192"] * 256), IMAGE + 1, "image code 8192 is outside 0..8191"),
         ("image", 2, "-1 " * 256, IMAGE + 1, "image code -1 is outside 0..8191"),

@@ -143,14 +143,14 @@ def test_a_text_longer_than_the_positions_is_a_bad_row(task, column, value, side
 
 def test_fewer_positions_are_kept_and_codes_have_their_own(tmp_path, vocab):
     row = changed("vqa_gen", 2, "is it a cat?")
-    with pytest.raises(BadRowError, match="the source has 7 tokens and the network positions for 6"):
+    with pytest.raises(BadRowError, match="the source has 7 tokens and the model positions for 6"):
         dataset(tmp_path / "rows.tsv", row, "vqa_gen", vocab, max_source_positions=6)[0]
     assert isinstance(dataset(tmp_path / "codes.tsv", GOOD["image_gen"], "image_gen", vocab)[0], dict)
 
 
 def test_a_long_second_example_of_a_pretraining_row(tmp_path, vocab):
     row = ["1", IMAGE, LONG, "", "0,1,20,10", "", "refcoco", "visual_grounding"]
-    with pytest.raises(BadRowError, match="tokens and the network positions for 1024"):
+    with pytest.raises(BadRowError, match="tokens and the model positions for 1024"):
         dataset(tmp_path / "rows.tsv", row, "pretrain", vocab)[0]
 
 

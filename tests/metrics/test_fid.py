@@ -109,7 +109,7 @@ def test_statistics_are_unbiased():
     stats = statistics(np.array([[0.0, 2.0], [2.0, 2.0], [4.0, 5.0]]))
     assert stats.mu.tolist() == [2, 3] and stats.sigma.tolist() == [[4, 3], [3, 3]]
     assert statistics(np.array([[1.0], [3.0]])).sigma.tolist() == [[2]]
-    with pytest.raises(UserError, match="two pictures"):
+    with pytest.raises(UserError, match="two images"):
         statistics(np.zeros((1, 3)))
 
 
@@ -180,7 +180,7 @@ def test_score_by_the_direct_formula():
     assert inception_score(p)[0] == pytest.approx(direct(p))
     halves = [direct(p[:4]), direct(p[4:8])]
     assert inception_score(p, 2) == (pytest.approx(np.mean(halves)), pytest.approx(np.std(halves)))
-    with pytest.raises(UserError, match="9 pictures cannot be split into 10"):
+    with pytest.raises(UserError, match="9 images cannot be split into 10"):
         inception_score(p, 10)
 
 
@@ -244,10 +244,10 @@ def test_the_run_scripts_say_what_is_missing(program, folder, monkeypatch, capsy
 
 def test_unusable_input_is_one_sentence(tmp_path, weights):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="another network"):
+    with pytest.raises(UserError, match="another model"):
         Inception(tmp_path / "other.pth")
     (tmp_path / "x.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="x.png cannot be read as a picture"):
+    with pytest.raises(UserError, match="x.png cannot be read as an image"):
         fid.read_picture(tmp_path / "x.png")
-    with pytest.raises(UserError, match="has no pictures"):
+    with pytest.raises(UserError, match="has no images"):
         pictures_below(tmp_path / "nowhere")

@@ -190,9 +190,9 @@ def test_missing_and_foreign_files_are_one_sentence(tmp_path):
         CLIP.load(tmp_path / "ViT-B-16.pt")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
     (tmp_path / "text.pt").write_text("text")
-    with pytest.raises(UserError, match="is damaged or no checkpoint"):
+    with pytest.raises(UserError, match="is damaged or not a checkpoint"):
         CLIP.load(tmp_path / "text.pt")
-    with pytest.raises(UserError, match="is no CLIP network"):
+    with pytest.raises(UserError, match="is not a CLIP model"):
         CLIP.load(tmp_path / "other.pt")
 
 
@@ -234,7 +234,7 @@ def test_code_of_an_archive_is_never_run(weights, clip, images, tmp_path):
     torch.jit.load(tmp_path / "payload.pt")
     assert mine.read_bytes() != b"precious"  # what it does where it is trusted
     mine.write_bytes(b"precious")
-    with pytest.raises(UserError, match="is no CLIP network"):
+    with pytest.raises(UserError, match="is not a CLIP model"):
         CLIP.load(tmp_path / "payload.pt")
     assert mine.read_bytes() == b"precious"
     evil = b"torch.save(torch.zeros(1), '/nowhere')"
@@ -259,7 +259,7 @@ def test_archives_that_ask_for_more_or_make_no_sense(pickled, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     weights = {"a.weight": torch.zeros(2)}
     path = archive_with(weights, tmp_path / "x.pt", lambda n, d: pickled if n.endswith("/data.pkl") else d)
-    with pytest.raises(UserError, match="is no CLIP network|no weights"):
+    with pytest.raises(UserError, match="is not a CLIP model|no weights"):
         CLIP.load(path)
     assert not (tmp_path / "gone").exists()
 

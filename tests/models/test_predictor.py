@@ -196,7 +196,7 @@ def test_one_picture_goes_with_many_texts_but_not_two_with_three(predictor, pict
     "image, message",
     [
         ("/nowhere.jpg", "The image /nowhere.jpg cannot be read .No such file or directory.: check the path"),
-        (b"text", "of no format that Pillow reads"),
+        (b"text", "not a format that Pillow reads"),
         (np.zeros((4, 4), np.uint8), r"the array is uint8 \(4, 4\), not uint8 \(height, width, 3\)"),
         (np.zeros((4, 4, 3)), "the array is float64"),
         (np.zeros((0, 4, 3), np.uint8), "4 x 0 pixels"),

@@ -38,7 +38,7 @@ def test_every_picture_has_all_its_codes():
     assert (config.sampling, config.gen_code, config.min_len, config.max_len_b) == (True, True, 16, 16)
     assert config.token_range == (100, 164) and code_options(100, 64, 16, "110,120")["constraint_range"] == "110,120"
     for wrong in ("99,120", "110,165", "4,9"):
-        with pytest.raises(UserError, match=f"--constraint-range {wrong} has ids that are no image codes"):
+        with pytest.raises(UserError, match=f"--constraint-range {wrong} has ids that are not image codes"):
             code_options(100, 64, 16, wrong)
 
 

@@ -73,7 +73,7 @@ def test_oblong_pictures_make_oblong_grids(small):
 
 @pytest.mark.parametrize(
     ("codes", "message"),
-    [([[0, 1, 64, 0]], "64 is outside 0..63"), ([[0, -1, 0, 0]], "-1 is outside"), ([[0, 1]], "make no square")],
+    [([[0, 1, 64, 0]], "64 is outside 0..63"), ([[0, -1, 0, 0]], "-1 is outside"), ([[0, 1]], "do not make a square")],
 )
 def test_impossible_codes_are_refused(small, codes, message):
     with pytest.raises(ValueError, match=message):

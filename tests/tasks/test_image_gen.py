@@ -180,7 +180,7 @@ def test_nothing_is_loaded_before_a_picture_is_drawn(make):
         (["--eval-args={"], "--eval-args"),
         (["--eval-clip-method=best"], "--eval-clip-method best: choose ti_sim or ii_sim"),
         (["--sampling-times=0"], "--sampling-times 0"),
-        (["--constraint-range=50000,50300"], "--constraint-range 50000,50300 has ids that are no image codes"),
+        (["--constraint-range=50000,50300"], "--constraint-range 50000,50300 has ids that are not image codes"),
     ],
 )
 def test_mistakes_are_told_before_training(make, flags, words):

@@ -158,7 +158,7 @@ def test_overrides(model, tmp_path):
         load_model(tmp_path / "m.pt", {"droput": 0.1})
     with pytest.raises(UserError, match="--encoder-layers 1"):
         load_model(tmp_path / "m.pt", {"encoder_layers": 2})
-    with pytest.raises(UserError, match="m.pt holds a network that cannot be built.*--encoder-attention-heads"):
+    with pytest.raises(UserError, match="m.pt holds a model that cannot be built.*--encoder-attention-heads"):
         load_model(tmp_path / "m.pt", {"encoder_attention_heads": 5})
 
 
@@ -256,7 +256,7 @@ def test_inference_of_options(options):
 
 def test_inference_refuses_other_networks(model):
     language = {name: v for name, v in model.state_dict().items() if "embed_images" not in name}
-    with pytest.raises(UserError, match=r"not a whole OFA network \(no image trunk\): start training from it"):
+    with pytest.raises(UserError, match=r"not a whole OFA model \(no image trunk\): start training from it"):
         model_config({"model": language}, source="The state dict")
     with pytest.raises(UserError, match="name an OFA checkpoint"):
         model_config({"model": {"features.0.weight": torch.zeros(3)}}, source="The state dict")
@@ -345,7 +345,7 @@ def test_hole_in_a_file_of_full_size(files, tmp_path, start):
 )
 def test_file_of_another_kind(tmp_path, content):
     (tmp_path / "c.pt").write_bytes(content)
-    with pytest.raises(DamagedCheckpointError, match="c.pt is damaged or no checkpoint"):
+    with pytest.raises(DamagedCheckpointError, match="c.pt is damaged or not a checkpoint"):
         load_checkpoint(tmp_path / "c.pt")
 
 

@@ -173,7 +173,7 @@ def test_pictures_of_codes(run, tmp_path, released):
     ("rows", "message"),
     [
         ("a\t1 2 3 64\n", "line 1: a code is outside 0..63"),
-        ("a\t1 2 3 4\nb\t1 2 3\n", "line 2: 3 codes make no square"),
+        ("a\t1 2 3 4\nb\t1 2 3\n", "line 2: 3 codes do not make a square"),
         ("a\t1 2 3 4\nb\t5\n", "line 2: the row has 1 codes, the first row 4"),
         ("a\t1 x 3 4\n", "line 1: the codes are not whole numbers"),
         ("a/b\t1\na_b\t1\n", "has the id a_b.png twice"),
@@ -204,8 +204,8 @@ def test_bad_pictures_are_named(run, tmp_path, released, capsys, row, message):
     ("flags", "message"),
     [
         (["--selected-cols=0,1,2"], "name 2 columns"),
-        (["--selected-cols=0,1", "--code-image-size=30"], "makes no whole codes"),
-        (["--selected-cols=0,1", "--crop=40"], "makes no whole codes"),
+        (["--selected-cols=0,1", "--code-image-size=30"], "does not make whole codes"),
+        (["--selected-cols=0,1", "--crop=40"], "does not make whole codes"),
         (["--selected-cols=0,1", "--rank=1"], "--rank below"),
         (["--selected-cols=0,1", "--world-size=9"], "9 processes cannot share 5"),
         (["--selected-cols=0,1", "--vqgan-model-path=none.ckpt"], "There is no none.ckpt"),

@@ -179,7 +179,7 @@ def test_bad_pictures_stop_the_program_or_are_counted(
     assert str(picture) in error and "cannot be read" in error and "--skip-bad-rows" in error
     assert not [path for path in out.rglob("*") if path.is_file()]  # nothing half-done
     assert main([*everything(coco), f"--output={out}", "--skip-bad-rows"]) == 0
-    assert "1 entries or pictures were skipped" in capsys.readouterr().out
+    assert "1 entries or images were skipped" in capsys.readouterr().out
     assert len(rows(out / "vision_language_examples.tsv")) == 4
 
 
@@ -226,5 +226,5 @@ def test_a_text_that_is_not_utf_8(coco: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_no_picture() -> None:
-    with pytest.raises(ValueError, match="no format that Pillow reads"):
+    with pytest.raises(ValueError, match="not a format that Pillow reads"):
         store(b"x", None)

@@ -328,7 +328,7 @@ def test_arguments_that_do_not_fit(model):
     ]:
         with pytest.raises(ValueError, match=message):
             rank_candidates(model, enc, trie, **wrong)
-    with pytest.raises(ValueError, match="1 networks and 2"):
+    with pytest.raises(ValueError, match="1 models and 2"):
         rank_candidates(model, [enc, enc], trie)
     with pytest.raises(ValueError, match=f"token id {V}"):
         rank_candidates(model, enc, CandidateTrie([[V], [5]]))

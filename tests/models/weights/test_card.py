@@ -98,7 +98,10 @@ def test_prompts_are_those_of_the_table(card, monkeypatch):
         (lambda c: c.update(options=7), "makes no sense"),
         (lambda c: c.update(vocabulary={**c["vocabulary"], "size": "many"}), "the vocabulary's size"),
         (lambda c: c["candidates"]["answers"].append("a"), "its candidates do not have its digest"),
-        (lambda c: c.update(picture={**c["picture"], "mean": [0, 0, 0]}), r"mean \[0, 0, 0\] .*, which nothing here"),
+        (
+            lambda c: c.update(picture={**c["picture"], "mean": [0, 0, 0]}),
+            r"mean \[0, 0, 0\] .*, which is not supported",
+        ),
     ],
 )
 def test_cards_that_cannot_be_used(card, change, message):

@@ -222,7 +222,7 @@ def test_wrong_size_names_the_arch():
     with pytest.raises(UserError) as caught:
         upgrade_state_dict(base.state_dict(), tiny, source="ofa_base.pt")
     assert str(caught.value) == (
-        "ofa_base.pt holds a network of width 768 with 6+6 layers (ofa_base); the model is width 256 with 4+4 layers "
+        "ofa_base.pt holds a model of width 768 with 6+6 layers (ofa_base); expected width 256 with 4+4 layers "
         "(ofa_tiny): pass --arch ofa_base."
     )
     plain = names_and_shapes("ofa_tiny", scale_attn=False, scale_fc=False, scale_heads=False)
@@ -254,7 +254,7 @@ def test_mismatch_names_the_flags(file, model, advice):
 
 def test_unknown_entries_and_other_networks(model, state):
     state["encoder.layers.0.adapter.up_proj.weight"] = torch.zeros(2)
-    with pytest.raises(UserError, match=r"adapter.* \(1 entry\): use the network it was saved from"):
+    with pytest.raises(UserError, match=r"adapter.* \(1 entry\): use the model it was saved from"):
         upgrade_state_dict(state, model)
-    with pytest.raises(UserError, match="x.pt is not an OFA network"):
+    with pytest.raises(UserError, match="x.pt is not an OFA model"):
         upgrade_state_dict({"features.0.weight": torch.zeros(3)}, model, source="x.pt")
