@@ -130,7 +130,7 @@ def test_without_tokenizer_files(checkpoint, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("target", "task", "message"),
-    [("b.bin", TASK, "end in .pt or .safetensors"), ("hf", {**TASK, "num_bins": 6}, "50271 tokens, the model 50270")],
+    [("b.bin", TASK, "ends in .pt or .safetensors"), ("hf", {**TASK, "num_bins": 6}, "50271 tokens, the model 50270")],
 )
 def test_refusals(checkpoint, target, task, message, tmp_path, capsys):
     torch.save({**checkpoint, "cfg": {**checkpoint["cfg"], "task": task}}, tmp_path / "a.pt")
