@@ -223,7 +223,7 @@ def test_one_run_per_save_folder_and_ctrl_c(data, tmp_path, refused, capsys):
     process.send_signal(signal.SIGINT)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 130 and "Traceback" not in output, output[-3000:]
-    last = f"train.py: interrupted. The last checkpoint is {tmp_path}/checkpoint_last.pt. The same command goes on"
+    last = f"train.py: interrupted. The last checkpoint is {tmp_path}/checkpoint_last.pt. The same command resumes"
     assert output.count(last) == 1
 
 
