@@ -140,10 +140,14 @@ def check_whole(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
+            # torch takes such an entry for a folder, and whatever is in memory for its numbers.
+            folders = [entry.filename for entry in archive.infolist() if entry.external_attr & 0x10 and entry.file_size]
     except Exception as error:  # unknown compression, a password, names that are no text: zipfile raises many types
         raise damaged(path, str(error) or type(error).__name__) from error
     if part is not None:
         raise damaged(path, f"wrong checksum of {part}")
+    if folders:
+        raise damaged(path, f"{folders[0]} is marked as a folder")
 
 
 def check_state(state: Any, source: str) -> None:

@@ -463,6 +463,7 @@ ZIP_DAMAGE = {
     "a password": (b"PK\x01\x02", 8, b"\x01\x00"),
     "unknown compression": (b"PK\x01\x02", 10, b"\x63\x00"),
     "a name that is no text": (b"PK\x01\x02", 8, b"\x00\x08" + bytes(36) + b"\xff\xfe"),
+    "a file marked as a folder": (b"PK\x01\x02", 38, b"\x10"),
     "several disks": (b"PK\x06\x07", 16, b"\x02\x00\x00\x00"),
 }
 
