@@ -139,8 +139,8 @@ def test_rows_and_objects_that_are_bad(run, album, tmp_path, capsys):
     assert code == 1 and [record["id"] for record in records] == [row.split("\t")[0], "x"]
     for place, problem in [
         ("rows.tsv, line 2", "columns"), ("rows.tsv, line 3", "not valid base64"),
-        ("objects.jsonl, object 2", "there is no 'question'"), ("objects.jsonl, object 3", "no JSON object"),
-        ("objects.jsonl, object 4", "no JSON object"), ("objects.jsonl, object 5", "its 'image' is not a text"),
+        ("objects.jsonl, object 2", "there is no 'question'"), ("objects.jsonl, object 3", "not a JSON object"),
+        ("objects.jsonl, object 4", "not a JSON object"), ("objects.jsonl, object 5", "its 'image' is not a text"),
         ("objects.jsonl, object 6", "its id is neither"),
     ]:  # fmt: skip
         assert any(line.startswith(place) and problem in line for line in said.splitlines()), place
