@@ -24,6 +24,8 @@ def start(program: str | Path, *args: object, processes: int = 1, **env: str) ->
         [*launcher, str(ROOT / program), *map(str, args)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        # A suite in the background of a script ignores Ctrl-C, and what it starts would as well.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
