@@ -97,12 +97,12 @@ def load_checkpoint(path: PathLike, mmap: bool = False) -> dict[str, Any]:
 
 def _check_parts(content: Mapping[str, Any], path: Path) -> None:
     """Raises UserError unless what stands beside the weights has the types that readers of it rely on."""
-    kinds: dict[str, Any] = {"cfg": dict, "args": argparse.Namespace | dict, "extra_state": dict}
-    parts = {**content, "optimizer_history": content.get("optimizer_history")}
-    cfg = content.get("cfg")
-    if isinstance(cfg, dict):
+    options: Any = argparse.Namespace | dict
+    kinds: dict[str, Any] = {"cfg": dict, "args": options, "extra_state": dict, "optimizer_history": list}
+    kinds |= {"cfg.model": options, "cfg.task": options}
+    parts = dict(content)
+    if isinstance(cfg := content.get("cfg"), dict):
         parts |= {f"cfg.{name}": cfg.get(name) for name in ("model", "task")}
-    kinds |= {"optimizer_history": list, "cfg.model": kinds["args"], "cfg.task": kinds["args"]}
     for name, kind in kinds.items():
         if parts.get(name) is not None and not isinstance(parts[name], kind):
             raise UserError(f"{path} holds a {type(parts[name]).__name__} as {name!r}: copy the file again.")

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -13,12 +12,11 @@ from torch import Tensor
 from models.ofa import OFA, OFAConfig
 from models.ofa.config import ARCHITECTURES, COMMON
 from models.weights.upgrade import describe, summarise, upgrade_state_dict
-from utils.checkpoint import check_state, load_checkpoint, save_checkpoint, without_history
+from utils.checkpoint import PathLike, check_state, load_checkpoint, save_checkpoint, without_history
 from utils.errors import UserError
 from utils.option_values import odd_option
 
 logger = logging.getLogger(__name__)
-PathLike = str | os.PathLike[str]
 
 
 def load_model(
