@@ -1,6 +1,6 @@
 """Trains: `python train.py train.tsv,val.tsv --task=caption --arch=ofa_base ...` (run_scripts/ holds whole recipes).
 
-Loads the plugin, parses the flags and hands over to fairseq's training program.
+Loads the plugin, parses the flags and hands over to the training engine (`ofa_module/engine`).
 """
 
 import ofa_module  # isort: skip  # noqa: F401  (before fairseq, whose import it quiets)
@@ -17,7 +17,8 @@ from omegaconf import DictConfig, open_dict
 
 from ofa_module import cli
 from ofa_module.continuing import last_checkpoint
-from ofa_module.trainer import train
+from ofa_module.engine.flags import check_flags
+from ofa_module.engine.loop import train
 
 
 @dataclass
@@ -29,6 +30,10 @@ class TrainingFlags(FairseqDataclass):
         metadata={
             "help": "stop after this many updates in a row whose loss or gradient is not finite (they are skipped)"
         },
+    )
+    verbose: bool = field(
+        default=False,
+        metadata={"help": "log the whole configuration, the network and all figures of each line"},
     )
     use_ema_weights_to_init_param: bool = field(
         default=False,
@@ -51,6 +56,7 @@ def parse_args(argv: Sequence[str]) -> DictConfig:
     cfg, flags = cli.parse(_parser, argv)
     with open_dict(cfg):
         cfg.training = {f.name: getattr(flags, f.name) for f in fields(TrainingFlags) if f.name != "_name"}
+    check_flags(_parser(), cfg, flags.given)
     return cfg
 
 

@@ -21,7 +21,7 @@ from fairseq import tasks
 import train
 from criterions.scst import SelfCriticalCriterion
 from digits.__main__ import main as write_demo
-from ofa_module.trainer import OFATrainer
+from ofa_module.engine.trainer import OFATrainer
 
 BPE = Path(__file__).parents[1] / "utils" / "BPE"
 
@@ -72,16 +72,18 @@ def make_trainer(args: argparse.Namespace, folder: Path) -> tuple[OFATrainer, di
 
 def encoded_per_caption(trainer: OFATrainer, batch: dict[str, Any], beam: int) -> float:
     """Seconds of forward and backward of the loss with every picture repeated for each of its captions."""
-    criterion: SelfCriticalCriterion = trainer.criterion
-    captions = criterion.hypotheses(trainer.model, batch)
+    criterion: SelfCriticalCriterion = trainer.get_criterion()
+    captions = criterion.hypotheses(trainer.get_model(), batch)
     inputs = {name: value.repeat_interleave(beam, 0) for name, value in batch["net_input"].items()}
     references = [own for own in batch["references"] for _ in range(beam)]
     clock = Clock()
     # one caption an image has reward 0, which costs as much as any other
     criterion.hypotheses = lambda *_: [[tokens] for own in captions for tokens in own]  # type: ignore[method-assign]
-    forward = clock.timed(lambda: criterion(trainer.model, {"net_input": inputs, "references": references})[0], "loss")
+    forward = clock.timed(
+        lambda: criterion(trainer.get_model(), {"net_input": inputs, "references": references})[0], "loss"
+    )
     clock.timed(forward().backward, "loss")()
-    trainer.zero_grad()
+    trainer.optimizer.zero_grad()
     return clock.seconds["loss"]
 
 
@@ -101,9 +103,9 @@ def main() -> None:
         trainer, batch = make_trainer(args, Path(folder))
         trainer.train_step([batch])
         clock = Clock()
-        clock.watch(trainer.criterion, "hypotheses", "generation")
-        clock.watch(trainer.criterion, "scores", "scores")
-        clock.watch(trainer.criterion, "compute", "criterion")
+        clock.watch(trainer.get_criterion(), "hypotheses", "generation")
+        clock.watch(trainer.get_criterion(), "scores", "scores")
+        clock.watch(trainer.get_criterion(), "compute", "criterion")
         clock.watch(trainer.optimizer, "backward", "backward")
         clock.watch(trainer, "train_step", "update")
         for _ in range(args.repeats):

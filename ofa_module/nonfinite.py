@@ -1,12 +1,12 @@
 """Updates whose loss or gradient is not finite: they are skipped, their batches named, and too many end the run.
 
 One such update would turn every weight, the optimiser's moments and the moving average into NaN. A loss scale that was
-too large (float16) is not such an update: loss and weights are fine then, and fairseq's own handling goes on.
+too large (float16) is not such an update: loss and weights are fine then, and the scale is lowered.
 """
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
-from utils.distributed import gather_objects, is_main, sum_over_ranks
+from utils.distributed import gather_objects, is_main
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,9 @@ class NonFiniteGuard:
         self.file, self.limit = Path(folder) / FILE, limit
         self.in_a_row = self.skipped = 0
         self._finite: list[Tensor] = []  # per micro-batch
-        self._norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+        norms = (module for module in network.modules() if isinstance(module, nn.modules.batchnorm._NormBase))
+        self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
+        self._before = [buffer.clone() for buffer in self._statistics]
         criterion.register_forward_hook(self._watch)
 
     def _watch(self, criterion: nn.Module, _: Any, output: tuple[Tensor, Any, Any]) -> None:
@@ -52,22 +54,21 @@ class NonFiniteGuard:
     def begin(self) -> None:
         """A new update begins."""
         self._finite.clear()
-        self._before = [buffer.clone() for buffer in self._statistics()]
+        _copy(self._statistics, self._before)
 
-    def _statistics(self) -> list[Tensor]:
-        return [buffer for norm in self._norms for buffer in norm.buffers()]
+    def bad_losses(self) -> Tensor | int:
+        """How many of this process's losses are not finite, on their device."""
+        return torch.stack(self._finite).logical_not().sum() if self._finite else 0
 
-    def check_losses(self) -> None:
-        """Raises NonFiniteUpdate if any process's loss is not finite."""
-        bad = torch.stack(self._finite).logical_not().any() if self._finite else torch.tensor(False)
-        if sum_over_ranks(bad.float()).item():
-            raise NonFiniteUpdate("loss")
+    def undo(self) -> None:
+        """Gives the network the running statistics that it had before the update's forward passes."""
+        _copy(self._before, self._statistics)
 
     def done(self) -> None:
         """The update was done."""
         self.in_a_row = 0
 
-    def skip(self, what: str, batches: list[Any], updates: int) -> None:
+    def skip(self, what: str, batches: Sequence[Any], updates: int) -> None:
         """Undoes what the forward passes changed and names the batches.
 
         Args:
@@ -77,8 +78,7 @@ class NonFiniteGuard:
 
         Raises UserError when it was one too many in a row.
         """
-        for buffer, before in zip(self._statistics(), self._before, strict=True):
-            buffer.copy_(before)
+        self.undo()
         self.in_a_row += 1
         self.skipped += 1
         if what == "loss" and len(batches) == len(self._finite):  # a gradient's sum does not tell whose it was
@@ -99,6 +99,12 @@ class NonFiniteGuard:
                 f"{self.in_a_row} updates in a row had a loss or gradient that is not finite: look at the rows that "
                 f"{self.file} names, lower --lr, or raise --max-nonfinite-updates."
             )
+
+
+def _copy(source: list[Tensor], target: list[Tensor]) -> None:
+    if source:
+        with torch.no_grad():
+            torch._foreach_copy_(target, source)
 
 
 def _ids(batches: Iterable[Any]) -> Iterable[Any]:

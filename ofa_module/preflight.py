@@ -12,13 +12,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from fairseq.distributed.utils import is_master
 from fairseq.logging import metrics
-from fairseq.trainer import Trainer
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -27,6 +26,9 @@ from data.collate import without_skipped
 from data.validate import listed
 from utils.distributed import sum_over_ranks
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from ofa_module.engine.trainer import OFATrainer
 
 logger = logging.getLogger(__name__)
 LAST = "checkpoint_last.pt"  # fairseq's default of --restore-file: of the save folder, where it need not exist
@@ -104,10 +106,10 @@ def _check_writable(flag: str, folder: Path) -> None:
         raise UserError(f"Cannot write to {flag}={folder} ({error.strerror}): choose another folder.") from error
 
 
-def check_room(trainer: Trainer) -> None:
+def check_room(trainer: "OFATrainer") -> None:
     """Raises UserError if the disk has no room for one checkpoint beside those that are there."""
     cfg = trainer.cfg.checkpoint
-    if cfg.no_save or not trainer.should_save_checkpoint_on_current_rank:
+    if cfg.no_save or not trainer.is_data_parallel_master:
         return
     needed, free = checkpoint_bytes(trainer), shutil.disk_usage(cfg.save_dir).free
     if free < needed:
@@ -117,11 +119,11 @@ def check_room(trainer: Trainer) -> None:
         )
 
 
-def checkpoint_bytes(trainer: Trainer) -> int:
+def checkpoint_bytes(trainer: "OFATrainer") -> int:
     """Size of a checkpoint: weights, their average, and the optimiser's state, which the first update makes."""
-    weights, ema = _bytes(trainer.model.state_dict()), trainer.cfg.ema
+    weights, ema = _bytes(trainer.get_model().state_dict()), trainer.cfg.ema
     total = weights + ema.store_ema * weights  # `trainer.ema` would begin the average here, not at the first update
-    parameters = list(trainer.model.parameters())
+    parameters = list(trainer.get_model().parameters())
     if ema.store_ema and ema.ema_fp32:
         total += sum(4 * x.numel() for x in parameters if x.dtype != torch.float32)
     if not trainer.cfg.checkpoint.no_save_optimizer_state:
@@ -135,7 +137,7 @@ def _bytes(state: dict[str, Any]) -> int:
     return sum(x.numel() * x.element_size() for x in tensors.values())
 
 
-def check_validation(trainer: Trainer) -> None:
+def check_validation(trainer: "OFATrainer") -> None:
     """Raises UserError if validation, tried on one batch of each subset, does not log what chooses the best checkpoint.
 
     Whatever validation reads for the first time (document frequencies, networks that score) is read here, and each
@@ -148,7 +150,7 @@ def check_validation(trainer: Trainer) -> None:
     with unchanged_randomness():
         for subset in dataset.valid_subset.split(","):
             check_rows(trainer.task.dataset(subset), trainer.data_parallel_rank, trainer.data_parallel_world_size)
-            batches = Trainer.get_valid_iterator(trainer, subset)  # ours has none before the first update
+            batches = trainer.get_valid_iterator(subset)
             with metrics.aggregate(new_root=True) as logged:
                 trainer.valid_step(without_skipped(batches.first_batch)[0])
             names = logged.get_smoothed_values()

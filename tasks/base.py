@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -157,7 +158,7 @@ class OFATask(FairseqTask):
             setting=Read(num_shards, max_sentences, 0),
             num_workers=num_workers,
             epoch=epoch,
-            buffer_size=data_buffer_size if num_workers else 0,  # a thread would share random state
+            buffer_size=data_buffer_size,
         )
 
     def plan_of(
@@ -191,7 +192,9 @@ class OFATask(FairseqTask):
         model.train()
         model.set_num_updates(update_num)
         with torch.autograd.profiler.record_function("forward"):
-            with torch.amp.autocast(next(model.parameters()).device.type, enabled=isinstance(optimizer, AMPOptimizer)):
+            # fairseq's own trainer leaves --amp to the task; ours has its precision in the criterion it passes.
+            amp = isinstance(optimizer, AMPOptimizer)
+            with torch.amp.autocast(next(model.parameters()).device.type) if amp else nullcontext():
                 loss, sample_size, logged = criterion(model, sample, update_num=update_num)
         if ignore_grad:
             loss = loss * 0

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from fairseq.data import iterators
+from torch.utils.data import DataLoader
 
 from data.base import OFADataset
 from data.sharding import Read, num_left
@@ -58,6 +60,25 @@ class EpochBatches(iterators.EpochBatchIterator):
         self._start = 0  # number of the first batch of the present setting
         # The plan holds the order; batches of file order must stay in it.
         super().__init__(dataset, collate_fn, plan(order, ()), disable_shuffling=True, **options)
+
+    def _get_iterator_for_epoch(
+        self, epoch: int, shuffle: bool, fix_batches_to_gpus: bool = False, offset: int = 0
+    ) -> "Batches | None":
+        """Batches from number `offset` on, the plan's order being the epoch's; None if none is left."""
+        batches = self.frozen_batches
+        if 0 < len(batches) <= offset:
+            return None
+        ahead = max(2, math.ceil(self.buffer_size / self.num_workers)) if self.num_workers else None
+        loader = DataLoader(
+            self.dataset, batch_sampler=batches[offset:], collate_fn=self.collate_fn, num_workers=self.num_workers,
+            prefetch_factor=ahead, pin_memory=torch.cuda.is_available(),
+        )  # fmt: skip
+        return Batches(loader, start=offset, total=len(batches))
+
+    def close(self) -> None:
+        """Ends the processes that read this epoch's data, wherever it stands."""
+        if isinstance(self._cur_epoch_itr, Batches):
+            self._cur_epoch_itr.close()
 
     @property
     def update_freq(self) -> int:
@@ -119,6 +140,25 @@ class EpochBatches(iterators.EpochBatchIterator):
         batches = self._plan(self._order, self._read)
         self._frozen_batches = (*[batches[0][:0]] * self._start, *batches)
         super().load_state_dict({**state_dict, "iterations_in_epoch": self._start + offset})
+
+
+class Batches(iterators.CountingIterator):
+    """Batches of a loader, whose processes end with the last one.
+
+    Left to garbage collection they would live on into the next epoch, and then hold up the run for five seconds.
+    """
+
+    def __next__(self) -> Any:
+        batch = super().__next__()
+        if not self.has_next():
+            self.close()
+        return batch
+
+    def close(self) -> None:
+        """Ends the loader's processes."""
+        if hasattr(self._itr, "_shutdown_workers"):
+            self._itr._shutdown_workers()
+        self._itr = iter(())
 
 
 def rows_of_earlier_version(state: dict[str, Any]) -> None:

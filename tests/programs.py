@@ -1,40 +1,134 @@
-"""Programs as users start them, in processes of their own: one or several, to their end or killed on the way."""
+"""Programs as users start them, in processes of their own: one or several, to their end or killed on the way.
 
+Starting Python and importing its packages takes longer than most of these runs do. Processes are therefore forked from
+one that has imported them and done nothing else (`tests/imported.py`); `torchrun=True` starts them as users do.
+"""
+
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
+forks: Any = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(["tests.imported"])
 
 
-def start(program: str | Path, *args: object, processes: int = 1, **env: str) -> subprocess.Popen[str]:
+class Running:
+    """The processes of a program, and what they have written."""
+
+    def __init__(self, processes: list[Any], output: Path) -> None:
+        self.processes, self._output = processes, output
+        self.pid: int = processes[0].pid
+
+    @property
+    def returncode(self) -> int | None:
+        """What the first that failed ended with, 0 when all have ended, None until then."""
+        codes = [process.exitcode for process in self.processes]
+        failed = [code for code in codes if code]
+        return failed[0] if failed else None if None in codes else 0
+
+    def poll(self) -> int | None:
+        """As `returncode`."""
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal to all that run."""
+        for process in self.processes:
+            if process.exitcode is None:
+                os.kill(process.pid, number)
+
+    def communicate(self, timeout: float = 300) -> tuple[str, None]:
+        """What all have written when they have ended; after a failure the others are ended, as torchrun does."""
+        deadline, told = time.monotonic() + timeout, False
+        while running := [process.sentinel for process in self.processes if process.exitcode is None]:
+            if self.returncode and not told:
+                time.sleep(1)
+                self.send_signal(signal.SIGTERM)
+                told = True
+            wait(running, timeout=1)
+            if time.monotonic() > deadline:
+                self.send_signal(signal.SIGKILL)
+                raise subprocess.TimeoutExpired("program", timeout, self._output.read_bytes())
+        for process in self.processes:
+            process.join()
+        return self._output.read_text(errors="replace"), None
+
+
+def start(
+    program: str | Path, *args: object, processes: int = 1, torchrun: bool = False, **env: str
+) -> "Running | subprocess.Popen[str]":
     """A running program; a relative path is the repository's, `env` is added to the environment."""
-    launcher = [sys.executable]
+    argv, env = [str(ROOT / program), *map(str, args)], {**os.environ, "OMP_NUM_THREADS": "1", **env}
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    if torchrun:
+        launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+        return subprocess.Popen(
+            [sys.executable, *launcher, *argv],
+            cwd=ROOT,
+            env=env,
+            # A suite in the background of a script ignores Ctrl-C, and what it starts would as well.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    group: dict[str, str] = {}
     if processes > 1:
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
-        launcher += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
-    return subprocess.Popen(
-        [*launcher, str(ROOT / program), *map(str, args)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-        # A suite in the background of a script ignores Ctrl-C, and what it starts would as well.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+        group = {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    descriptor, name = tempfile.mkstemp(prefix="ofa_test_")
+    os.close(descriptor)
+    started = []
+    for rank in range(processes):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if group else {}
+        started.append(forks.Process(target=_run_program, args=(argv, {**env, **group, **own}, name)))
+        started[-1].start()
+    return Running(started, Path(name))
 
 
-def run(program: str | Path, *args: object, processes: int = 1, code: int = 0, **env: str) -> str:
+def _run_program(argv: list[str], env: dict[str, str], output: str) -> None:
+    """In a forked process: what the interpreter does with a program."""
+    import atexit
+    import runpy
+    import traceback
+
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(ROOT)
+    with open(output, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    sys.argv[:], sys.path[0] = argv, str(Path(argv[0]).parent)
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(1)
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+
+
+def run(
+    program: str | Path, *args: object, processes: int = 1, code: int = 0, torchrun: bool = False, **env: str
+) -> str:
     """Output of a finished program, which must succeed (`code` 0) or fail."""
-    process = start(program, *args, processes=processes, **env)
+    process = start(program, *args, processes=processes, torchrun=torchrun, **env)
     output = process.communicate(timeout=300)[0]
     assert (process.returncode == 0) == (code == 0), output[-3000:]
     return output
@@ -47,7 +141,8 @@ def kill_after(file: Path, program: str | Path, *args: object, processes: int = 
     while not file.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     appeared = file.exists()
-    for pid in (process.pid, *_descendants(process.pid)):  # each rank leads a session: there is no common group
+    first = [one.pid for one in getattr(process, "processes", [process])]
+    for pid in [*first, *(child for one in first for child in _descendants(one))]:
         os.kill(pid, signal.SIGKILL)
     output = process.communicate(timeout=60)[0]  # ends when no process is left that could write
     assert appeared, output[-3000:]

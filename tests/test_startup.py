@@ -140,9 +140,9 @@ def test_command_lines_without_the_plugin_need_no_torch(program: str, code: int,
 # One update: torch imports its compiler for the first optimizer.
 UPDATE = """
 import torch
-from fairseq.optim.adam import Adam
+from ofa_module.engine.optimizers import FusedAdam
 weight = torch.nn.Parameter(torch.ones(2))
-optimizer = Adam([weight])
+optimizer = FusedAdam([weight], lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
 optimizer.zero_grad()
 weight.sum().backward()
 optimizer.step()
@@ -150,9 +150,9 @@ optimizer.load_state_dict(optimizer.state_dict())
 """
 
 
-@pytest.mark.parametrize("module", ["ofa_module.trainer", "evaluate", "models.predictor", "models.text_to_image"])
+@pytest.mark.parametrize("module", ["ofa_module.engine.loop", "evaluate", "models.predictor", "models.text_to_image"])
 def test_runs_import_what_they_need(module: str) -> None:
-    update = UPDATE if module == "ofa_module.trainer" else ""
+    update = UPDATE if module == "ofa_module.engine.loop" else ""
     script = f"import json, sys\nimport {module}\n{update}\nprint(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

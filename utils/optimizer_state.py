@@ -16,6 +16,8 @@ from utils.errors import UserError
 FORMER_CRITERIONS = {
     name: f"{name}Criterion" for name in ("AdjustLabelSmoothedCrossEntropy", "AdjustLabelSmoothedEncouragingLoss")
 }
+# Half-precision wrappers of the original's, whose state is that of the optimizer inside.
+PLAIN = {"FP16Optimizer": "FairseqAdam", "MemoryEfficientFP16Optimizer": "FairseqAdam", "AMPOptimizer": "FairseqAdam"}
 RESET = "pass --reset-optimizer to start with a new one"
 
 
@@ -27,7 +29,7 @@ def rename_criterions(history: Sequence[dict[str, Any]]) -> None:
 
 
 def fit(optimizer: Mapping[str, Any], weights: Mapping[str, Tensor], model: nn.Module, source: str) -> dict[str, Any]:
-    """The state for `model`: slot i, or its part of flat vectors, belongs to the i-th parameter that is trained.
+    """The state for `model`: slot i belongs to the i-th parameter that is trained.
 
     Args:
         optimizer: "state" (slot -> name -> tensor or number) and "param_groups", as PyTorch writes them, with a slot
@@ -48,8 +50,9 @@ def fit(optimizer: Mapping[str, Any], weights: Mapping[str, Tensor], model: nn.M
             raise UserError(f"The optimizer of {source} is for {name} of shape {stored}, here it is {own}: {RESET}.")
     theirs = list(order)
     if len(slots) == 1 < len(ours):
-        state = {slots[0]: _flat(optimizer["state"].get(slots[0], {}), theirs, ours, shapes, source)}
-        return {**optimizer, "state": state}
+        groups = [{**group, "params": list(range(len(ours)))} for group in optimizer["param_groups"]]
+        state = _split(optimizer["state"].get(slots[0]), theirs, ours, shapes, source)
+        return {**optimizer, "state": state, "param_groups": groups}
     if len(slots) != len(ours):
         raise UserError(
             f"The optimizer of {source} trains {len(slots)} parameters, this run {len(ours)}: freeze the same ones "
@@ -87,28 +90,32 @@ def _order_of(weights: Mapping[str, Tensor], model: nn.Module, ours: Sequence[st
     return order
 
 
-def _flat(
-    slot: Mapping[str, Any],
+def _split(
+    slot: Mapping[str, Any] | None,
     theirs: Sequence[str],
     ours: Sequence[str],
     shapes: Mapping[str, torch.Size],
     source: str,
-) -> dict[str, Any]:
-    """A slot of vectors that hold all parameters, put in our order; numbers stay."""
+) -> dict[int, dict[str, Any]]:
+    """A slot for each of our parameters from one of vectors that hold all of them; numbers are every parameter's."""
+    if slot is None:
+        return {}
     sizes = [shapes[name].numel() for name in theirs]
-    fitted = {}
+    state: dict[int, dict[str, Any]] = {number: {} for number in range(len(ours))}
+    number_of = {name: number for number, name in enumerate(ours)}
     for key, value in slot.items():
         if not isinstance(value, Tensor) or value.dim() == 0:
-            fitted[key] = value
+            for own in state.values():
+                own[key] = value
             continue
         if value.shape != (sum(sizes),):
             raise UserError(
                 f"The optimizer of {source} trains {value.numel()} weights, this run {sum(sizes)}: freeze the same "
                 f"parameters (--freeze-encoder-embedding, --freeze-resnet), or {RESET}."
             )
-        parts = dict(zip(theirs, value.split(sizes), strict=True))
-        fitted[key] = value if theirs == ours else torch.cat([parts[name] for name in ours])
-    return fitted
+        for name, part in zip(theirs, value.split(sizes), strict=True):
+            state[number_of[name]][key] = part.view(shapes[name])
+    return state
 
 
 def _check_shapes(slot: Mapping[str, Any], name: str, shape: torch.Size, source: str) -> None:

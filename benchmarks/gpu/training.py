@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import train
 from benchmarks.gpu import measure
 from models.fairseq_ofa import FairseqOFA
-from ofa_module.trainer import OFATrainer
+from ofa_module.engine.trainer import OFATrainer
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests/golden/tsv/caption"

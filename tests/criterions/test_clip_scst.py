@@ -11,7 +11,7 @@ from fairseq.logging import metrics
 import train
 from models.clip import CLIP
 from models.vqgan import VQGAN, to_pil
-from ofa_module.trainer import OFATrainer
+from ofa_module.engine.trainer import OFATrainer
 from tests.tasks.image_gen_world import ARGS, CAPTIONS, CODES, COUNT, FIRST, write_world
 from utils.errors import UserError
 

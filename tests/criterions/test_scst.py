@@ -12,7 +12,7 @@ from fairseq.logging import metrics
 import train
 from criterions.scst import ScstRewardCriterion
 from metrics.cider import CiderD, reward_text
-from ofa_module.trainer import OFATrainer
+from ofa_module.engine.trainer import OFATrainer
 from utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_vocabulary")

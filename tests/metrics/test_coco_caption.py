@@ -35,8 +35,11 @@ def coco(references: list[list[str]]) -> dict[str, Any]:
     return {"images": [], "annotations": records}
 
 
+pytestmark = pytest.mark.java
+
+
 @pytest.fixture
-def no_java(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_java(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
 
 
@@ -78,7 +81,7 @@ def test_tokens_do_not_shift_between_captions() -> None:
         assert coco_java.tokenize(grouped) == {"7": ["two dogs run", ""], "8": ["caf\xe9 at 5 o'clock"]}
 
 
-@pytest.mark.usefixtures("no_java")
+@pytest.mark.usefixtures("without_java")
 def test_without_java_own_cider_is_computed(caplog: pytest.LogCaptureFixture) -> None:
     golden = REWARDS["corpus_mode"]
     captions = [text.capitalize() + "." for text in golden["hypotheses"]]
@@ -115,14 +118,14 @@ def test_broken_java_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
         score_captions(predictions(["a dog"]), coco([["a dog"]]))
 
 
-@pytest.mark.usefixtures("no_java")
+@pytest.mark.usefixtures("without_java")
 def test_integer_ids_match_string_ids() -> None:
     annotations = {"annotations": [{"image_id": i, "caption": f"dog {i}"} for i in range(3)]}
     scores = score_captions(predictions(["dog 0", "dog 1", "dog 2"]), annotations)
     assert scores[NO_JAVA_KEY] > 0
 
 
-@pytest.mark.usefixtures("no_java")
+@pytest.mark.usefixtures("without_java")
 @pytest.mark.parametrize(
     "result, annotations, message",
     [
@@ -153,7 +156,7 @@ def files(tmp_path: Path) -> tuple[str, str]:
     return str(paths[0]), str(paths[1])
 
 
-@pytest.mark.usefixtures("no_java")
+@pytest.mark.usefixtures("without_java")
 def test_command_line_prints_or_writes(
     files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,7 +177,7 @@ def test_other_argument_counts_are_usage_errors(count: int, capsys: pytest.Captu
     assert "usage: python -m metrics.coco_caption" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("no_java")
+@pytest.mark.usefixtures("without_java")
 @pytest.mark.parametrize(
     "broken, content, message",
     [
@@ -199,7 +202,7 @@ def test_command_line_says_what_is_wrong(
     assert message in captured.err and captured.err.count("\n") == 1
 
 
-@pytest.mark.usefixtures("no_java")
+@pytest.mark.usefixtures("without_java")
 def test_unwritable_output_is_named(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([*files, "/nonexistent/out.json"])

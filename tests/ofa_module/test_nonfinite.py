@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,11 +10,10 @@ import torch
 from fairseq import tasks
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import metrics
-from fairseq.tasks import FairseqTask
 
 import train
+from ofa_module.engine.trainer import OFATrainer
 from ofa_module.nonfinite import FILE
-from ofa_module.trainer import OFATrainer
 from tests.programs import ROOT, run
 from utils.errors import UserError
 
@@ -23,7 +21,7 @@ FLAGS = [
     str(ROOT / "tests/golden/tsv/caption/caption_train.tsv"), "--task=caption", "--arch=ofa_demo",
     "--criterion=adjust_label_smoothed_cross_entropy", "--label-smoothing=0.1", "--optimizer=adam", "--lr=1e-3",
     "--clip-norm=1.0", "--dropout=0.1", "--selected-cols=0,4,2", f"--bpe-dir={ROOT}/utils/BPE", "--max-epoch=1",
-    "--batch-size=2", "--store-ema", "--ema-decay=0.9", "--lr-scheduler=polynomial_decay",
+    "--image-bucket-size=8", "--batch-size=2", "--store-ema", "--ema-decay=0.9", "--lr-scheduler=polynomial_decay",
 ]  # fmt: skip
 
 
@@ -152,32 +150,30 @@ def text(seed, **more):
     return sample
 
 
-@pytest.fixture
-def on_cpu(task, monkeypatch):
-    """What float16 training does on a GPU only."""
-    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)
-    monkeypatch.setattr(task, "train_step", partial(FairseqTask.train_step, task))
+FLOAT16 = ["--fp16", "--fp16-scale-window=100"]
+WHOLE = [*FLOAT16, "--memory-efficient-fp16"]
 
 
-FLOAT16 = ["--fp16", "--fp16-no-flatten-grads", "--fp16-scale-window=100"]
-
-
-def test_float16_overflow_only_lowers_the_loss_scale(task, on_cpu, tmp_path):
-    trainer = make_trainer(task, tmp_path, *FLOAT16, f"--fp16-init-scale={2**17}")
+@pytest.mark.parametrize("flags, fits", [(FLOAT16, 2**14), (WHOLE, 2**14)], ids=["autocast", "whole"])
+def test_float16_overflow_only_lowers_the_loss_scale(flags, fits, task, tmp_path):
+    trainer = make_trainer(task, tmp_path, *flags, f"--fp16-init-scale={2**17}")
+    before = everything(trainer)
     for seed in range(1, 20):
         if trainer.train_step([text(seed)]) is not None:
             break
-    assert trainer.get_num_updates() == 1 and trainer.optimizer.scaler.loss_scale == 2**14
+        assert_same(before, everything(trainer))
+    assert trainer.get_num_updates() == 1 and trainer.scaler.loss_scale == fits
     assert not (tmp_path / FILE).exists()
 
 
-def test_float16_loss_that_is_not_finite_leaves_the_loss_scale(task, on_cpu, tmp_path):
-    trainer = make_trainer(task, tmp_path, *FLOAT16, "--fp16-init-scale=4")
+@pytest.mark.parametrize("flags", [FLOAT16, WHOLE], ids=["autocast", "whole"])
+def test_float16_loss_that_is_not_finite_leaves_the_loss_scale(flags, task, tmp_path):
+    trainer = make_trainer(task, tmp_path, *flags, "--fp16-init-scale=4")
     trainer.train_step([text(1)])
     before = everything(trainer)
     assert trainer.train_step([text(2, conf=torch.tensor([torch.nan, 1]))]) is None
     assert_same(before, everything(trainer))
-    assert trainer.optimizer.scaler.loss_scale == 4 and lines(tmp_path)[0]["ids"] == ["2a", "2b"]
+    assert trainer.scaler.loss_scale == 4 and lines(tmp_path)[0]["ids"] == ["2a", "2b"]
     assert trainer.train_step([text(3)]) is not None and trainer.get_num_updates() == 2
 
 

@@ -5,8 +5,10 @@ import random
 
 import pytest
 import torch
+from fairseq.optim.adam import Adam
 
-from ofa_module.trainer import OFATrainer
+from ofa_module.engine.optimizers import FusedAdam
+from ofa_module.engine.trainer import OFATrainer
 from tests.ofa_module.test_trainer import BATCHES, batch, make_trainer
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
@@ -100,8 +102,9 @@ def test_a_file_in_another_order_goes_on_to_the_same_bits(tmp_path):
     first = trainer_of(tmp_path)
     for _ in range(2):
         first.train_step([batch(*BATCHES[0])])
-    first.consolidate_optimizer()
-    first.save_checkpoint(str(tmp_path / "ours.pt"), {"train_iterator": ITERATOR, "val_loss": None})
+    state = first.state_dict()
+    state["extra_state"] |= {"train_iterator": ITERATOR, "val_loss": None}
+    save_checkpoint(state, tmp_path / "ours.pt")
     reorder(tmp_path / "ours.pt", tmp_path / "earlier.pt", first)
     ends = []
     for name in ("ours.pt", "earlier.pt"):
@@ -125,7 +128,7 @@ def test_what_cannot_go_on_says_so(tmp_path):
     trainer.load_checkpoint(path, reset_optimizer=True)
     assert trainer.get_num_updates() == 0
     original_file(path, trainer, "ScstRewardCriterion")
-    with pytest.raises(UserError, match="Criterion does not match; please reset the optimizer .--reset-optimizer"):
+    with pytest.raises(UserError, match="its criterion is ScstRewardCriterion, this run's Adjust.*--reset-optimizer"):
         trainer.load_checkpoint(path)
 
 
@@ -136,11 +139,11 @@ def test_another_network_is_told_before_its_optimizer(tmp_path):
         trainer_of(tmp_path, "--encoder-layers=2").load_checkpoint(str(tmp_path / "a.pt"))
 
 
-def test_half_precision_in_another_form_is_told(tmp_path):
-    """One vector of all parameters (--fp16) does not go on in an optimizer that has a slot for each (--bf16)."""
+def test_half_precision_of_the_original_goes_on(tmp_path):
+    """--fp16 of the original keeps one vector of all parameters, in an optimizer of another name."""
     trainer = trainer_of(tmp_path, "--bf16")
     name = LOSSES["adjust_label_smoothed_cross_entropy"]
-    original_file(tmp_path / "a.pt", trainer, name)
+    written = original_file(tmp_path / "a.pt", trainer, name)
     content = load_checkpoint(tmp_path / "a.pt")
     saved = content["last_optimizer_state"]
     vectors = {
@@ -149,5 +152,43 @@ def test_half_precision_in_another_form_is_told(tmp_path):
     saved["state"], saved["param_groups"][0]["params"] = {0: {"step": 500, **vectors}}, [0]
     content["optimizer_history"][-1]["optimizer_name"] = "FP16Optimizer"
     save_checkpoint(content, tmp_path / "flat.pt")
-    with pytest.raises(UserError, match=r"flat.pt cannot be continued .*: pass --reset-optimizer"):
+    trainer.load_checkpoint(str(tmp_path / "flat.pt"))
+    restored = moments(trainer)
+    assert restored.keys() == written.keys()
+    for parameter, slot in written.items():
+        assert restored[parameter]["step"] == 500
+        for key in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(restored[parameter][key], slot[key]), parameter
+    trainer.train_step([batch(*BATCHES[0])])
+    assert trainer.get_num_updates() == 501
+    saved["state"][0]["exp_avg"] = saved["state"][0]["exp_avg"][1:]
+    save_checkpoint(content, tmp_path / "flat.pt")
+    with pytest.raises(UserError, match="trains .* weights, this run .*--reset-optimizer"):
         trainer.load_checkpoint(str(tmp_path / "flat.pt"))
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.37])
+def test_adam_is_that_of_fairseq(factor):
+    """Steps of parameters in several shapes and memory orders, one of which has no gradient at first."""
+    generator = torch.Generator().manual_seed(0)
+    options = dict(lr=0.01, betas=(0.9, 0.98), eps=1e-3, weight_decay=0.1)
+    shapes = [(3, 4), (5,), (2, 3, 2, 2)]
+    values = [torch.randn(shape, generator=generator) for shape in shapes]
+    values[2] = values[2].to(memory_format=torch.channels_last)
+    ours, theirs = ([torch.nn.Parameter(x.clone()) for x in values] for _ in range(2))
+    fused, stock = FusedAdam(ours, **options), Adam(theirs, **options)
+    for step in range(5):
+        for one, other in zip(ours, theirs, strict=True):
+            gradient = torch.randn(one.shape, generator=generator)
+            one.grad, other.grad = gradient.clone(), gradient * factor
+        if step < 2:
+            ours[1].grad = theirs[1].grad = None
+        fused.factor = factor
+        fused.step()
+        stock.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    for one, other in zip(fused.state_dict()["state"].values(), stock.state_dict()["state"].values(), strict=True):
+        assert one["step"] == other["step"]
+        torch.testing.assert_close([one["exp_avg"], one["exp_avg_sq"]], [other["exp_avg"], other["exp_avg_sq"]])
+    groups, stock_groups = (optimizer.state_dict()["param_groups"][0] for optimizer in (fused, stock))
+    assert {key: groups[key] for key in ("lr", "betas", "eps", "weight_decay", "amsgrad", "params")} == stock_groups

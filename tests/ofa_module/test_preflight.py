@@ -12,7 +12,7 @@ import torch
 import train
 from digits.__main__ import main as build_demo
 from ofa_module import preflight
-from ofa_module.trainer import OFATrainer
+from ofa_module.engine.trainer import OFATrainer
 from tasks.caption import CaptionTask
 from tests.programs import ROOT, start
 
@@ -21,7 +21,7 @@ ARGS = [
     "--criterion=adjust_label_smoothed_cross_entropy", "--selected-cols=0,4,2", "--patch-image-size=48",
     "--code-dict-size=0", "--num-bins=0", "--optimizer=adam", "--lr=1e-3", "--lr-scheduler=polynomial_decay",
     "--warmup-ratio=0.1", "--batch-size=6", "--max-epoch=1", "--no-epoch-checkpoints", "--log-format=simple",
-    "--num-workers=0",
+    "--num-workers=0", "--image-bucket-size=8",
 ]  # fmt: skip
 CIDER = ["--eval-cider", '--eval-args={"beam":2,"max_len_b":4}', "--best-checkpoint-metric=cider"]
 
@@ -131,7 +131,7 @@ def test_checks_leave_no_trace(data, tmp_path, monkeypatch):
     more = [*CIDER, "--store-ema", "--ema-decay=0.5"]
     train.main(argv(data, tmp_path / "checked", *more))
     for name in ("check_validation", "check_room"):
-        monkeypatch.setattr(f"ofa_module.trainer.{name}", lambda trainer: None)
+        monkeypatch.setattr(f"ofa_module.engine.loop.{name}", lambda trainer: None)
     train.main(argv(data, tmp_path / "unchecked", *more))
     first, second = (
         torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True) for name in ("checked", "unchecked")
@@ -161,7 +161,7 @@ def test_a_finished_run_says_so_and_names_what_differs(data, tmp_path, updates, 
 
 def test_the_rate_decays_to_the_end_of_a_run_with_other_settings(data, tmp_path, monkeypatch, capsys):
     """3 epochs of 12 rows, in updates of 2, 6 and 3 rows: each time done and left make up the total."""
-    monkeypatch.setattr("ofa_module.trainer.check_validation", lambda trainer: None)
+    monkeypatch.setattr("ofa_module.engine.loop.check_validation", lambda trainer: None)
     more = ["--max-epoch=3", "--disable-validation", "--save-interval-updates=1"]
 
     def steps(*flags):

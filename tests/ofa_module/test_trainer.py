@@ -7,11 +7,10 @@ import pytest
 import torch
 from fairseq import tasks
 from fairseq.logging import metrics
-from fairseq.trainer import Trainer
 
 import train
 from data.sample import DAMAGED
-from ofa_module.trainer import OFATrainer
+from ofa_module.engine.trainer import OFATrainer
 from utils.checkpoint import save_checkpoint, without_history
 
 BATCHES = [(700, [9, 6, 7], [8, 5, 6], 64), (701, [5, 10], [4, 9], 64)]
@@ -167,7 +166,7 @@ def test_the_rate_decays_over_the_updates_of_the_original(flags, total, warmup, 
     options = [*SMALL, "--max-epoch=4", "--update-freq=1", *flags]
     trainer, _ = make_trainer(options, tmp_path, data)
     trainer._train_batches, trainer._epoch = 5, SimpleNamespace(changed=False, more_updates=0)
-    with caplog.at_level("INFO", "ofa_module.trainer"):
+    with caplog.at_level("INFO", "ofa_module.engine.trainer"):
         trainer.lr_step(1)
         trainer.lr_step(2)
     (line,) = [record.getMessage() for record in caplog.records if "Total steps" in record.getMessage()]
@@ -181,7 +180,7 @@ def test_the_rate_decays_over_the_updates_of_the_original(flags, total, warmup, 
 
 def test_images_that_are_read_in_part_are_counted_and_the_first_are_named(monkeypatch, caplog):
     trainer = object.__new__(OFATrainer)
-    monkeypatch.setattr(Trainer, "_prepare_sample", lambda self, sample, is_dummy=False: (sample, is_dummy))
+    monkeypatch.setattr(trainer, "_on_device", lambda sample: sample)
     given = {"net_input": {}, "image_notes": [f"rows.tsv, line {n}: {DAMAGED}" for n in range(7)] + ["rows: turned"]}
     with metrics.aggregate(new_root=True) as found:
         for _ in range(3):
