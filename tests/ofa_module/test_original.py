@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from models.ofa import OFA, OFAConfig
 from models.predictor import describe
 from models.weights import load_model, model_config, save_model
-from tests.ofa_module.test_trainer import make_trainer
+from tests.ofa_module.engine.test_trainer import make_trainer
 from utils.checkpoint import load_checkpoint, save_checkpoint
 
 # The original's network fills in what is absent, in this order, after the function of the named size did; a file's

@@ -9,7 +9,7 @@ from fairseq.optim.adam import Adam
 
 from ofa_module.engine.optimizers import FusedAdam
 from ofa_module.engine.trainer import OFATrainer
-from tests.ofa_module.test_trainer import BATCHES, batch, make_trainer
+from tests.ofa_module.engine.test_trainer import BATCHES, batch, make_trainer
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 
