@@ -56,7 +56,7 @@ def parse_args(argv: Sequence[str]) -> DictConfig:
     cfg, flags = cli.parse(_parser, argv)
     with open_dict(cfg):
         cfg.training = {f.name: getattr(flags, f.name) for f in fields(TrainingFlags) if f.name != "_name"}
-    check_flags(_parser(), cfg, flags.given)
+    check_flags(_parser(), cfg, flags)
     return cfg
 
 

@@ -104,7 +104,7 @@ def _prepare_processes(cfg: DictConfig) -> None:
         if not torch.cuda.is_available():
             cfg.common.cpu = True
             distributed.distributed_backend = "gloo"
-            distributed.ddp_backend = "legacy_ddp"  # fairseq's call of PyTorch's DDP names a GPU
+            distributed.ddp_backend = "legacy_ddp"  # parameters without a gradient need no flag
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ:
             distributed.distributed_init_method = "env://"
             distributed.distributed_world_size = int(os.environ["WORLD_SIZE"])

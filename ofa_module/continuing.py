@@ -3,14 +3,11 @@
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from ofa_module.preflight import LAST
-
-if TYPE_CHECKING:
-    from ofa_module.engine.trainer import OFATrainer
 
 logger = logging.getLogger(__name__)
 # Groups of options that say what is learnt and how; and what of them does not matter to it.
@@ -56,7 +53,7 @@ def _plain(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
-def check_unfinished(trainer: "OFATrainer", next_epoch: int) -> None:
+def check_unfinished(trainer: Any, next_epoch: int) -> None:
     """Raises FinishedRun if --max-epoch, --max-update or --stop-time-hours is reached before the first update."""
     limits, updates = trainer.cfg.optimization, trainer.get_num_updates()
     hours = trainer.cumulative_training_time() / 3600

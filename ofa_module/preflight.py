@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +26,6 @@ from data.collate import without_skipped
 from data.validate import listed
 from utils.distributed import sum_over_ranks
 from utils.errors import UserError
-
-if TYPE_CHECKING:
-    from ofa_module.engine.trainer import OFATrainer
 
 logger = logging.getLogger(__name__)
 LAST = "checkpoint_last.pt"  # fairseq's default of --restore-file: of the save folder, where it need not exist
@@ -106,7 +103,7 @@ def _check_writable(flag: str, folder: Path) -> None:
         raise UserError(f"Cannot write to {flag}={folder} ({error.strerror}): choose another folder.") from error
 
 
-def check_room(trainer: "OFATrainer") -> None:
+def check_room(trainer: Any) -> None:
     """Raises UserError if the disk has no room for one checkpoint beside those that are there."""
     cfg = trainer.cfg.checkpoint
     if cfg.no_save or not trainer.is_data_parallel_master:
@@ -119,7 +116,7 @@ def check_room(trainer: "OFATrainer") -> None:
         )
 
 
-def checkpoint_bytes(trainer: "OFATrainer") -> int:
+def checkpoint_bytes(trainer: Any) -> int:
     """Size of a checkpoint: weights, their average, and the optimiser's state, which the first update makes."""
     weights, ema = _bytes(trainer.get_model().state_dict()), trainer.cfg.ema
     total = weights + ema.store_ema * weights  # `trainer.ema` would begin the average here, not at the first update
@@ -137,7 +134,7 @@ def _bytes(state: dict[str, Any]) -> int:
     return sum(x.numel() * x.element_size() for x in tensors.values())
 
 
-def check_validation(trainer: "OFATrainer") -> None:
+def check_validation(trainer: Any) -> None:
     """Raises UserError if validation, tried on one batch of each subset, does not log what chooses the best checkpoint.
 
     Whatever validation reads for the first time (document frequencies, networks that score) is read here, and each

@@ -17,7 +17,8 @@ TRAIN = [
     "--selected-cols=0,4,2", "--patch-image-size=48", "--code-dict-size=0", "--num-bins=0", "--optimizer=adam",
     "--lr=1e-3", "--lr-scheduler=polynomial_decay", "--warmup-ratio=0.1", "--clip-norm=1.0", "--dropout=0.1",
     "--encoder-drop-path-rate=0.1", "--max-epoch=2", "--log-format=simple", "--log-interval=1", "--scale-attn",
-    "--image-bucket-size=8", "--scale-fc", "--scale-heads", "--disable-entangle", "--keep-last-epochs=1", "--store-ema", "--ema-decay=0.9",
+    "--scale-fc", "--scale-heads", "--disable-entangle", "--keep-last-epochs=1", "--store-ema", "--ema-decay=0.9",
+    "--image-bucket-size=8",
 ]  # fmt: skip
 GENERATE = ["--task=caption", "--batch-size=5", "--beam=2", "--max-len-b=12", "--gen-subset=test"]
 

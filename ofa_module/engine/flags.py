@@ -1,7 +1,6 @@
 """Which of fairseq's flags training follows: the others are refused in a sentence instead of having no effect."""
 
 import argparse
-from collections.abc import Collection
 
 from omegaconf import DictConfig
 
@@ -29,7 +28,7 @@ WITHOUT_EFFECT = frozenset(
     "fp16_no_flatten_grads on_cpu_convert_precision all_gather_list_size fast_stat_sync heartbeat_timeout "
     "skip_invalid_size_inputs_valid_test required_batch_size_multiple required_seq_len_multiple dataset_impl "
     "ignore_unused_valid_subsets grouped_shuffling update_epoch_batch_itr write_checkpoints_asynchronously "
-    "use_plasma_view plasma_path bpe tokenizer scoring suppress_crashes reset_logging use_old_adam".split()
+    "use_plasma_view plasma_path bpe tokenizer scoring suppress_crashes reset_logging".split()
 )
 ADVICE = {
     "tpu": "pass --bf16 on a CPU or GPU",
@@ -44,13 +43,12 @@ ADVICE = {
 DDP_BACKENDS = ("c10d", "pytorch_ddp", "legacy_ddp", "no_c10d")
 
 
-def check_flags(parser: argparse.ArgumentParser, cfg: DictConfig, given: Collection[str]) -> None:
+def check_flags(parser: argparse.ArgumentParser, cfg: DictConfig, flags: argparse.Namespace) -> None:
     """Ends the program with a sentence at the first flag of the command line that training would not follow."""
-    for name in sorted(given):
+    for name in sorted(flags.given):
         of_group = any(isinstance(cfg.get(group), DictConfig) and name in cfg[group] for group in GROUPS)
         if name in ADVICE or not (of_group or name in FOLLOWED or name in WITHOUT_EFFECT):
             flag = f"--{name.replace('_', '-')}"
             parser.error(f"{flag} is not supported by train.py: {ADVICE.get(name, 'leave it out')}.")
-    backend = cfg.distributed_training.ddp_backend
-    if backend not in DDP_BACKENDS:
-        parser.error(f"--ddp-backend={backend} is not supported by train.py: pass --ddp-backend=pytorch_ddp.")
+    if flags.ddp_backend not in DDP_BACKENDS:
+        parser.error(f"--ddp-backend={flags.ddp_backend} is not supported by train.py: pass --ddp-backend=pytorch_ddp.")

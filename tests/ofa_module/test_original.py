@@ -45,7 +45,6 @@ def fill_in(args, options):
 def file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("file")
     trainer, _ = make_trainer(ARGS, folder, DATA)
-    trainer.consolidate_optimizer()
     save_checkpoint(trainer.state_dict() | {"extra_state": {"train_iterator": {"epoch": 1}}}, folder / "ours.pt")
     return folder / "ours.pt"
 

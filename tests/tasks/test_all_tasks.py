@@ -39,15 +39,7 @@ TASKS = {
         for name in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2")
     },
 }  # fmt: skip
-QUICK = [
-    "--max-epoch=1",
-    "--max-update=2",
-    "--batch-size=4",
-    "--update-freq=1",
-    "--log-interval=1",
-    "--image-bucket-size=8",
-    "--cpu",
-]
+QUICK = ["--max-epoch=1", "--max-update=2", "--batch-size=4", "--update-freq=1", "--log-interval=1", "--cpu"]
 METRICS = {
     "caption": "cider", "vqa_gen": "vqa_score", "snli_ve": "snli_score", "gigaword": "rougeL_f1", "cola": "mcc",
     "refcoco": "score", "image_classify": "score",

@@ -71,16 +71,13 @@ def test_moments_arrive_at_their_parameters(order, flat, frozen):
     model = build(**frozen)
     weights, saved = file_of(model, order, flat)
     fitted = fit(saved, weights, model, "c.pt")
-    assert fitted["param_groups"] == saved["param_groups"] and fitted["loss_scale"] == 128.0
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups = [{**saved["param_groups"][0], "params": list(range(len(named)))}]
+    assert fitted["param_groups"] == groups and fitted["loss_scale"] == 128.0
     for kind, key in ((0, "exp_avg"), (0.5, "exp_avg_sq")):
-        if flat:
-            parts = fitted["state"][0][key].split([p.numel() for _, p in named])
-        else:
-            parts = [fitted["state"][number][key] for number in range(len(named))]
-        assert len(parts) == len(named)
-        for part, (name, p) in zip(parts, named, strict=True):
-            assert torch.equal(part.view(p.shape), moment(name, p.shape, kind)), name
+        assert list(fitted["state"]) == list(range(len(named)))
+        for slot, (name, p) in zip(fitted["state"].values(), named, strict=True):
+            assert torch.equal(slot[key], moment(name, p.shape, kind)) and slot["step"] == 7, name
 
 
 def test_slots_of_another_order_would_be_of_other_shapes():

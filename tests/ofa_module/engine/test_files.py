@@ -18,7 +18,12 @@ ARGV = (
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
     """Saves under the given flags, for (epoch, updates, ends an epoch, score); gives the names that are there then."""
-    monkeypatch.setattr(files, "save_checkpoint", lambda state, path: path.write_text(str(state["updates"])))
+
+    def write(state, path):
+        path.unlink(missing_ok=True)
+        path.write_text(str(state["updates"]))
+
+    monkeypatch.setattr(files, "save_checkpoint", write)
 
     def save_all(flags, *saves):
         cfg = train.parse_args([*ARGV, f"--save-dir={tmp_path}", *flags]).checkpoint
