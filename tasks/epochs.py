@@ -148,6 +148,8 @@ class Batches(iterators.CountingIterator):
     Left to garbage collection they would live on into the next epoch, and then hold up the run for five seconds.
     """
 
+    _itr: Any
+
     def __next__(self) -> Any:
         batch = super().__next__()
         if not self.has_next():
