@@ -367,9 +367,9 @@ class VQGAN(nn.Module):
             if side == 0 or side * side != codes.size(1):
                 raise ValueError(f"{codes.size(1)} codes do not make a square image")
             codes = codes.unflatten(1, (side, side))
-        outside = codes[(codes < 0) | (codes >= self.config.n_embed)]
-        if len(outside):
-            raise ValueError(f"code {int(outside[0])} is outside 0..{self.config.n_embed - 1}")
+        outside = (codes < 0) | (codes >= self.config.n_embed)
+        if bool(outside.any()):
+            raise ValueError(f"code {int(codes[outside][0])} is outside 0..{self.config.n_embed - 1}")
         return self._pictures(self.quantize.embed(codes).permute(0, 3, 1, 2))
 
     def forward(self, images: Tensor, temperature: float = 1.0) -> VQGANOutput:

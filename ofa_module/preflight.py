@@ -31,6 +31,11 @@ logger = logging.getLogger(__name__)
 LAST = "checkpoint_last.pt"  # fairseq's default of --restore-file: of the save folder, where it need not exist
 RANDOM = "none"  # --restore-file=none asks for random weights
 LOCK = ".lock"
+# Options of tasks that name files or folders to read.
+FILES = (
+    "bpe_dir", "ans2label_file", "eval_cider_cached_tokens", "text_data", "image_data", "detection_data",
+    "image_gen_data", "neg_sample_dir", "vqgan_model_path", "vqgan_config_path", "clip_model_path",
+)  # fmt: skip
 MOMENTS = {"adam": 2, "adamax": 2, "nag": 1}  # tensors per parameter in an optimiser's state
 CHECK_SECONDS = 10.0  # spent at most on the rows of a validation file, and as much on training's unknown words
 WORD_ROWS = 1000  # training rows whose words are looked at
@@ -59,6 +64,34 @@ def check_start(cfg: DictConfig) -> None:
     if cfg.finetune_from_model is not None and (resets or cfg.restore_file != LAST):
         other = "--restore-file" if not resets else f"--reset-{resets[0].replace('_', '-')}"
         raise UserError(f"--finetune-from-model and {other} exclude each other: leave one of them out.")
+
+
+def check_files(cfg: DictConfig) -> None:
+    """Raises UserError if more than one file that the run reads is missing: with all of them, before any is read.
+
+    A single one is named by what reads it, which knows more about it.
+    """
+    task, given = cfg.task, cfg.checkpoint
+    options = {name: task.get(name) for name in FILES if name in task}
+    if not task.get("eval_cider"):
+        options.pop("eval_cider_cached_tokens", None)
+    paths = {f"--{name.replace('_', '-')}": value for name, value in options.items() if value}
+    paths |= {"--resnet-model-path": cfg.model.get("resnet_model_path")}
+    if given.restore_file not in (LAST, RANDOM):
+        paths["--restore-file"] = given.restore_file
+    elif not os.path.isfile(os.path.join(given.save_dir, LAST)):
+        paths["--finetune-from-model"] = given.finetune_from_model
+    missing = [f"{path} (data)" for path in dict.fromkeys((task.data or "").split(",")) if path and not _is_there(path)]
+    missing += [f"{path} ({flag})" for flag, path in paths.items() if path and not _is_there(path)]
+    if len(missing) > 1:
+        raise UserError(
+            f"{len(missing)} files are missing: {', '.join(missing)}; correct the paths, or get the files as "
+            "dataset/README.md and checkpoints/README.md say."
+        )
+
+
+def _is_there(path: str) -> bool:
+    return os.path.exists(os.path.expanduser(path))
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class Decoder(PositionTables):
             x = torch.where(pick[..., 0], x_code, x)
             self_biases = [torch.where(pick, c, t) for c, t in zip(code_biases, self_biases, strict=True)]
             cross_bias = torch.where(pick, code_cross_bias, cross_bias)
-        padding = enc.padding_mask if bool(enc.padding_mask.any()) else None
+        padding = enc.padding()
         x = F.dropout(x, self.dropout, self.training)
         for layer, self_bias in zip(self.layers, self_biases, strict=True):
             memory = layer.memory(enc.out, padding)
@@ -76,7 +76,7 @@ class Decoder(PositionTables):
 
     def start(self, enc: EncoderOutput, groups: int, capacity: int, code: bool = False) -> DecoderState:
         """State for decoding up to `capacity` positions of `groups` rows per sample, step by step."""
-        padding = enc.padding_mask if bool(enc.padding_mask.any()) else None
+        padding = enc.padding()
         memory = [layer.memory(enc.out, padding) for layer in self.layers]
         rows, head_dim = enc.out.size(0) * groups, enc.out.size(2) // self.heads
         like = memory[0][0]

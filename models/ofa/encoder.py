@@ -23,16 +23,26 @@ class EncoderOutput:
     Attributes:
         out: (B, S, C). padding_mask: (B, S), True = padding.
         positions: normalised position embeddings (1 or B, S, C); 1 when all samples have the same positions.
+        padded: whether any position is padding; None if nobody has asked yet, which is a wait for the device.
     """
 
     out: Tensor
     padding_mask: Tensor
     positions: Tensor
+    padded: bool | None = None
+
+    def padding(self) -> Tensor | None:
+        """The padding mask, or None if nothing is padding."""
+        if self.padded is None:
+            self.padded = bool(self.padding_mask.any())
+        return self.padding_mask if self.padded else None
 
     def select(self, samples: Tensor) -> "EncoderOutput":
         """The output of some samples (1-D indices), in that order."""
         positions = self.positions if self.positions.size(0) == 1 else self.positions.index_select(0, samples)
-        return EncoderOutput(self.out.index_select(0, samples), self.padding_mask.index_select(0, samples), positions)
+        padded = None if self.padded else self.padded  # of some samples: not if it is not of all
+        mask = self.padding_mask.index_select(0, samples)
+        return EncoderOutput(self.out.index_select(0, samples), mask, positions, padded)
 
 
 class Encoder(EncoderEmbedding):
@@ -78,7 +88,7 @@ class Encoder(EncoderEmbedding):
         biases, positions = self._biases(images, src_tokens.size(1))
         for layer, bias in zip(self.layers, biases, strict=True):
             x = self._run(layer, x, bias, padding)
-        return EncoderOutput(self.layer_norm(x), padding_mask, positions)
+        return EncoderOutput(self.layer_norm(x), padding_mask, positions, padding is not None)
 
     def _run(self, layer: nn.Module, x: Tensor, bias: Tensor, padding: Tensor | None) -> Tensor:
         return run_layer(layer, x, bias, padding, recompute=self.recompute, offload=self.offload)

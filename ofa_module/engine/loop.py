@@ -19,7 +19,14 @@ from ofa_module.continuing import FinishedRun, check_unfinished
 from ofa_module.engine import log
 from ofa_module.engine.files import Checkpoints
 from ofa_module.engine.trainer import OFATrainer
-from ofa_module.preflight import check_room, check_start, check_validation, locked_folder, warn_of_unknown_words
+from ofa_module.preflight import (
+    check_files,
+    check_room,
+    check_start,
+    check_validation,
+    locked_folder,
+    warn_of_unknown_words,
+)
 from utils.checkpoint import SAFE_GLOBALS
 
 logger = logging.getLogger(__name__)
@@ -27,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 def train(cfg: DictConfig) -> None:
     """Trains as the configuration of `train.parse_args` says; UserError for what cannot be."""
+    check_files(cfg)
     check_start(cfg.checkpoint)
     # Processes hand checkpoints on to each other through the same safe reader.
     torch.serialization.add_safe_globals([distributed_utils._TensorPlaceholder, *SAFE_GLOBALS])

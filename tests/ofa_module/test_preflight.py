@@ -104,6 +104,15 @@ def test_rows_of_the_validation_file(data, tmp_path, refused):
     assert "silent.tsv has no references" in refused(argv(tmp_path, tmp_path, *CIDER, valid="silent.tsv"))
 
 
+def test_all_missing_files_are_named_at_once(data, tmp_path, refused):
+    files = f"{data}/caption_stage1_train.tsv,/nowhere/val.tsv"
+    more = ["--bpe-dir=/nowhere/BPE", "--restore-file=/nowhere/ofa.pt", "--eval-cider-cached-tokens=/nowhere/df.p"]
+    said = refused([files, *argv(data, tmp_path, *CIDER, *more)[1:]])
+    assert "4 files are missing: /nowhere/val.tsv (data), /nowhere/BPE (--bpe-dir), " in said
+    assert "/nowhere/df.p (--eval-cider-cached-tokens), /nowhere/ofa.pt (--restore-file)" in said
+    assert "4 files" not in refused([files, *argv(data, tmp_path)[1:]])  # one is named by its reader
+
+
 def test_folders_that_cannot_be_written(data, tmp_path, refused):
     (tmp_path / "file").touch()
     for flag in ("--save-dir", "--tensorboard-logdir"):

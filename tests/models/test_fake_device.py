@@ -1,0 +1,134 @@
+"""On a GPU that does not exist: shapes and devices are real, numbers are not, and every mix of devices raises.
+
+What has to know a number (a wait for the host on a real GPU) gets a stand-in, and is counted. Only forward passes and
+losses can run so: the backward pass asks for a CUDA context.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from criterions.linear_cross_entropy import linear_cross_entropy
+from criterions.losses import label_smoothed_cross_entropy
+from models.ofa import OFA, OFAConfig
+from models.vqgan import VQGAN, VQGANConfig
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+B, S, T = 2, 7, 5
+
+
+class StandIn(TorchDispatchMode):
+    """Answers what a tensor without numbers cannot, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "equal", "nonzero"):
+            self.asked[name] += 1
+            if name != "nonzero":
+                return True
+            return args[0].new_empty((args[0].numel(), args[0].dim()), dtype=torch.long)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def fake_gpu() -> Iterator[StandIn]:
+    """Inside, CUDA tensors can be made. What is made without a device is on the CPU, as it would be."""
+    with FakeTensorMode(), StandIn() as stand_in:
+        yield stand_in
+
+
+def build(make: Callable[[], nn.Module], dtype: torch.dtype = torch.float32) -> Any:
+    """A module on the GPU; its weights cannot be converted later."""
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("cuda"):
+            return make()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def network(dtype: torch.dtype, **options: Any) -> Any:
+    return build(lambda: OFA(OFAConfig.from_arch("ofa_demo", code_image_size=32, **options)), dtype)
+
+
+def inputs(dtype: torch.dtype) -> dict[str, Any]:
+    with torch.device("cuda"):
+        return {
+            "images": torch.zeros(B, 3, 48, 48, dtype=dtype), "flags": torch.ones(B, dtype=torch.bool),
+            "source": torch.ones(B, S, dtype=torch.long), "previous": torch.ones(B, T, dtype=torch.long),
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_network_takes_every_kind_of_input(dtype: torch.dtype, training: bool) -> None:
+    with fake_gpu():
+        given = inputs(dtype)
+        images, flags = given["images"], given["flags"]
+        for options, more in (
+            ({}, {}),
+            ({}, {"patch_images": images}),
+            ({}, {"patch_images": images, "patch_masks": flags, "sample_patch_num": 3}),
+            ({"num_images": 2}, {"patch_images": images, "patch_images_2": images}),
+            ({}, {"code_masks": flags}),
+            ({"entangle_position_embedding": True, "interpolate_position": True}, {"patch_images": images}),
+            ({"freeze_resnet": True, "encoder_drop_path_rate": 0.1}, {"patch_images": images}),
+        ):  # fmt: skip
+            model = network(dtype, **options).train(training)
+            logits = model(given["source"], given["previous"], **more)
+            assert logits.device.type == "cuda" and logits.dtype == dtype
+            assert logits.shape == (B, T, model.config.vocab_size)
+
+
+@pytest.mark.parametrize("autocast", [None, torch.float16, torch.bfloat16], ids=str)
+def test_the_losses(autocast: torch.dtype | None) -> None:
+    with fake_gpu(), torch.autocast("cuda", autocast or torch.float16, enabled=autocast is not None):
+        with torch.device("cuda"):
+            features, weight, conf = torch.zeros(B, T, 32), torch.zeros(90, 32), torch.ones(B)
+            target = torch.ones(B, T, dtype=torch.long)
+        common: dict[str, Any] = dict(pad=1, eos=2, epsilon=0.1)
+        for options in ({}, {"conf": conf}, {"drop_worst_ratio": 0.2}, {"ignore_eos": True, "ignore_prefix_size": 1}):
+            sums = linear_cross_entropy(features, weight, target, **common, **options)
+            assert sums.loss.device.type == "cuda" and sums.loss.dtype == torch.float32
+            sums = label_smoothed_cross_entropy(features @ weight.t(), target, **common, **options)
+            assert sums.loss.device.type == "cuda"
+
+
+def test_image_codes() -> None:
+    sizes: dict[str, Any] = dict(ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), resolution=16)
+    with fake_gpu() as stand_in:
+        model = build(lambda: VQGAN(VQGANConfig(**sizes)))
+        with torch.device("cuda"):
+            images = torch.zeros(B, 3, 16, 16)
+        assert model.encode(images).device.type == model(images).pictures.device.type == "cuda" and not stand_in.asked
+
+
+def test_a_mix_of_devices_would_be_noticed() -> None:
+    with fake_gpu():
+        given = inputs(torch.float32)
+        model = network(torch.float32)
+        with pytest.raises(RuntimeError, match="device"):
+            model(torch.ones(B, S, dtype=torch.long), given["previous"])
+
+
+def test_how_often_a_forward_pass_waits_for_the_host() -> None:
+    with fake_gpu() as stand_in:
+        model, given = network(torch.float32), inputs(torch.float32)
+        model(given["source"], given["previous"], patch_images=given["images"])
+        assert stand_in.asked == {"_local_scalar_dense": 1}  # whether anything is padding
+        stand_in.asked.clear()
+        with torch.device("cuda"):
+            features, weight = torch.zeros(B, T, 32), torch.zeros(90, 32)
+        linear_cross_entropy(features, weight, given["previous"], pad=1, eos=2, epsilon=0.1)
+        assert stand_in.asked == {"nonzero": 1}  # which tokens count
