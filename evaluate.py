@@ -85,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def evaluate(cfg: DictConfig) -> None:
     """Answers every row of the data file once, writes the answers and prints the scores."""
     evaluation_flags.check_given(cfg, cfg.given)
+    if (subset := cfg.dataset.gen_subset) in ("", ".", "..") or "/" in subset:
+        raise UserError(f"--gen-subset={subset} is part of file names: give a name such as test.")
     if cfg.evaluation.check_submission:
         check_submission(cfg)
         return

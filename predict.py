@@ -23,6 +23,7 @@ from tqdm import tqdm
 from data.items import Item, open_items
 from data.tasks import TASKS
 from utils.errors import UserError
+from utils.options import path_of, positive, seed
 from utils.record_file import RecordFile
 
 if TYPE_CHECKING:  # functions import what needs torch: a wrong command line shall not wait for it
@@ -157,13 +158,18 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     for sub in (answer, classify):
         sub.add_argument("--candidates", help="file of the answers to choose among (JSON, pickle, or one a line)")
     answer.add_argument("--free", action="store_true", help="any text may be the answer")
-    ground.add_argument("--n-best", type=_positive, default=1, help="boxes per phrase (default %(default)s)")
-    classify.add_argument("--top-k", type=_positive, default=5, help="classes per picture (default %(default)s)")
-    draw.add_argument("--n", type=_positive, default=1, help="pictures per caption (default %(default)s)")
+    ground.add_argument("--n-best", type=positive, default=1, help="boxes per phrase (default %(default)s)")
+    classify.add_argument("--top-k", type=positive, default=5, help="classes per picture (default %(default)s)")
+    draw.add_argument("--n", type=positive, default=1, help="pictures per caption (default %(default)s)")
     draw.add_argument("--vqgan", nargs=2, metavar=("CHECKPOINT", "YAML"), help="the VQGAN's last.ckpt and model.yaml")
-    draw.add_argument("--folder", type=Path, default=Path("drawings"), help="for the pictures (default %(default)s)")
-    draw.add_argument("--seed", type=int, default=7, help="of the draws (default %(default)s)")
-    return parser.parse_args(argv)
+    draw.add_argument("--folder", type=path_of, default=Path("drawings"), help="for the pictures (default %(default)s)")
+    draw.add_argument("--seed", type=seed, default=7, help="of the draws (default %(default)s)")
+    args = parser.parse_args(argv)
+    if getattr(args, "free", False) and args.candidates is not None:
+        parser.error("--free and --candidates exclude each other: leave one out.")
+    if getattr(args, "candidates", None) == "":
+        parser.error("--candidates is empty: name the file of the answers.")
+    return args
 
 
 def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> None:
@@ -171,12 +177,12 @@ def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> No
     kinds = "pictures, folders, .jsonl or .tsv files" if "image" in command.columns else ".jsonl, .tsv, .txt or a text"
     sub.add_argument("input", nargs=several, metavar="INPUT", help=kinds)
     sub.add_argument("--recursive", action="store_true", help="read folders with the folders in them")
-    sub.add_argument("--max-image-pixels", type=_positive, help="larger images are skipped (default: 2 ** 28)")
+    sub.add_argument("--max-image-pixels", type=positive, help="larger images are skipped (default: 2 ** 28)")
     sub.add_argument("--checkpoint", required=True, help="fairseq file, Hugging Face folder or safetensors file")
-    sub.add_argument("--output", type=Path, help="JSONL file to write, or to go on with (default: standard output)")
+    sub.add_argument("--output", type=path_of, help="JSONL file to write, or to go on with (default: standard output)")
     order = ",".join(command.columns)
     sub.add_argument("--selected-cols", help=f"columns of a TSV: {order} (default {command.selected})")
-    sub.add_argument("--batch-size", type=_positive, default=16, help="items computed at once (default %(default)s)")
+    sub.add_argument("--batch-size", type=positive, default=16, help="items computed at once (default %(default)s)")
     sub.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     sub.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default %(default)s)")
     sub.add_argument("--decoding", type=_json_object, default={}, help='generation options, e.g. {"beam": 1}')
@@ -186,16 +192,10 @@ def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> No
     )  # fmt: skip
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a positive integer")
-    return int(text)
-
-
 def _json_object(text: str) -> dict[str, Any]:
     try:
         return dict(json.loads(text).items())
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise argparse.ArgumentTypeError(f"{text!r} is no JSON object") from None
 
 
@@ -280,6 +280,8 @@ class _Run:
 
     def add(self, item: Item) -> None:
         """Takes an item up unless it is answered already or cannot be read."""
+        from data.text import has_words  # brings numpy, for which a wrong command line shall not wait
+
         own = self.number if item.id is None else item.id
         names = self.command.columns
         values: dict[str, Any] = {name: getattr(self.args, name, None) for name in names}
@@ -298,7 +300,9 @@ class _Run:
                 return
             if missing := [name for name in self.command.needed if values[name] is None]:
                 raise UserError(f"there is no {missing[0]!r}")
-            if any(isinstance(values[name], str) and not values[name].strip() for name in self.command.needed):
+            if any(
+                isinstance(values[n], str) and not has_words(values[n]) for n in self.command.needed if n != "image"
+            ):
                 raise UserError("the text has no words")
             if values.get("image") is not None:
                 values["image"] = self.predictor.read_image(values["image"])
@@ -365,6 +369,8 @@ class _Standard:
     ids: frozenset[Any] = frozenset()
 
     def __enter__(self) -> BinaryIO:
+        if sys.stdout is None:
+            raise UserError("Standard output is closed: name a file with --output.")
         return sys.stdout.buffer
 
     def __exit__(self, *_: object) -> None:

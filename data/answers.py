@@ -59,7 +59,7 @@ def read_answers(config: AnswerConfig) -> list[str]:
         raise UserError(f"{where} holds a blank answer (number {blank[0]}): remove it.")
     if half := [answer for answer in answers if not whole_characters(answer)]:
         raise UserError(f"{where} holds half of a surrogate pair in {quoted(half[0])}: correct the answer.")
-    if twice := [answer for answer, count in Counter(answers).items() if count > 1]:
+    if twice := [answer for answer, count in Counter(map(str.strip, answers)).items() if count > 1]:
         raise UserError(f"{where} holds the answer {quoted(twice[0])} twice: remove one.")
     return [str(answer) for answer in answers]
 
@@ -90,7 +90,12 @@ def _read_file(path: Path) -> list[Any]:
         raise UserError(f"{where} is neither a pickle nor UTF-8 text: save it as UTF-8.") from error
     if text.lstrip()[:1] in ("{", "["):
         return _parse_json(text, where)
-    return [line.strip() for line in text_lines(text) if line.strip()]
+    lines = [line.strip() for line in text_lines(text) if line.strip()]
+    if path.suffix.lower() == ".csv":
+        raise UserError(f"{where} is a table: write one answer a line, or a JSON list, in another file.")
+    if lines and all(len(line) > 1 and line[0] == line[-1] == '"' for line in lines):
+        raise UserError(f"{where} has quotes around every answer: write one answer a line without, or a JSON list.")
+    return lines
 
 
 def _parse_json(text: str, where: str) -> list[Any]:

@@ -100,6 +100,8 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
     def __init__(
         self, rows: TsvFile, vocab: Vocabulary, config: DataConfig, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
+        if config.max_image_pixels < 1:
+            raise UserError(f"--max-image-pixels {config.max_image_pixels}: choose at least 1.")
         check_format(rows, len(self.columns))
         selected = len(rows.columns or rows[0])
         count = len(self.columns)

@@ -73,6 +73,8 @@ def picture_files(folder: Path, recursive: bool) -> tuple[list[Path], str]:
     for path in folder.rglob("*") if recursive else folder.iterdir():
         if path.is_dir():
             folders += not recursive
+        elif path.exists() and not path.is_file():  # a pipe would be waited for
+            others["pipe or device"] += 1
         elif path.suffix.lower() in endings:
             pictures.append(path)
         else:
@@ -97,6 +99,8 @@ def open_items(path: str, names: Sequence[str], selected_cols: str, recursive: b
     Raises:
         UserError: an input that is missing or holds nothing.
     """
+    if not path.strip():
+        raise UserError("An input is empty: name a file, a folder or a text.")
     place, kind = Path(path), Path(path).suffix.lower()
     if kind == ".tsv":
         rows = TsvFile(path, selected_cols)
@@ -116,6 +120,8 @@ def open_items(path: str, names: Sequence[str], selected_cols: str, recursive: b
             )
         texts = _lines(place) if kind == ".txt" else [path]
         return Source(len(texts), lambda *_: (Item(f"text {quoted(text)}", None, {names[-1]: text}) for text in texts))
+    if kind == ".json":
+        raise UserError(f"{path} is JSON, and objects are read from .jsonl files: write one object a line.")
     pictures, left_out = [place], ""
     if os.path.isdir(path):
         pictures, left_out = picture_files(place, recursive)
@@ -153,13 +159,16 @@ def _check_columns(rows: TsvFile, names: Sequence[str], selected_cols: str) -> N
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines of a file that are not blank."""
+    """Lines of a file that are not blank, at least one."""
     try:
-        return [line for line in text_lines(read_text(path)) if line.strip()]
+        lines = [line for line in text_lines(read_text(path)) if line.strip()]
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}): write it again.") from error
+    if not lines:
+        raise UserError(f"{path} holds nothing: write one item a line.")
+    return lines
 
 
 def _rows(rows: TsvFile, names: Sequence[str], unread: Collection[str], empty: Collection[str]) -> Iterator[Item]:
@@ -188,7 +197,7 @@ def _objects(path: Path, lines: Sequence[str], names: Sequence[str]) -> Iterator
             values = json.loads(line)
             item.id = values.pop("id", None)
             item.values = {name: values[name] for name in names if values.get(name) is not None}
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             item.problem = "it is not a JSON object"
         if item.id is not None and not isinstance(item.id, str | int):
             item.id, item.problem = None, "its id is neither a text nor a whole number"

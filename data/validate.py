@@ -20,6 +20,7 @@ from data.tasks import PRETRAINING, TASKS, RowKind, Task
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from utils.errors import ADVICE, UserError, quoted
+from utils.options import not_negative, path_of, positive
 from utils.predictions import leaderboard_id
 from utils.servers import Server
 
@@ -52,7 +53,14 @@ def open_rows(
     kind = ROW_KINDS[task]
     known = {f.name for f in fields(kind.config)}
     own = {"code_image_size": code_image_size, "ans2label_file": answers, "neg_sample_dir": negatives}
-    options |= {name: value for name, value in own.items() if value and name in known}
+    flags = {
+        "code_image_size": "--code-image-size",
+        "ans2label_file": "--candidates",
+        "neg_sample_dir": "--neg-sample-dir",
+    }
+    if unused := [flags[name] for name, value in own.items() if value is not None and name not in known]:
+        raise UserError(f"{unused[0]} has no meaning for rows of {task}: leave it out.")
+    options |= {name: value for name, value in own.items() if value is not None}
     config = kind.config(skip_bad_rows=True, **options)
     given: dict[str, Any] = {}
     if kind.checks_answers and answers and isinstance(config, AnswerConfig):
@@ -108,18 +116,18 @@ def main(argv: list[str] | None = None) -> int:
     """0 if all rows are good, 1 if some are not, 2 if the file cannot be checked."""
     parser = argparse.ArgumentParser("python -m data.validate", description="Check every row of a data file.")
     parser.add_argument("task", choices=ROW_KINDS, help="what the file is for")
-    parser.add_argument("file", type=Path, help="the TSV file")
+    parser.add_argument("file", type=path_of, help="the TSV file")
     parser.add_argument("--selected-cols", help="columns in the order the task reads them (default: as released)")
     parser.add_argument("--candidates", help="the answer set: a file as --ans2label-file takes it")
     parser.add_argument("--neg-sample-dir", help="wrong texts for matching, checked together with pretrain rows")
-    parser.add_argument("--code-image-size", type=int, help="side of the images that codes describe (pixels)")
+    parser.add_argument("--code-image-size", type=positive, help="side of the images that codes describe (pixels)")
     parser.add_argument("--bpe", default="gpt2", help="byte pair encoding: gpt2 or bert (default %(default)s)")
     parser.add_argument("--bpe-dir", default=BPE_DIR, help="vocabulary folder (default %(default)s)")
     parser.add_argument("--exif-orientation", action="store_true", help="images turned upright, as in training")
     parser.add_argument(
-        "--max-image-pixels", type=int, default=MAX_PIXELS, help="larger images are bad (default %(default)s)"
+        "--max-image-pixels", type=positive, default=MAX_PIXELS, help="larger images are bad (default %(default)s)"
     )
-    parser.add_argument("--workers", type=int, default=2, help="reading processes (default %(default)s)")
+    parser.add_argument("--workers", type=not_negative, default=2, help="reading processes (default %(default)s)")
     args = parser.parse_args(argv)
     try:
         vocab = Vocabulary.load(args.bpe_dir, args.bpe)

@@ -2,11 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from digits.handwriting import SPLITS
 from digits.tasks import TASKS
 from utils.errors import UserError
+from utils.options import path_of, seed
 
 SMALLEST_PICTURE = 24  # cells of 8 pixels, the resolution of the handwriting
 
@@ -23,12 +23,12 @@ def task_names(text: str) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     """Write the folders of the tasks under the output folder; 2 on a user's mistake."""
     parser = argparse.ArgumentParser("python -m data.demo", description="Write the digit-scene demo data.")
-    parser.add_argument("out_dir", type=Path, help="folder to write to; made if missing")
+    parser.add_argument("out_dir", type=path_of, help="folder to write to; made if missing")
     parser.add_argument("--tasks", type=task_names, default=list(TASKS), help=f"default: {','.join(TASKS)}")
     parser.add_argument("--train", type=int, default=6000, help="training rows (default %(default)s)")
     parser.add_argument("--val", type=int, default=300, help="validation rows (default %(default)s)")
     parser.add_argument("--test", type=int, default=500, help="test rows (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="same seed, same files (default %(default)s)")
+    parser.add_argument("--seed", type=seed, default=1, help="same seed, same files (default %(default)s)")
     parser.add_argument("--size", type=int, default=96, help="picture side in pixels (default %(default)s)")
     args = parser.parse_args(argv)
     counts = {split: getattr(args, split) for split in SPLITS}
@@ -37,8 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for task in (TASKS[name] for name in args.tasks):
             task.write(args.out_dir / task.folder, counts, args.seed, args.size)
-    except (UserError, OSError) as error:
+    except UserError as error:
         print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"Cannot write to {args.out_dir} ({error.strerror}): choose another folder.", file=sys.stderr)
         return 2
     return 0
 

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, open_dict
 
 from utils.errors import UserError, one_sentence
 from utils.logs import program_logging
+from utils.options import LARGEST_SEED
 
 logger = logging.getLogger(__name__)
 PLUGIN = Path(__file__).resolve().parent
@@ -48,6 +49,10 @@ def parse(
         # fairseq takes bfloat16 to mean a TPU on the command line.
         flags.tpu = "--tpu" in args
         flags.given = _given(parser, args)
+        if not 0 <= flags.seed <= LARGEST_SEED:
+            raise UserError(f"--seed {flags.seed}: choose a number from 0 to {LARGEST_SEED}.")
+        if flags.num_workers < 0:
+            raise UserError(f"--num-workers {flags.num_workers}: choose a number of at least 0.")
         for name, value in vars(flags).items():
             if isinstance(value, str) and re.search(r"\\('|$)", value):  # fairseq hands it to hydra in single quotes
                 flag = f"--{name.replace('_', '-')}"

@@ -1,9 +1,41 @@
-"""Dataclass fields that double as command line flags."""
+"""Dataclass fields that double as command line flags, and the values that flags take."""
 
+import argparse
 from dataclasses import field
+from pathlib import Path
 from typing import Any
+
+LARGEST_SEED = 2**32 - 1  # NumPy's
 
 
 def option(default: Any, text: str) -> Any:
     """A dataclass field with its help text; fairseq's flag generator reads both."""
     return field(default=default, metadata={"help": text})
+
+
+def positive(text: str) -> int:
+    """For argparse: a whole number of at least 1."""
+    return _whole(text, 1, "a positive integer")
+
+
+def not_negative(text: str) -> int:
+    """For argparse: a whole number of at least 0."""
+    return _whole(text, 0, "an integer of at least 0")
+
+
+def seed(text: str) -> int:
+    """For argparse: a seed that every random generator takes."""
+    return _whole(text, 0, f"an integer from 0 to {LARGEST_SEED}", LARGEST_SEED)
+
+
+def path_of(text: str) -> Path:
+    """For argparse: a path; an empty one would be the working directory."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
+
+
+def _whole(text: str, least: int, what: str, most: int = 10**18) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"{text!r} must be {what}")
+    return int(text)

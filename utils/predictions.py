@@ -91,7 +91,7 @@ def check_predictions(
         records = json.loads(read_text(path))
     except OSError as error:
         raise UserError(f"Cannot read the predictions {path}: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): write it with evaluate.py.") from error
     if not isinstance(records, list) or len(records) != count:
         found = f"{len(records)} records" if isinstance(records, list) else "no list"

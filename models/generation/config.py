@@ -62,6 +62,8 @@ class GenerationConfig:
         _ = self.token_range
 
     def _check_strategy(self) -> None:
+        if self.sampling_topp > 1:
+            raise UserError(f"--sampling-topp {self.sampling_topp}: it is a probability, at most 1.")
         for flag, value in (("--sampling-topk", self.sampling_topk), ("--sampling-topp", self.sampling_topp)):
             if value > 0 and not self.sampling:
                 raise UserError(f"{flag} {value} has no effect on a search: add --sampling or leave it out.")

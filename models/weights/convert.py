@@ -35,6 +35,7 @@ from utils.checkpoint import load_checkpoint, save_checkpoint, without_history
 from utils.errors import UserError
 from utils.files import read_text, text_lines
 from utils.hf_layout import CODE_POSITIONS
+from utils.options import path_of
 from utils.tensor_file import NOT_STORED, write_tensors
 
 COMPUTED = ("token_rp_bucket", "image_rp_bucket", CODE_POSITIONS)  # ends of names
@@ -58,6 +59,8 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
     """
     if target.suffix in OTHER_ENDINGS:
         raise UserError(f"{target}: use a name that ends in .pt or .safetensors, or name a folder.")
+    if source.exists() and target.exists() and source.samefile(target):
+        raise UserError(f"{target} is the checkpoint that is read: choose another name.")
     checkpoint = load_checkpoint(source)
     config = model_config(checkpoint, source=str(source))
     state: dict[str, torch.Tensor] = dict(checkpoint["model"])
@@ -215,9 +218,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Convert a checkpoint: fairseq .pt, Hugging Face folder, .safetensors."
     )
-    parser.add_argument("source", type=Path, metavar="IN", help="checkpoint file or Hugging Face folder")
-    parser.add_argument("target", type=Path, metavar="OUT", help="name ending in .pt or .safetensors, or a folder")
-    parser.add_argument("--bpe-dir", type=Path, help="vocabulary folder (default: found as predict.py does)")
+    parser.add_argument("source", type=path_of, metavar="IN", help="checkpoint file or Hugging Face folder")
+    parser.add_argument("target", type=path_of, metavar="OUT", help="name ending in .pt or .safetensors, or a folder")
+    parser.add_argument("--bpe-dir", type=path_of, help="vocabulary folder (default: found as predict.py does)")
     parser.add_argument("--half", action="store_true", help="half precision, without tables that are recomputed")
     args = parser.parse_args(argv)
     try:
