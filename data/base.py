@@ -123,6 +123,8 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
 
     def _wrong_columns(self, rows: TsvFile, selected: int) -> UserError:
         wanted = ", ".join(self.columns)
+        if rows.columns is None:
+            return UserError(f"{rows.path} has {selected} columns: choose those of {wanted} with --selected-cols.")
         return UserError(f"{rows.path}: --selected-cols gives {selected} columns; choose those of {wanted}.")
 
     def lacks_reference(self, text: str) -> bool:

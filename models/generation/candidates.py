@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.constants import BOS, EOS, UNK
-from utils.errors import UserError
+from utils.errors import UserError, quoted
 
 # Nodes every trie has: before the first token, after end of sentence, and off all answers.
 ROOT, DONE, UNKNOWN = 0, 1, 2
@@ -96,7 +96,9 @@ class CandidateTrie:
         answers = [encode(" " + text) for text in texts]
         for index, (text, answer) in enumerate(zip(texts, answers, strict=True)):
             if unk in answer:
-                raise UserError(f"Answer {index}, {text!r}, holds a token outside the vocabulary: reword or remove it.")
+                raise UserError(
+                    f"Answer {index}, {quoted(text)}, holds a token outside the vocabulary: reword or remove it."
+                )
         return cls(answers, bos, eos)
 
     def to(self, device: torch.device) -> "CandidateTrie":
