@@ -50,7 +50,7 @@ def empty_folder(tmp_path, monkeypatch):
         (evaluate.main, [*EVALUATE, "--seed=-1"], "--seed"),
         (evaluate.main, [*EVALUATE, "--gen-subset=../evil"], "--gen-subset=../evil is part of file names"),
     ],
-    ids=str,
+    ids=lambda value: value.__module__ if callable(value) else "",
 )
 def test_flags(program, argv, words, empty_folder, capsys):
     with pytest.raises(SystemExit) as caught:

@@ -28,6 +28,7 @@ from ofa_module.preflight import (
     warn_of_unknown_words,
 )
 from utils.checkpoint import SAFE_GLOBALS
+from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,11 @@ def train(cfg: DictConfig) -> None:
             Run(cfg).train()
         except FinishedRun as end:
             logger.warning("%s", end)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"The GPU is out of memory at --batch-size={cfg.dataset.batch_size}: halve it and double "
+                "--update-freq, or pass --checkpoint-activations."
+            ) from error
 
 
 class Run:
