@@ -28,7 +28,7 @@ SIDES: dict[str, tuple[str, ...]] = {
     "fairseq": (),
     "engine": (),
     "engine with fairseq's Adam": ("--use-old-adam",),
-    "engine with a contiguous trunk": (),
+    "engine with a channels-last trunk": (),
     "engine --bf16": ("--bf16",),
     "engine --memory-efficient-bf16": ("--bf16", "--memory-efficient-bf16"),
 }
@@ -40,8 +40,8 @@ def make_update(setting: Setting, side: str, batch: int, frozen: bool) -> Callab
     torch.manual_seed(1)
     kind = Trainer if side == "fairseq" else OFATrainer
     trainer = kind(cfg, setting.task, setting.task.build_model(cfg.model), setting.task.build_criterion(cfg.criterion))
-    if "contiguous" in side:
-        trainer.get_model().encoder.embed_images.to(memory_format=torch.contiguous_format)
+    if "channels-last" in side:
+        trainer.get_model().encoder.embed_images.to(memory_format=torch.channels_last)
     trainer.begin_epoch(1)
     rows = setting.batch(batch)
     return lambda: trainer.train_step([rows])

@@ -104,8 +104,6 @@ class OFATrainer:
         self.precision = Precision.of(cfg.common)
         self._model = model.to(self.device, self.precision.weights)
         self._criterion = criterion.to(self.device)
-        if (trunk := getattr(getattr(model, "encoder", None), "embed_images", None)) is not None:
-            trunk.to(memory_format=torch.channels_last)
         self._objective = Objective(self._criterion, self._model, self.precision)
         self._parallel: nn.Module | None = None
         self._ema: Average | None = None
