@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import UserError, one_sentence
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "ofa_demo.pt"
 
@@ -64,10 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             page = web_page.build(predictor, Path(folder), can_draw=vqgan is not None)
             print(f"{web_page.serve(page, args.host, args.port)} (stop with Ctrl-C)", flush=True)
             page.block_thread()
-    except UserError as error:
-        print(f"demo.py: error: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"demo.py: error: {error.filename or 'a file'}: {error.strerror}.", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"demo.py: error: {one_sentence(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         return 0
     else:

@@ -35,6 +35,7 @@ from tasks.base import Evaluation, OFATask
 from utils.checkpoint import load_checkpoint
 from utils.distributed import gather_objects, is_main, rank, sum_over_ranks, world_size
 from utils.errors import UserError
+from utils.files import check_folder
 from utils.predictions import Record, write_json, write_predictions
 
 logger = logging.getLogger("evaluate")
@@ -99,6 +100,7 @@ def evaluate(cfg: DictConfig) -> None:
     cfg.common_eval.results_path = cfg.common_eval.results_path or task.results_path
     if not cfg.common_eval.results_path:
         raise UserError("--results-path is missing: name the folder for the predictions.")
+    check_folder(Path(cfg.common_eval.results_path), "--results-path")
     evaluation_flags.check_generation(cfg, cfg.given, task)
     generation = _generation_config(cfg, task)
     of_model = {f.name for f in fields(OFAConfig)}
@@ -125,11 +127,13 @@ def _task_config(
 ) -> tuple[DictConfig, dict[str, Any]]:
     """The task's options, and those of them that the command line gives.
 
-    With --zero-shot they are all the command line's; else the checkpoint's, then the overrides', then the flags'.
+    The flags' go first, then the overrides', then, without --zero-shot, the checkpoint's.
     """
     if cfg.evaluation.zero_shot:
-        cfg.task.update(evaluation_flags.task_options(cfg, cfg.given, cfg.task._name, cfg.task.keys()))
-        return cfg.task, {}
+        _check_overrides(overrides, cfg.task._name, cfg.task.keys())
+        given = evaluation_flags.task_options(cfg, cfg.given, cfg.task._name, cfg.task.keys())
+        cfg.task.update({**{key: value for key, value in overrides.items() if key in cfg.task}, **given})
+        return cfg.task, given
     args = vars(checkpoint["args"]) if checkpoint.get("args") else {}  # files of old fairseq hold flat options
     stored = (checkpoint.get("cfg") or {}).get("task") or args
     card = Card.read(checkpoint, path)
@@ -143,8 +147,7 @@ def _task_config(
             f"{path} was trained for the task {name!r}: leave --task={cfg.task._name} out, or pass --zero-shot."
         )
     config = OmegaConf.structured(fairseq_tasks.TASK_DATACLASS_REGISTRY[name]())
-    if unknown := [key for key in overrides if key not in config and key not in {f.name for f in fields(OFAConfig)}]:
-        raise UserError(f"--model-overrides: neither the task {name!r} nor the network has an option {unknown[0]!r}.")
+    _check_overrides(overrides, name, config.keys())
     given = evaluation_flags.task_options(cfg, cfg.given, name, config.keys())
     asked = {**overrides, **given}
     for key in given.keys() & overrides.keys():
@@ -157,6 +160,11 @@ def _task_config(
         if key in config:
             config[key] = value
     return config, given
+
+
+def _check_overrides(overrides: dict[str, Any], task: str, options: Set[str]) -> None:
+    if unknown := [key for key in overrides if key not in options and key not in {f.name for f in fields(OFAConfig)}]:
+        raise UserError(f"--model-overrides: neither the task {task!r} nor the network has an option {unknown[0]!r}.")
 
 
 def _own_options(card: Card, checkpoint: dict[str, Any], path: str, has_vocabulary: bool) -> dict[str, Any]:

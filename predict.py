@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from data.items import Item, open_items
 from data.tasks import TASKS
-from utils.errors import UserError
+from utils.errors import UserError, one_sentence
+from utils.files import check_folder
 from utils.options import path_of, positive, seed
 from utils.record_file import RecordFile
 
@@ -214,10 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(sys.argv[1:] if argv is None else argv)
     try:
         return predict(args)
-    except UserError as error:
-        print(f"predict.py: error: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"predict.py: error: {error.filename or 'a file'}: {error.strerror}.", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"predict.py: error: {one_sentence(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("predict.py: stopped; with --output the same command goes on from here.", file=sys.stderr)
         return 130
@@ -234,15 +233,17 @@ def predict(args: argparse.Namespace) -> int:
             print(source.left_out, file=sys.stderr)
     inputs = (*args.input, args.checkpoint)
     output = RecordFile(args.output, command.field, inputs) if args.output else _Standard()
+    if args.command == "draw":
+        check_folder(args.folder, "--folder")
     predictor = _load(args)
     if args.command == "draw":
         import torch
 
         torch.manual_seed(args.seed)
-    run = _Run(predictor, command, args, output.ids, sum(source.size for source in sources) or 1)
+    run = _Run(predictor, command, args, output, sum(source.size for source in sources) or 1)
     unread = _switched(predictor, command, on=False)  # as in evaluation
     empty = {name for name in _switched(predictor, command, on=True) if getattr(args, name, None) is None}
-    with output as run.file:
+    with output:
         for source in sources:
             for item in source.read(unread, empty):
                 run.add(item)
@@ -256,7 +257,7 @@ class _Run:
     """Items on their way from the inputs to the output.
 
     Args:
-        done: (id, row) of what the output holds already; without a row it is the first item with this id.
+        output: its `ids` are (id, row) of what it holds already; without a row it is the first item with this id.
         total: number of items.
     """
 
@@ -265,11 +266,11 @@ class _Run:
         predictor: "OFAPredictor",
         command: Command,
         args: argparse.Namespace,
-        done: Collection[tuple[Any, int | None]],
+        output: "RecordFile | _Standard",
         total: int,
     ) -> None:
-        self.predictor, self.command, self.args, self.done = predictor, command, args, done
-        self.file: Any = None
+        self.predictor, self.command, self.args, self.output = predictor, command, args, output
+        self.done: Collection[tuple[Any, int | None]] = output.ids
         self.waiting: list[tuple[Any, dict[str, Any], str]] = []  # id, values by name, where
         self.seen: set[Any] = set()
         self.nameless = False  # whether an item came whose id, if it has one, cannot be read
@@ -336,8 +337,7 @@ class _Run:
             return
         for (own, values, _), result in zip(items, results, strict=True):
             row = {} if values["row"] is None else {"row": values["row"]}
-            self.file.write((json.dumps({"id": own, **result, **row}) + "\n").encode("ascii"))
-        self.file.flush()
+            self.output.write((json.dumps({"id": own, **result, **row}) + "\n").encode("ascii"))
         self.written += len(items)
         self.progress(len(items))
 
@@ -364,17 +364,21 @@ class _Run:
 
 
 class _Standard:
-    """Standard output as a binary file that is left open, and as a `RecordFile` without records."""
+    """Standard output as a `RecordFile` without records."""
 
     ids: frozenset[Any] = frozenset()
 
-    def __enter__(self) -> BinaryIO:
+    def __enter__(self) -> "_Standard":
         if sys.stdout is None:
             raise UserError("Standard output is closed: name a file with --output.")
-        return sys.stdout.buffer
+        return self
+
+    def write(self, lines: bytes) -> None:
+        sys.stdout.buffer.write(lines)
+        sys.stdout.flush()
 
     def __exit__(self, *_: object) -> None:
-        sys.stdout.flush()
+        """Leaves it open."""
 
 
 def _load(args: argparse.Namespace) -> "OFAPredictor":

@@ -14,9 +14,12 @@ import torch
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
+from utils.errors import UserError
+
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LARGEST_SIDE = 4096  # of the pictures that a network sees, in pixels
 MAX_PIXELS = 2**28  # 16,384 x 16,384: 0.8 GB in memory as RGB
 
 ImageTransform = Callable[[Image.Image], Tensor]
@@ -310,8 +313,11 @@ def standard_transform(size: int, imagenet_mean_std: bool = False) -> ImageTrans
         imagenet_mean_std: normalise with the ImageNet mean and deviation instead of 0.5 and 0.5.
 
     Raises:
+        UserError: no possible side.
         ValueError: (when called) a picture without pixels, or of no known range.
     """
+    if not 1 <= size <= LARGEST_SIDE:
+        raise UserError(f"patch_image_size is {size}: choose a side of 1 to {LARGEST_SIDE} pixels.")
     mean, std = normalisation(imagenet_mean_std)
     mean_3 = torch.tensor(mean).view(3, 1, 1)
     std_3 = torch.tensor(std).view(3, 1, 1)

@@ -16,6 +16,7 @@ from utils.files import read_text, text_lines, whole_characters
 SHORTEST_IMAGE = 40  # characters of base64
 LONGEST_WORD = 1000  # characters; a text of more and of these only is an image
 IMAGE = re.compile(r"[\w+/=:;,'-]+", re.ASCII)  # base64, in the ways of all makers
+PATH = re.compile(r"(~|\.{0,2})/\S*|.*/", re.DOTALL)  # what is no text, although no file is there
 # What is no text to summarise or draw, but a file that is not there or not read.
 FILE_ENDINGS = (
     ".bz2", ".csv", ".doc", ".docx", ".gz", ".htm", ".html", ".json", ".md", ".odt", ".parquet", ".pdf", ".rtf",
@@ -113,7 +114,7 @@ def open_items(path: str, names: Sequence[str], selected_cols: str, recursive: b
         lines = _lines(place)
         return Source(len(lines), lambda *_: _objects(place, lines, names))
     if "image" not in names:
-        if kind != ".txt" and (kind in FILE_ENDINGS or (kind and os.path.isfile(path)) or path.endswith(os.sep)):
+        if kind != ".txt" and (kind in FILE_ENDINGS or (kind and os.path.isfile(path)) or PATH.fullmatch(path)):
             raise UserError(
                 f"{path} seems to be a file, and texts are read from .txt, .jsonl and .tsv files: name one of those; "
                 "a text that looks like a file name goes into a .txt file."

@@ -5,7 +5,7 @@ import sys
 
 from digits.handwriting import SPLITS
 from digits.tasks import TASKS
-from utils.errors import UserError
+from utils.errors import UserError, one_sentence
 from utils.options import path_of, seed
 
 SMALLEST_PICTURE = 24  # cells of 8 pixels, the resolution of the handwriting
@@ -37,11 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for task in (TASKS[name] for name in args.tasks):
             task.write(args.out_dir / task.folder, counts, args.seed, args.size)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"Cannot write to {args.out_dir} ({error.strerror}): choose another folder.", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(one_sentence(error), file=sys.stderr)
         return 2
     return 0
 

@@ -7,6 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -32,7 +33,7 @@ def markdown(scores: list[Score]) -> str:
 def draw_picture(axis: Axes, case: Case) -> None:
     """The picture with what was asked above and the verdict below."""
     colour = RIGHT if case.right else WRONG
-    axis.imshow(case.picture, interpolation="nearest")  # type: ignore[arg-type]
+    axis.imshow(np.asarray(case.picture), interpolation="nearest")
     axis.set_title(textwrap.fill(case.asked, 26, max_lines=3), fontsize=11, parse_math=False)
     axis.set_xlabel(textwrap.fill(case.verdict, 26, max_lines=3), fontsize=11, color=colour, parse_math=False)
     axis.set_frame_on(True)

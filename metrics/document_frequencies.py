@@ -14,7 +14,7 @@ from pathlib import Path
 
 from metrics.cider import NGram, count_documents, reward_text
 from utils.constants import SEPARATOR
-from utils.errors import UserError
+from utils.errors import UserError, one_sentence
 from utils.files import atomic_write
 
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_table(frequencies, images, args.out)
     except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(one_sentence(error), file=sys.stderr)
         return 2
     print(f"{len(frequencies)} n-grams of {images} images -> {args.out}")
     return 0

@@ -21,7 +21,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, open_dict
 
-from utils.errors import UserError, one_sentence
+from utils.errors import SYSTEM_ADVICE, UserError, one_sentence
 from utils.logs import program_logging
 from utils.options import LARGEST_SEED
 
@@ -155,12 +155,14 @@ def run(
             warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")
             full_precision_on_cpu(cfg)
             distributed_utils.call_main(cfg, logged_program)
-    except UserError as error:
-        print(f"{name}: error: {one_sentence(error)}", file=sys.stderr)
-        raise SystemExit(2) from error
     except BaseException as error:
         # Another process may leave first, which this one sees as a broken connection.
-        if not stop.asked and not isinstance(error, KeyboardInterrupt):
+        stopped = stop.asked or isinstance(error, KeyboardInterrupt)
+        system = not stopped and isinstance(error, OSError) and error.errno in SYSTEM_ADVICE
+        if system or isinstance(error, UserError):
+            print(f"{name}: error: {one_sentence(error)}", file=sys.stderr)
+            raise SystemExit(2) from error
+        if not stopped:
             raise
         if first:
             print(f"{name}: interrupted. {interrupted(cfg) if interrupted else ''}".strip(), file=sys.stderr)

@@ -19,8 +19,8 @@ from models.generation import GenerationConfig
 from models.ofa import OFA
 from models.text_to_image import Painter, Picture, check_files, code_options, row_generators, sample_codes
 from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
-from utils.errors import BadRowError, UserError
-from utils.files import atomic_write
+from utils.errors import BadRowError, UserError, one_sentence
+from utils.files import atomic_write, check_folder
 from utils.predictions import Record
 
 METHODS = ("ti_sim", "ii_sim")
@@ -77,6 +77,7 @@ class ImageGenTask(OFATask):
         if split == "train" and not self.cfg.scst and "codes" not in dataset.columns:
             raise UserError(f"{rows.path}: training needs image codes, select the columns {', '.join(COLUMNS[1])}.")
         if split != "train" and self.cfg.gen_images_path:
+            check_folder(Path(self.cfg.gen_images_path), "--gen-images-path")
             _check_ids(dataset)
         return dataset
 
@@ -160,7 +161,7 @@ class ImageGenTask(OFATask):
                 with atomic_write(folder / file) as out:
                     picture.image.save(out, format="PNG")
         except OSError as error:
-            raise UserError(f"Cannot write pictures to {folder}: {error.strerror}; check --gen-images-path.") from error
+            raise UserError(f"Cannot write pictures to --gen-images-path: {one_sentence(error)}") from error
         return best
 
 

@@ -237,6 +237,16 @@ def test_a_flag_wins_over_the_overrides_of_a_script(caplog):
     assert evaluated("vqa_gen", {}, "--beam-search-vqa-eval")[1].val_inference_type == "beamsearch"
 
 
+def test_without_a_checkpoints_task_overrides_count_where_no_flag_does():
+    overrides = {"selected_cols": "0,1", "bpe_dir": "other", "dropout": 0.0}
+    cfg = evaluate.parse_args(["x.tsv", "--task=refcoco", "--zero-shot", "--bpe-dir=mine"])
+    config, given = evaluate._task_config(cfg, {}, "mine.pt", overrides)
+    assert (config.selected_cols, config.bpe_dir) == ("0,1", "mine")
+    assert given == {"data": "x.tsv", "bpe_dir": "mine"}
+    with pytest.raises(UserError, match="neither the task 'refcoco' nor the network has an option 'bpedir'"):
+        evaluate._task_config(cfg, {}, "mine.pt", {"bpedir": "other"})
+
+
 @pytest.mark.parametrize(
     "task, flags, message",
     [

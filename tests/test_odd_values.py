@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 
 import pytest
 
@@ -10,12 +11,15 @@ import predict
 import train
 from data import validate
 from data.answers import AnswerConfig, read_answers
+from data.images import standard_transform
 from data.items import open_items, picture_files
 from digits.__main__ import main as build_demo
 from models.weights.convert import main as convert
 from tests.programs import ROOT
-from utils.errors import UserError
-from utils.predictions import check_predictions
+from utils.errors import UserError, one_sentence
+from utils.files import check_folder
+from utils.predictions import check_predictions, write_json
+from utils.record_file import RecordFile
 
 DEMO = ROOT / "checkpoints/ofa_demo.pt"
 TRAIN = "a.tsv,b.tsv --task=caption --arch=ofa_tiny --criterion=adjust_label_smoothed_cross_entropy --lr=1".split()
@@ -122,6 +126,60 @@ def test_options_of_another_kind_of_rows(tmp_path, capsys):
     for flag in ("--candidates=/nowhere", "--code-image-size=8"):
         assert validate.main(["refcoco", str(tmp_path / "a.tsv"), flag]) == 2
         assert f"{flag.split('=')[0]} has no meaning for rows of refcoco" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["/nowhere/article", "./article", "../a/b", "~/article", "articles/", "article.csv"])
+def test_paths_are_no_texts(text):
+    with pytest.raises(UserError, match="seems to be a file"):
+        open_items(text, ("text",), "0")
+
+
+@pytest.mark.parametrize("text", ["/ is a slash", "a/b", "...", "and/or", "red", "He said so. /s"])
+def test_texts_with_slashes_are_texts(text):
+    assert open_items(text, ("text",), "0").size == 1
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """No file may grow beyond 100 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_named_with_what_to_do(full_disk, tmp_path):
+    with pytest.raises(UserError, match=r"write .*a\.json: File too large; make room, or choose another place\."):
+        write_json("x" * 1000, tmp_path / "a.json")
+    with RecordFile(tmp_path / "a.jsonl", "answer") as file, pytest.raises(OSError) as caught:
+        file.write(b"x" * 100_000)
+    assert one_sentence(caught.value) == f"{tmp_path}/a.jsonl: File too large; make room, or choose another place."
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_errors_of_the_system_end_in_advice():
+    assert one_sentence(FileNotFoundError(2, "No such file", "a")) == "a: No such file; check the path."
+    assert one_sentence(PermissionError(13, "Permission denied", "a")).endswith("choose a place that you may use.")
+    assert one_sentence(OSError("not the system's")) == "not the system's"
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_folders_to_write_to_are_looked_at_first(name, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    folder = tmp_path / name
+    assert predict.main(["draw", "a red 3", "--checkpoint=nowhere", f"--folder={folder}"]) == 2
+    assert f"--folder={folder} cannot be written to" in capsys.readouterr().err
+    for flag in ("--results-path", "--gen-images-path"):
+        with pytest.raises(UserError, match=f"{flag}=.* is not a folder"):
+            check_folder(folder, flag)
+    check_folder(tmp_path / "new" / "folder", "--results-path")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("side", [0, -1, 100_000])
+def test_impossible_sides_of_pictures(side):
+    with pytest.raises(UserError, match=f"patch_image_size is {side}: choose a side of 1 to 4096"):
+        standard_transform(side)
 
 
 def test_closed_output_is_a_sentence(monkeypatch):

@@ -1,7 +1,22 @@
 """Errors that a user can correct: each message is one sentence that says what is wrong and what to do."""
 
+import errno
+
 SHOWN = 60  # characters of a value that a message quotes
 LONGEST = 2000  # characters of a message
+NO_ROOM, NOT_ALLOWED = "make room, or choose another place", "choose a place that you may use"
+# What to do about an error of the operating system.
+SYSTEM_ADVICE = {
+    errno.ENOSPC: NO_ROOM,
+    errno.EDQUOT: NO_ROOM,
+    errno.EFBIG: NO_ROOM,
+    errno.EACCES: NOT_ALLOWED,
+    errno.EPERM: NOT_ALLOWED,
+    errno.EROFS: NOT_ALLOWED,
+    errno.EPIPE: "the program that read the output has ended",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "end other programs, which keep too many files open",
+}
 
 
 def quoted(value: object) -> str:
@@ -49,7 +64,13 @@ class BadRowError(UserError):
 
 
 def one_sentence(error: BaseException) -> str:
-    """The error's own message, without the traceback that a worker process puts around it; long ones are cut."""
+    """The error's own message, without the traceback that a worker process puts around it; long ones are cut.
+
+    An error of the operating system says which file it is about, if it knows, and what to do.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return shortened(f"{where}{error.strerror}; {SYSTEM_ADVICE.get(error.errno or 0, 'check the path')}.")
     text = str(error).strip() or type(error).__name__
     last = text.splitlines()[-1]
     in_worker = "Traceback (most recent call last)" in text

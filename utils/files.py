@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from utils.errors import UserError
+
 BYTE_ORDER_MARK = "\ufeff".encode()
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
@@ -40,6 +42,14 @@ def whole_characters(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def check_folder(folder: Path, flag: str) -> None:
+    """UserError unless files can be written to a folder that is there or can be made; nothing is made."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "does not allow it" if there.is_dir() else "is not a folder"
+        raise UserError(f"{flag}={folder} cannot be written to ({there} {reason}): name another folder.")
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file to write to; at the end of the block, and only then, `path` holds it.
@@ -62,6 +72,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException as error:
         if not isinstance(error, FileExistsError):  # then the file is another process's
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)  # a failed write does not say where
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

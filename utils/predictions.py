@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.distributed import gather_objects, is_main
-from utils.errors import UserError
+from utils.errors import UserError, one_sentence
 from utils.files import atomic_write, read_text
 from utils.servers import Server
 
@@ -140,4 +140,4 @@ def write_json(content: Any, path: str | Path, indent: int | None = None) -> Non
         with atomic_write(path) as file:
             file.write(json.dumps(content, indent=indent).encode("ascii"))
     except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror}; check --results-path.") from error
+        raise UserError(f"Cannot write {one_sentence(error)}") from error

@@ -5,9 +5,10 @@ import os
 import re
 import stat
 from collections.abc import Iterable
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from utils.errors import UserError
 
@@ -33,7 +34,7 @@ class RecordFile:
 
     def __init__(self, path: Path, field: str, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
         self.path, self.ids = path, set[tuple[Any, int | None]]()
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._size = self._whole = 0
         if any(os.path.exists(name) and path.exists() and os.path.samefile(name, path) for name in inputs):
             raise UserError(f"{path} is an input: name another file for the output.")
@@ -58,17 +59,19 @@ class RecordFile:
         return self
 
     def write(self, lines: bytes) -> None:
-        """Appends whole lines."""
-        self._open().write(lines)
+        """Appends whole lines and hands them to the system; OSError if the disk is full."""
+        file, left = self._open(), memoryview(lines)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
 
-    def flush(self) -> None:
-        """Hands what was written to the system."""
-        self._open().flush()
-
-    def _open(self) -> BinaryIO:
+    def _open(self) -> FileIO:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "ab")
+            self._file = open(self.path, "ab", buffering=0)
             status = os.fstat(self._file.fileno())
             if stat.S_ISREG(status.st_mode):
                 if status.st_size != self._size:

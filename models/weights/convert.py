@@ -32,7 +32,7 @@ from models.weights.description import Description, find_vocabulary
 from models.weights.upgrade import TOKEN_TABLES
 from utils import hf_layout
 from utils.checkpoint import load_checkpoint, save_checkpoint, without_history
-from utils.errors import UserError
+from utils.errors import UserError, one_sentence
 from utils.files import read_text, text_lines
 from utils.hf_layout import CODE_POSITIONS
 from utils.options import path_of
@@ -111,7 +111,7 @@ def _whole_folder(target: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(draft)
     except OSError as error:
-        raise UserError(f"{target} could not be written ({error.strerror}): choose another folder.") from error
+        raise UserError(f"{target} could not be written ({one_sentence(error)[:-1]}).") from error
 
 
 def _without_copies(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
