@@ -1,5 +1,6 @@
 """Which process this is and what all of them hold: torch.distributed, or one process when it is not initialised."""
 
+from collections.abc import Sequence
 from typing import Any, overload
 
 import torch
@@ -53,6 +54,27 @@ def sum_over_ranks(values: Tensor | list[float]) -> Tensor | list[float]:
     total = values.detach().to(_collective_device(), copy=True)
     dist.all_reduce(total)
     return total.to(values.device)
+
+
+def read_together(added: Sequence[Any], others: Sequence[Any], device: torch.device) -> tuple[list[float], list[float]]:
+    """Values as numbers, with one wait for the device that holds the tensors among them.
+
+    Args:
+        added: numbers and tensors of one element, which are summed over all processes. others: these are not.
+    """
+    values = [*added, *others]
+    if world_size() > 1:
+        plain = torch.tensor([0.0 if isinstance(x, Tensor) else float(x) for x in values], dtype=torch.float64)
+        total = plain.to(device, non_blocking=True)
+        if places := [i for i, x in enumerate(values) if isinstance(x, Tensor)]:
+            total[places] = torch.stack([values[i].double().reshape(()) for i in places])
+        dist.all_reduce(total[: len(added)])
+        numbers = total.tolist()
+    else:
+        tensors = [x.double().reshape(()) for x in values if isinstance(x, Tensor)]
+        read = iter(torch.stack(tensors).tolist() if tensors else ())
+        numbers = [next(read) if isinstance(x, Tensor) else float(x) for x in values]
+    return numbers[: len(added)], numbers[len(added) :]
 
 
 def _collective_device() -> torch.device:

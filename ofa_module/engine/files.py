@@ -65,7 +65,7 @@ class Checkpoints:
             epoch.load_state_dict(state)
         else:
             epoch = trainer.get_train_iterator(1)
-        trainer.lr_step(epoch.epoch)
+        trainer.end_epoch(epoch.epoch)
         return epoch
 
     def save(self, trainer: OFATrainer, iterator: EpochBatches, score: float | None) -> None:

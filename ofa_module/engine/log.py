@@ -53,7 +53,7 @@ def header(trainer: OFATrainer, rows: int) -> None:
     freq, processes = list(cfg.optimization.update_freq), trainer.data_parallel_world_size
     per_update = [cfg.dataset.batch_size * processes * f for f in freq]
     device = torch.cuda.get_device_name(trainer.device) if trainer.device.type == "cuda" else "CPU"
-    last = trainer.last_update()
+    last = trainer.schedule.last_update()
     lines = {
         "model": f"{cfg.model._name}, {counts[1]:,} parameters trained, {counts[0]:,} frozen",
         "task": f"{cfg.task._name}, loss {cfg.criterion._name}",
@@ -105,7 +105,7 @@ def _shown(formatted: Any, stats: Mapping[str, Any], **options: Any) -> Any:
 
 def time_left(trainer: OFATrainer, stats: Mapping[str, Any]) -> str | None:
     """`h:mm:ss` until the last update at the speed of the figures; None where no flag says which is the last."""
-    left, speed = trainer.last_update() - trainer.get_num_updates(), float(stats.get("ups") or 0)
+    left, speed = trainer.schedule.last_update() - trainer.get_num_updates(), float(stats.get("ups") or 0)
     return str(timedelta(seconds=round(left / speed))) if left > 0 and speed > 0 else None
 
 

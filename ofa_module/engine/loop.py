@@ -91,7 +91,7 @@ class Run:
             score, stop = self._train_epoch()
             if stop:
                 break
-            rate = trainer.lr_step(self.epoch.epoch, score)
+            rate = trainer.end_epoch(self.epoch.epoch, score)
             sharded = trainer.task.has_sharded_data(self.cfg.dataset.train_subset)
             self.epoch = trainer.get_train_iterator(self.epoch.next_epoch_idx, load_dataset=sharded)
         log.closing(trainer, self.checkpoints, began)

@@ -1,4 +1,4 @@
-"""One update and one validation step of a run, and all state that a checkpoint holds of it."""
+"""One update and one validation step of a run, over everything that they change."""
 
 import logging
 import math
@@ -8,78 +8,29 @@ import resource
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from fairseq import utils as fairseq_utils
 from fairseq.distributed import utils as distributed_utils
-from fairseq.logging import meters, metrics
-from fairseq.optim import lr_scheduler
+from fairseq.logging import metrics
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data.collate import damaged_images, without_skipped
-from models.weights.card import KEY
-from ofa_module.engine.optimizers import Average, build_optimizer, restore_optimizer, scale_gradients
-from ofa_module.engine.restore import read_for
+from ofa_module.engine.optimizers import Average, build_optimizer, scale_gradients
+from ofa_module.engine.precision import Objective, Precision
+from ofa_module.engine.schedule import Schedule
+from ofa_module.engine.state import restore, state_of
 from ofa_module.nonfinite import NonFiniteGuard, NonFiniteUpdate
 from tasks.epochs import EpochBatches
-from utils import optimizer_state
-from utils.distributed import gather_objects
+from utils.distributed import gather_objects, read_together
 from utils.errors import UserError
-from utils.original import with_original_options
 
 DAMAGED_SHOWN = 10  # images that are named in the log; all are counted
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Precision:
-    """Number formats of a run.
-
-    Attributes:
-        weights: of the network and what it is given. autocast: of the products in it, if another one.
-        scaled: whether the loss is scaled up for the backward pass, since float16's smallest numbers are not small.
-    """
-
-    weights: torch.dtype = torch.float32
-    autocast: torch.dtype | None = None
-    scaled: bool = False
-
-    @classmethod
-    def of(cls, cfg: DictConfig) -> Self:
-        """What the flags of fairseq's group `common` ask for."""
-        if not (cfg.fp16 or cfg.bf16 or cfg.amp):
-            return cls()
-        dtype = torch.bfloat16 if cfg.bf16 else torch.float16
-        whole = cfg.memory_efficient_fp16 or cfg.memory_efficient_bf16
-        return cls(dtype if whole else torch.float32, None if whole else dtype, dtype == torch.float16)
-
-    def __str__(self) -> str:
-        names = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-        return names[self.weights] + (f", products in {names[self.autocast]}" if self.autocast else "")
-
-
-class Objective(nn.Module):
-    """Network and loss as one module, so that data parallelism sees one forward pass whatever the loss does.
-
-    Called as a criterion is; the network it is given must be its own.
-    """
-
-    def __init__(self, criterion: nn.Module, network: nn.Module, precision: Precision) -> None:
-        super().__init__()
-        self.criterion, self.network, self.precision = criterion, network, precision
-        self.scale = 1.0
-
-    def forward(self, model: nn.Module, sample: Any, **options: Any) -> tuple[Tensor, Any, dict[str, Any]]:
-        """Loss times `scale`, sample size, what to log."""
-        dtype, device = self.precision.autocast, next(self.network.parameters()).device.type
-        with torch.autocast(device, dtype) if dtype else nullcontext():
-            loss, size, logged = self.criterion(model, sample, **options)
-        return loss * self.scale if self.scale != 1 else loss, size, logged
 
 
 class OFATrainer:
@@ -94,8 +45,6 @@ class OFATrainer:
 
     skipped_rows = 0
     damaged_images = 0
-    _epoch: EpochBatches
-    _schedule_ready = False
 
     def __init__(self, cfg: DictConfig, task: Any, model: nn.Module, criterion: nn.Module) -> None:
         self.cfg, self.task = cfg, task
@@ -108,21 +57,20 @@ class OFATrainer:
         self._parallel: nn.Module | None = None
         self._ema: Average | None = None
         self._dummy: Any = None
-        self._history: list[dict[str, Any]] = []
-        self._updates, self._previous_time, self._began = 0, 0.0, time.time()
-        self._training_time: float | None = None
+        self.history: list[dict[str, Any]] = []
+        self.clock = Clock()
+        self._updates = 0
         self._build_optimizer()
         limit = cfg.training.max_nonfinite_updates
         self._guard = NonFiniteGuard(self._criterion, model, cfg.checkpoint.save_dir, limit)
-        self._card = task.card().plain()
+        self.card = task.card().plain()
         metrics.log_start_time("wall", priority=790, round=0)
 
     def _build_optimizer(self) -> None:
         common, optimization = self.cfg.common, self.cfg.optimization
         self.parameters = [p for p in self._objective.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.cfg.optimizer, self.parameters)
-        self.lr_scheduler = lr_scheduler.build_lr_scheduler(self.cfg.lr_scheduler, self.optimizer)
-        self.lr_scheduler.step_update(0)
+        self.schedule = Schedule(self.cfg, self.optimizer)
         self.scaler: DynamicLossScaler | None = None
         if self.precision.scaled:
             window = common.fp16_scale_window
@@ -166,7 +114,7 @@ class OFATrainer:
     def set_num_updates(self, updates: int) -> None:
         """Says how many are done, which the learning rate follows."""
         self._updates = updates
-        self._log_rate()
+        self.schedule.follow(updates)
         metrics.log_scalar("num_updates", updates, weight=0, priority=200)
 
     def get_lr(self) -> float:
@@ -187,10 +135,7 @@ class OFATrainer:
 
     def cumulative_training_time(self) -> float:
         """Seconds of this run and those it goes on from, averaged over processes."""
-        return self._own_time() if self._training_time is None else self._training_time
-
-    def _own_time(self) -> float:
-        return time.time() - self._began + self._previous_time
+        return self.clock.own() if self.clock.averaged is None else self.clock.averaged
 
     # ---- data
 
@@ -202,11 +147,8 @@ class OFATrainer:
             self.task.load_dataset(dataset.train_subset, epoch=epoch, combine=True)
         seed = common.seed + (epoch if dataset.update_ordered_indices_seed else 0)
         iterator = self._batches(dataset.train_subset, dataset.batch_size, seed, epoch)
-        self._train_batches = len(iterator)
         iterator.update_freqs = list(self.cfg.optimization.update_freq)
-        if hasattr(self, "_epoch"):
-            iterator.more_updates = self._epoch.more_updates
-        self._epoch = iterator
+        self.schedule.next_epoch(iterator)
         return iterator
 
     def get_valid_iterator(self, subset: str) -> EpochBatches:
@@ -258,9 +200,12 @@ class OFATrainer:
 
     def begin_epoch(self, epoch: int) -> None:
         """An epoch begins."""
-        self.lr_scheduler.step_begin_epoch(epoch)
-        self._log_rate()
+        self.schedule.begin_epoch(epoch, self._updates)
         self.task.begin_epoch(epoch, self._model)
+
+    def end_epoch(self, epoch: int, score: float | None = None) -> float:
+        """An epoch ends with a score of validation; the learning rate that comes next."""
+        return self.schedule.end_epoch(epoch, score, self._updates)
 
     @property
     def objective(self) -> Any:
@@ -317,9 +262,9 @@ class OFATrainer:
         outputs, size = self._backward(samples)
         grads = [p.grad for p in self.parameters if p.grad is not None]
         total_norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads, dtype=torch.float32)))
-        sums = (size, self._guard.bad_losses(), self._own_time())
+        sums = (size, self._guard.bad_losses(), self.clock.own())
         outputs, (size, bad, total_time), (norm,) = self._add_up(outputs, sums, (total_norm,))
-        self._training_time = total_time / self.data_parallel_world_size
+        self.clock.averaged = total_time / self.data_parallel_world_size
         factor = self.data_parallel_world_size / (size or 1) / self._objective.scale
         norm *= factor
         if bad:
@@ -378,23 +323,8 @@ class OFATrainer:
             return [entry for part, _ in gathered for entry in part], totals, [float(value) for value in others]
         keys = list(outputs[0]) if outputs else []
         added = [*(sum(output.get(key, 0) for output in outputs) for key in keys), *sums]
-        numbers = self._read_together(added, others)
-        end = len(added)
-        return [dict(zip(keys, numbers, strict=False))] if keys else [], numbers[len(keys) : end], numbers[end:]
-
-    def _read_together(self, added: Sequence[Any], others: Sequence[Any]) -> list[float]:
-        """Values as numbers, `added` summed over processes; one wait for the device."""
-        values = [*added, *others]
-        if self.data_parallel_world_size > 1:
-            plain = torch.tensor([0.0 if isinstance(x, Tensor) else float(x) for x in values], dtype=torch.float64)
-            total = plain.to(self.device, non_blocking=True)
-            if places := [i for i, x in enumerate(values) if isinstance(x, Tensor)]:
-                total[places] = torch.stack([values[i].double().reshape(()) for i in places])
-            torch.distributed.all_reduce(total[: len(added)], group=distributed_utils.get_data_parallel_group())
-            return total.tolist()
-        tensors = [x.double().reshape(()) for x in values if isinstance(x, Tensor)]
-        read = iter(torch.stack(tensors).tolist() if tensors else ())
-        return [next(read) if isinstance(x, Tensor) else float(x) for x in values]
+        numbers, same = read_together(added, others, self.device)
+        return [dict(zip(keys, numbers, strict=False))] if keys else [], numbers[len(keys) :], same
 
     def _log_update(self, norm: float, rows: float) -> None:
         metrics.log_speed("ups", 1.0, priority=100, round=2)
@@ -434,95 +364,11 @@ class OFATrainer:
         outputs, (size,), _ = self._add_up([logged], (size,))
         return self._reduce(outputs, size)
 
-    # ---- learning rate
-
-    def _log_rate(self) -> float:
-        rate = self.lr_scheduler.step_update(self._updates)
-        rates = rate if isinstance(rate, dict) else {"": rate}
-        for name, value in rates.items():
-            metrics.log_scalar(f"lr_{name}" if name else "lr", value, weight=0, priority=300)
-        return float(rates.get("default", next(iter(rates.values()))))
-
-    def lr_step(self, epoch: int, val_loss: float | None = None) -> float:
-        """An epoch ends; the first call after a restore fixes a schedule that depends on the number of updates."""
-        self.lr_scheduler.step(epoch, val_loss)
-        rate = self._log_rate()
-        if not self._schedule_ready and hasattr(self, "_train_batches"):
-            self._schedule_ready = True
-            total = self.total_updates(self._train_batches)
-            if self._epoch.changed:
-                self._epoch.more_updates = self._updates + self._updates_left() - total
-            self.reinit_schedule(total and total + self._epoch.more_updates)
-        return rate
-
-    def _updates_left(self) -> int:
-        """Updates from here to the end of the last epoch."""
-        later = self.total_updates(self._train_batches) - self.total_updates(self._train_batches, self._epoch.epoch)
-        return later + math.ceil(self._epoch.batches_left / self._epoch.update_freq)
-
-    def total_updates(self, batches: int, max_epoch: int | None = None) -> int:
-        """Updates of --max-epoch epochs of so many batches, whatever --max-update says; 0 without --max-epoch."""
-        freq = self.cfg.optimization.update_freq
-        epochs = range(self.cfg.optimization.max_epoch or 0)[:max_epoch]
-        return sum(math.ceil(batches / freq[min(i, len(freq) - 1)]) for i in epochs)
-
-    def last_update(self) -> int:
-        """Number of the run's last update, as far as its flags say; 0 if they do not."""
-        total = self.total_updates(self._train_batches)
-        ends = [end for end in (total and total + self._epoch.more_updates, self.cfg.optimization.max_update) if end]
-        return min(ends, default=0)
-
-    def reinit_schedule(self, total: int) -> None:
-        """Tells a schedule with a warm-up ratio the updates of all epochs, and logs over how many the rate decays."""
-        schedule = self.lr_scheduler
-        if not hasattr(schedule, "reinit"):
-            return
-        from_epochs = total > 0 and schedule.reinit(total, self._updates)
-        if schedule.cfg.warmup_ratio > 0 and not from_epochs:
-            logger.warning("--warmup-ratio %s has no effect without --max-epoch.", schedule.cfg.warmup_ratio)
-        flag, decay = "--max-epoch" if from_epochs else "--total-num-update", int(schedule.total_num_update)
-        last = min(total or math.inf, self.cfg.optimization.max_update or math.inf)
-        end = f", of which this run makes {last}" if last < decay else ""
-        logger.info(
-            "Total steps %d, warmup steps %d, warmup_factor %s: the learning rate decays over %d updates (%s)%s",
-            decay, schedule.cfg.warmup_updates, schedule.warmup_factor, decay, flag, end,
-        )  # fmt: skip
-
     # ---- files
 
     def state_dict(self) -> dict[str, Any]:
-        """What fairseq and the original expect of a file, and the card of the run."""
-        cfg: Any = OmegaConf.to_container(self.cfg, resolve=True, enum_to_str=True)
-        model = {"patch_image_size": cfg["task"]["patch_image_size"], **cfg["model"]}
-        own_parameters = any(True for _ in self._criterion.parameters())
-        past = {
-            "criterion_name": type(self._criterion).__name__,
-            "optimizer_name": type(self.optimizer).__name__,
-            "lr_scheduler_state": self.lr_scheduler.state_dict(),
-            "num_updates": self._updates,
-        }
-        extra = {"metrics": metrics.state_dict(), "previous_training_time": self.cumulative_training_time()}
-        weights = self._model.state_dict()
-        if self.ema is not None:
-            tables = {name: weights[name] for name in self.ema.skip_keys}  # equal, and so stored once
-            extra["ema"] = {**self.ema.get_model().state_dict(), **tables}
-            if self.cfg.ema.ema_fp32:
-                extra["ema_fp32_params"] = self.ema.fp32_params
-        if self.scaler is not None:
-            extra["loss_scale"] = self.scaler.loss_scale
-        state = {
-            "args": None,
-            "cfg": {**cfg, "model": with_original_options(model)},
-            "model": weights,
-            "criterion": self._criterion.state_dict() if own_parameters else None,
-            "optimizer_history": [*self._history, past],
-            "task_state": self.task.state_dict(),
-            "extra_state": extra,
-            KEY: self._card,
-        }
-        if not self.cfg.checkpoint.no_save_optimizer_state:
-            state["last_optimizer_state"] = self.optimizer.state_dict()
-        return dict(fairseq_utils.apply_to_sample(_OnCPU(), state))
+        """What a checkpoint holds of the run, except its place in the data."""
+        return state_of(self)
 
     def load_checkpoint(
         self,
@@ -540,80 +386,25 @@ class OFATrainer:
         if not os.path.isfile(filename):
             logger.warning("There is no --restore-file: training starts from random weights.")
             return None
-        state = self._read(filename, None if reset_optimizer else self._model)
-        history = state["optimizer_history"] or []
-        try:
-            if history and "num_updates" in history[-1]:
-                self._model.set_num_updates(history[-1]["num_updates"])  # type: ignore[operator]
-            self._model.load_state_dict(state["model"], strict=True)
-            if state.get("criterion") and any(True for _ in self._criterion.parameters()):
-                self._criterion.load_state_dict(state["criterion"], strict=True)
-        except UserError as error:
-            raise UserError(f"Cannot load model parameters from checkpoint {filename}: {error}") from error
-        self._history, extra = history, state["extra_state"]
-        saved = state.get("last_optimizer_state")
-        if saved is not None and not reset_optimizer:
-            self._restore_optimizer(saved, filename, reset_lr_scheduler, optimizer_overrides or {})
-            if self.scaler is not None and "loss_scale" in extra:
-                self.scaler.loss_scale = extra["loss_scale"]
-        if extra is not None:
-            self._restore_extra(extra, reset_meters)
-            epoch = extra["train_iterator"]["epoch"]
-            logger.info("Loaded checkpoint %s (epoch %s @ %d updates)", filename, epoch, self._updates)
-        return extra
-
-    def _read(self, filename: str, trained: nn.Module | None) -> dict[str, Any]:
-        """The file's content, which one process reads for all unless --load-checkpoint-on-all-dp-ranks."""
-        alone = self.data_parallel_world_size == 1 or self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks
-        state: Any = None
-        if alone or self.is_data_parallel_master:
-            state = read_for(self.cfg, self.task.vocab, filename, trained)
-        if not alone:
-            group = distributed_utils.get_data_parallel_group()
-            state = distributed_utils.broadcast_object(state, src_rank=0, group=group, dist_device=self.device)
-        return dict(state)
-
-    def _restore_optimizer(
-        self, saved: dict[str, Any], filename: str, reset_schedule: bool, overrides: Mapping[str, Any]
-    ) -> None:
-        last = self._history[-1]
-        try:
-            for what, own in (("criterion", self._criterion), ("optimizer", self.optimizer)):
-                name = optimizer_state.PLAIN.get(last[f"{what}_name"], last[f"{what}_name"])
-                if name != type(own).__name__:
-                    raise ValueError(f"its {what} is {name}, this run's {type(own).__name__}")
-            restore_optimizer(self.optimizer, saved, overrides)
-        except ValueError as error:
-            advice = optimizer_state.RESET
-            raise UserError(f"The optimizer of {filename} cannot be continued ({error}): {advice}.") from error
-        if not reset_schedule:
-            self.lr_scheduler.load_state_dict(last["lr_scheduler_state"])
-        self.set_num_updates(last["num_updates"])
-
-    def _restore_extra(self, extra: dict[str, Any], reset_meters: bool) -> None:
-        self._previous_time, self._began = extra.get("previous_training_time", 0.0), time.time()
-        iterator = extra["train_iterator"]
-        self.lr_step(iterator["epoch"])
-        begins = iterator.get("version", 1) >= 2 and iterator["iterations_in_epoch"] == 0
-        if "metrics" in extra and not reset_meters and not begins:
-            metrics.load_state_dict(extra["metrics"])
-            for meter in metrics.get_meters("default"):
-                if isinstance(meter, meters.TimeMeter):
-                    meter.reset()
-        if self.ema is not None:
-            self.ema.restore(extra["ema"])
-            if self.cfg.ema.ema_fp32:
-                self.ema.build_fp32_params(extra.get("ema_fp32_params"))
+        return restore(self, filename, reset_optimizer, reset_lr_scheduler, optimizer_overrides or {}, reset_meters)
 
 
-class _OnCPU:
-    """Tensors as a file holds them; those that share their memory still do."""
+class Clock:
+    """Seconds of a run and those it goes on from.
+
+    Attributes:
+        averaged: over processes, as of the last update; None before it.
+    """
+
+    averaged: float | None = None
 
     def __init__(self) -> None:
-        self._seen: dict[Any, Tensor] = {}
+        self.restart(0.0)
 
-    def __call__(self, tensor: Tensor) -> Tensor:
-        key = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
-        if key not in self._seen or not tensor.numel():
-            self._seen[key] = tensor.detach().cpu().contiguous()
-        return self._seen[key]
+    def restart(self, before: float) -> None:
+        """The run goes on from one that took so long."""
+        self._before, self._began = before, time.time()
+
+    def own(self) -> float:
+        """Seconds of this process."""
+        return time.time() - self._began + self._before

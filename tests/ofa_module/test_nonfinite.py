@@ -58,7 +58,7 @@ def make_trainer(task, folder, *flags):
     torch.manual_seed(0)
     cfg = train.parse_args([*FLAGS, f"--save-dir={folder}", *flags])
     trainer = OFATrainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
-    trainer.reinit_schedule(10)
+    trainer.schedule.decay_over(10, 0)
     return trainer
 
 
@@ -181,7 +181,7 @@ def share(cfg):
     """One of two processes: the second one's second batch is poisoned, and so are both's third and fourth."""
     task = tasks.setup_task(cfg.task)
     trainer = OFATrainer(cfg, task, task.build_model(cfg.model), task.build_criterion(cfg.criterion))
-    trainer.reinit_schedule(10)
+    trainer.schedule.decay_over(10, 0)
     me = int(os.environ["RANK"])
     trainer.train_step([batch(10 + me)])
     before = everything(trainer)

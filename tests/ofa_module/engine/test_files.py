@@ -100,7 +100,7 @@ def test_the_first_start_and_the_next(tmp_path):
     asked = []
     trainer = SimpleNamespace(
         load_checkpoint=lambda path, *resets, **more: asked.append((path, *resets[:2], more["reset_meters"])),
-        get_train_iterator=lambda epoch: SimpleNamespace(epoch=epoch), lr_step=lambda epoch: None,
+        get_train_iterator=lambda epoch: SimpleNamespace(epoch=epoch), end_epoch=lambda epoch: None,
     )  # fmt: skip
     cfg = train.parse_args([*ARGV, f"--save-dir={tmp_path}", "--finetune-from-model=x.pt"]).checkpoint
     Checkpoints(cfg).restore(trainer)

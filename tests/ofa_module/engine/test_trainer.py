@@ -73,7 +73,7 @@ def test_trajectory(name, golden, tmp_path):
     setup = golden("trajectory_tiny.json")["setups"][name]
     data = "tests/golden/tsv/caption/caption_train.tsv"
     trainer, model = make_trainer(setup["options"], tmp_path, data)
-    trainer.reinit_schedule(10)
+    trainer.schedule.decay_over(10, 0)
     averaged = trainer.ema.get_model() if "ema_after_six_updates" in setup else None  # made before the first update
     loss_tolerance, norm_tolerance = TOLERANCES.get(name, LATER)
     for number, expected in enumerate(setup["updates"]):
@@ -165,17 +165,17 @@ def test_the_rate_decays_over_the_updates_of_the_original(flags, total, warmup, 
     data = "tests/golden/tsv/caption/caption_train.tsv"
     options = [*SMALL, "--max-epoch=4", "--update-freq=1", *flags]
     trainer, _ = make_trainer(options, tmp_path, data)
-    trainer._train_batches, trainer._epoch = 5, SimpleNamespace(changed=False, more_updates=0)
-    with caplog.at_level("INFO", "ofa_module.engine.trainer"):
-        trainer.lr_step(1)
-        trainer.lr_step(2)
+    trainer.schedule._epoch_batches, trainer.schedule._epoch = 5, SimpleNamespace(changed=False, more_updates=0)
+    with caplog.at_level("INFO", "ofa_module.engine.schedule"):
+        trainer.end_epoch(1)
+        trainer.end_epoch(2)
     (line,) = [record.getMessage() for record in caplog.records if "Total steps" in record.getMessage()]
     assert line.startswith(f"Total steps {total}, warmup steps {warmup},")
     assert all(part in caplog.text for part in said)
     assert ("this run makes" in line) == (said[-1].startswith("this run makes") or "--max-epoch=0" in flags)
     middle = warmup + (total - warmup) // 2
-    assert trainer.lr_scheduler.step_update(middle) == pytest.approx(1 - (middle - warmup) / (total - warmup))
-    assert trainer.lr_scheduler.step_update(total) == 0
+    assert trainer.schedule.rates.step_update(middle) == pytest.approx(1 - (middle - warmup) / (total - warmup))
+    assert trainer.schedule.rates.step_update(total) == 0
 
 
 def test_images_that_are_read_in_part_are_counted_and_the_first_are_named(monkeypatch, caplog):
