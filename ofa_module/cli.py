@@ -4,7 +4,6 @@ import argparse
 import ast
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -17,10 +16,10 @@ from typing import Any
 import torch
 from fairseq import options
 from fairseq import utils as fairseq_utils
-from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, open_dict
 
+from ofa_module.configuration import configuration
 from utils.errors import SYSTEM_ADVICE, UserError, one_sentence
 from utils.logs import program_logging
 from utils.options import LARGEST_SEED
@@ -53,13 +52,7 @@ def parse(
             raise UserError(f"--seed {flags.seed}: choose a number from 0 to {LARGEST_SEED}.")
         if flags.num_workers < 0:
             raise UserError(f"--num-workers {flags.num_workers}: choose a number of at least 0.")
-        for name, value in vars(flags).items():
-            if isinstance(value, str) and re.search(r"\\('|$)", value):  # fairseq hands it to hydra in single quotes
-                flag = f"--{name.replace('_', '-')}"
-                raise UserError(f"{flag} {value!r} has a backslash at its end or before a quote: use another value.")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning)  # hydra's notices about its own future
-            cfg = convert_namespace_to_omegaconf(flags)
+        cfg = configuration(flags)
         _prepare_processes(cfg)
     except (UserError, ValueError, AssertionError) as error:
         parser.error(one_sentence(error))

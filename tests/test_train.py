@@ -171,7 +171,6 @@ def sentence(output):
         ({"flags": ["--bpe-dir=/nowhere"]}, ["/nowhere"]),
         ({"flags": ["--eval-cider", "--eval-args={beam}"]}, ["--eval-args"]),
         ({"flags": ["--constraint-range=nine"]}, ["--constraint-range"]),
-        ({"flags": ["--tensorboard-logdir=runs\\"]}, ["--tensorboard-logdir", "backslash"]),
         ({"row": "1\t1\tx\ty\t!!!\n"}, ["line 2", "base64", "--skip-bad-rows"]),
         ({"empty": True}, ["caption_val.tsv", "no rows"]),
         ({"arch": True}, ["--arch"]),
