@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from data.images import to_rgb
+from models.unset_weights import UnsetWeights
 from utils.checkpoint import check_state, check_whole, unpickle
 from utils.errors import UserError
 from utils.torchscript import is_torchscript, read_torchscript
@@ -77,7 +78,8 @@ class CLIP:
         state = _read_weights(path)
         try:
             cast = open_clip.get_cast_dtype(precision)
-            model = open_clip.model.build_model_from_openai_state_dict(state, cast_dtype=cast)
+            with UnsetWeights():
+                model = open_clip.model.build_model_from_openai_state_dict(state, cast_dtype=cast)
         except Exception as error:  # it raises many types on weights of another network
             raise UserError(f"{path} is not a CLIP model: put OpenAI's ViT-B-16.pt there.") from error
         model = model.to(device) if precision == "fp16" else model.to(device).float()

@@ -1,5 +1,6 @@
 """Shared fixtures: the golden figures beside this file and networks filled with the golden weights."""
 
+import importlib
 import json
 import os
 import shutil
@@ -16,10 +17,13 @@ import torch
 from data.text import Vocabulary
 from metrics import coco_caption
 from models.ofa import OFA, OFAConfig
+from models.unset_weights import UnsetWeights
 from utils.checkpoint import save_checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
+weights = importlib.import_module("weights")  # of the golden figures
+weights.golden_array = cache(weights.golden_array)  # the same for every model
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
@@ -37,7 +41,9 @@ def golden_model(**overrides: Any) -> OFA:
     """`ofa_tiny` in eval mode, with the weights all golden figures were measured with."""
     from weights import fill_
 
-    return fill_(OFA(OFAConfig.from_arch("ofa_tiny", **overrides))).eval()
+    with UnsetWeights():
+        model = OFA(OFAConfig.from_arch("ofa_tiny", **overrides))
+    return fill_(model).eval()
 
 
 @pytest.fixture(autouse=True)

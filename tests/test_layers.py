@@ -16,6 +16,7 @@ FLOORS = {
     "utils": 0,
     "data": 1,
     "metrics": 2,
+    "models.unset_weights": 2,
     "models.ofa": 3,
     "models.generation": 4,
     "models.clip": 4,

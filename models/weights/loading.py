@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.ofa import OFA, OFAConfig
 from models.ofa.config import ARCHITECTURES, COMMON
+from models.unset_weights import UnsetWeights
 from models.weights.upgrade import describe, summarise, upgrade_state_dict
 from utils.checkpoint import PathLike, check_state, load_checkpoint, save_checkpoint, without_history
 from utils.errors import UserError
@@ -45,14 +46,18 @@ def load_model(
     config = model_config(checkpoint, overrides, str(path))
     check_state(state, str(path))
     try:
-        model = OFA(config)
+        with UnsetWeights():
+            model = OFA(config)
     except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
         raise UserError(f"{path} holds a model that cannot be built: {error!s:.200}") from error
-    report = upgrade_state_dict(state, model, source=str(path))
+    upgraded = dict(state)
+    report = upgrade_state_dict(upgraded, model, source=str(path))
     parameters = {name for name, _ in model.named_parameters()}
     if random := [name for name in report.missing if name in parameters]:
+        model, upgraded = OFA(config), dict(state)
+        upgrade_state_dict(upgraded, model, source=str(path))
         logger.warning("%s lacks weights, left at random: %s", path, ", ".join(summarise(random)))
-    model.load_state_dict(state)
+    model.load_state_dict(upgraded)
     return model.to(device).eval()
 
 

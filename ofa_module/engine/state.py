@@ -1,9 +1,12 @@
-"""What a checkpoint holds of a run, and what a run takes from a checkpoint that it goes on from."""
+"""What a checkpoint holds of a run, and what a run takes from a checkpoint that it goes on from.
+
+`trainer` is an `OFATrainer`, which imports this file.
+"""
 
 import logging
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fairseq import utils as fairseq_utils
 from fairseq.distributed import utils as distributed_utils
@@ -22,13 +25,10 @@ from utils.checkpoint import DamagedCheckpointError, load_checkpoint, previous_c
 from utils.errors import UserError
 from utils.original import with_original_options
 
-if TYPE_CHECKING:
-    from ofa_module.engine.trainer import OFATrainer
-
 logger = logging.getLogger(__name__)
 
 
-def state_of(trainer: "OFATrainer") -> dict[str, Any]:
+def state_of(trainer: Any) -> dict[str, Any]:
     """What fairseq and the original expect of a file, and the card of the run; all tensors on the CPU."""
     cfg: Any = OmegaConf.to_container(trainer.cfg, resolve=True, enum_to_str=True)
     model = {"patch_image_size": cfg["task"]["patch_image_size"], **cfg["model"]}
@@ -64,7 +64,7 @@ def state_of(trainer: "OFATrainer") -> dict[str, Any]:
 
 
 def restore(
-    trainer: "OFATrainer",
+    trainer: Any,
     filename: str,
     reset_optimizer: bool,
     reset_schedule: bool,
@@ -102,7 +102,7 @@ def _has_parameters(module: nn.Module) -> bool:
     return any(True for _ in module.parameters())
 
 
-def _read(trainer: "OFATrainer", filename: str, trained: nn.Module | None) -> dict[str, Any]:
+def _read(trainer: Any, filename: str, trained: nn.Module | None) -> dict[str, Any]:
     """The file's content, which one process reads for all unless --load-checkpoint-on-all-dp-ranks."""
     cfg = trainer.cfg
     alone = trainer.data_parallel_world_size == 1 or cfg.checkpoint.load_checkpoint_on_all_dp_ranks
@@ -115,9 +115,7 @@ def _read(trainer: "OFATrainer", filename: str, trained: nn.Module | None) -> di
     return dict(state)
 
 
-def _restore_optimizer(
-    trainer: "OFATrainer", saved: dict[str, Any], filename: str, overrides: Mapping[str, Any]
-) -> None:
+def _restore_optimizer(trainer: Any, saved: dict[str, Any], filename: str, overrides: Mapping[str, Any]) -> None:
     last = trainer.history[-1]
     try:
         for what, own in (("criterion", trainer.get_criterion()), ("optimizer", trainer.optimizer)):
@@ -130,7 +128,7 @@ def _restore_optimizer(
         raise UserError(f"The optimizer of {filename} cannot be continued ({error}): {advice}.") from error
 
 
-def _restore_extra(trainer: "OFATrainer", extra: dict[str, Any], reset_meters: bool) -> None:
+def _restore_extra(trainer: Any, extra: dict[str, Any], reset_meters: bool) -> None:
     trainer.clock.restart(extra.get("previous_training_time", 0.0))
     iterator = extra["train_iterator"]
     trainer.end_epoch(iterator["epoch"])
