@@ -21,7 +21,7 @@ CHECKPOINT = Path(__file__).parent / "checkpoints" / "ofa_demo.pt"
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The command line; SystemExit on a wrong one."""
-    parser = argparse.ArgumentParser("demo.py", description="Try a trained network in the browser.")
+    parser = argparse.ArgumentParser("demo.py", description="Try a trained model in the browser.")
     parser.add_argument(
         "--checkpoint", type=Path, default=CHECKPOINT,
         help="fairseq file, Hugging Face folder or safetensors file (default: checkpoints/ofa_demo.pt)",

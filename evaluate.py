@@ -53,7 +53,7 @@ class EvaluationFlags(FairseqDataclass):
         default=False, metadata={"help": "answer by beam search, not by ranking all answers"}
     )
     with_scores: bool = field(
-        default=False, metadata={"help": "add to each record how sure the network is (probability or log-probability)"}
+        default=False, metadata={"help": "add to each record how sure the model is (probability or log-probability)"}
     )
     check_submission: Optional[str] = field(
         default=None, metadata={"help": "evaluate nothing: check this file of predictions against the data file"}
@@ -164,7 +164,7 @@ def _task_config(
 
 def _check_overrides(overrides: dict[str, Any], task: str, options: Set[str]) -> None:
     if unknown := [key for key in overrides if key not in options and key not in {f.name for f in fields(OFAConfig)}]:
-        raise UserError(f"--model-overrides: neither the task {task!r} nor the network has an option {unknown[0]!r}.")
+        raise UserError(f"--model-overrides: neither the task {task!r} nor the model has an option {unknown[0]!r}.")
 
 
 def _own_options(card: Card, checkpoint: dict[str, Any], path: str, has_vocabulary: bool) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def _check(
     if zero_shot:
         return
     card.check_prompts(path)
-    for name, value in card.picture_options(path).items():
+    for name, value in card.image_options(path).items():
         run = task.cfg[name]
         if run != value and overrides.get(name) != run:
             raise UserError(

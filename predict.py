@@ -1,6 +1,6 @@
-"""Predicts: `python predict.py caption PICTURES... --checkpoint FILE [--output out.jsonl]` -> one JSON line per item.
+"""Predicts: `python predict.py caption IMAGES... --checkpoint FILE [--output out.jsonl]` -> one JSON line per item.
 
-INPUT is pictures, a folder of them, a JSONL file (keys `image`, `question` ..., optional `id`) or a TSV file with the
+INPUT is images, a folder of them, a JSONL file (keys `image`, `question` ..., optional `id`) or a TSV file with the
 released columns of the task; for draw and summarise also .txt files with a text a line, or a text itself. With --output
 a run that was stopped goes on where it was. Exit code 1: items were skipped, 2: a wrong command line or file.
 """
@@ -93,17 +93,17 @@ def _draw(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) 
     found = _list(p.draw(v["prompt"], args.n, **args.decoding))
     args.folder.mkdir(parents=True, exist_ok=True)
     for number, drawn in zip(v["number"], found, strict=True):
-        pictures = [drawn] if args.n == 1 else drawn
+        images = [drawn] if args.n == 1 else drawn
         paths = []
-        for k, picture in enumerate(pictures):
+        for k, image in enumerate(images):
             paths.append(_unused(args.folder, f"{number:06}_{k}"))
-            picture.save(paths[-1])
-        records.append({"pictures": [str(path) for path in paths], "scores": [x.info["score"] for x in pictures]})
+            image.save(paths[-1])
+        records.append({"pictures": [str(path) for path in paths], "scores": [x.info["score"] for x in images]})
     return records
 
 
 def _unused(folder: Path, name: str) -> Path:
-    """The file NAME.png, or NAME_2.png and so on if there is one already: pictures of earlier runs stay."""
+    """The file NAME.png, or NAME_2.png and so on if there is one already: images of earlier runs stay."""
     suffixes = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
     return next(path for suffix in suffixes if not (path := folder / f"{name}{suffix}.png").exists())
 
@@ -126,17 +126,17 @@ def _same(*names: str) -> dict[str, str]:
 
 # fmt: off
 COMMANDS = {
-    "caption": Command("describe pictures", "caption", _same("id", "image"), ("image",), "caption", _caption),
-    "answer": Command("answer questions about pictures", "vqa_gen", _same("id", "image", "question", "objects"),
+    "caption": Command("describe images", "caption", _same("id", "image"), ("image",), "caption", _caption),
+    "answer": Command("answer questions about images", "vqa_gen", _same("id", "image", "question", "objects"),
                       ("image", "question"), "answer", _answer),
     "ground": Command("find the box of a phrase", "refcoco", {**_same("id", "image"), "phrase": "text"},
                       ("image", "phrase"), "boxes", _ground),
-    "entail": Command("judge sentences by pictures", "snli_ve",
+    "entail": Command("judge sentences by images", "snli_ve",
                       {**_same("id", "image", "hypothesis"), "premise": "caption"}, ("image", "hypothesis"),
                       "entailment", _entail),
-    "classify": Command("name the class of pictures", "image_classify", _same("image"), ("image",), "labels",
+    "classify": Command("name the class of images", "image_classify", _same("image"), ("image",), "labels",
                         _classify),
-    "draw": Command("draw pictures of captions", "image_gen", {"id": "id", "prompt": "text"}, ("prompt",), "pictures",
+    "draw": Command("draw images of captions", "image_gen", {"id": "id", "prompt": "text"}, ("prompt",), "pictures",
                     _draw),
     "summarise": Command("write headlines", "gigaword", {"text": "article"}, ("text",), "summary", _summarise),
     "generate": Command("follow any instruction", "", _same("id", "image", "prompt"), ("prompt",), "text", _generate),
@@ -148,7 +148,7 @@ TEXTS = {"answer": ("question",), "ground": ("phrase",), "entail": ("hypothesis"
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The command line; SystemExit on a wrong one."""
-    parser = argparse.ArgumentParser("predict.py", description="Put pictures and texts to a trained network.")
+    parser = argparse.ArgumentParser("predict.py", description="Put images and texts to a trained model.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.help, description=f"Predict: {command.help}.")
@@ -160,10 +160,10 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         sub.add_argument("--candidates", help="file of the answers to choose among (JSON, pickle, or one a line)")
     answer.add_argument("--free", action="store_true", help="any text may be the answer")
     ground.add_argument("--n-best", type=positive, default=1, help="boxes per phrase (default %(default)s)")
-    classify.add_argument("--top-k", type=positive, default=5, help="classes per picture (default %(default)s)")
-    draw.add_argument("--n", type=positive, default=1, help="pictures per caption (default %(default)s)")
+    classify.add_argument("--top-k", type=positive, default=5, help="classes per image (default %(default)s)")
+    draw.add_argument("--n", type=positive, default=1, help="images per caption (default %(default)s)")
     draw.add_argument("--vqgan", nargs=2, metavar=("CHECKPOINT", "YAML"), help="the VQGAN's last.ckpt and model.yaml")
-    draw.add_argument("--folder", type=path_of, default=Path("drawings"), help="for the pictures (default %(default)s)")
+    draw.add_argument("--folder", type=path_of, default=Path("drawings"), help="for the images (default %(default)s)")
     draw.add_argument("--seed", type=seed, default=7, help="of the draws (default %(default)s)")
     args = parser.parse_args(argv)
     if getattr(args, "free", False) and args.candidates is not None:
@@ -175,7 +175,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> None:
     several = "*" if name == "generate" else "+"
-    kinds = "pictures, folders, .jsonl or .tsv files" if "image" in command.columns else ".jsonl, .tsv, .txt or a text"
+    kinds = "images, folders, .jsonl or .tsv files" if "image" in command.columns else ".jsonl, .tsv, .txt or a text"
     sub.add_argument("input", nargs=several, metavar="INPUT", help=kinds)
     sub.add_argument("--recursive", action="store_true", help="read folders with the folders in them")
     sub.add_argument("--max-image-pixels", type=positive, help="larger images are skipped (default: 2 ** 28)")
@@ -398,7 +398,7 @@ def _load(args: argparse.Namespace) -> "OFAPredictor":
 
 
 def _switched(predictor: "OFAPredictor", command: Command, on: bool) -> set[str]:
-    """Columns of a TSV file that networks read only with an option, and whether this one does."""
+    """Columns of a TSV file that models read only with an option, and whether this one does."""
     if not command.task:
         return set()
     row = TASKS[command.task]

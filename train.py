@@ -33,7 +33,7 @@ class TrainingFlags(FairseqDataclass):
     )
     verbose: bool = field(
         default=False,
-        metadata={"help": "log the whole configuration, the network and all figures of each line"},
+        metadata={"help": "log the whole configuration, the model and all figures of each line"},
     )
     use_ema_weights_to_init_param: bool = field(
         default=False,

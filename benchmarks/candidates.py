@@ -1,7 +1,7 @@
 """Choosing among 3,129 answers: one forward per candidate, through the trie, best first, and beam search.
 
     python -m benchmarks.candidates [--arch ofa_base] [--size 224] [--batch 4] [--repeats 2] [--threads 2]
-    python -m benchmarks.candidates --trained outputs/demo_all    # the VQA network of run_scripts/demo_all.sh instead
+    python -m benchmarks.candidates --trained outputs/demo_all    # the VQA model of run_scripts/demo_all.sh instead
 
 Prints a table: seconds and decoder rows per question, peak memory and ratios, the encoder's forward left out. Weights
 are random; "peaked" has the output scaled by 20, since the logits of random weights are nearly flat, the worst case
@@ -67,7 +67,7 @@ def make_answers(vocabulary: Vocabulary) -> list[list[int]]:
 
 
 class Setting:
-    """The network, the questions and the answers that all sides share."""
+    """The model, the questions and the answers that all sides share."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         if args.trained:
@@ -224,7 +224,7 @@ def measure(args: argparse.Namespace) -> None:
 def main() -> None:
     """Runs all sides, checks that they agree and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="ofa_base", help="network size")
+    parser.add_argument("--arch", default="ofa_base", help="model size")
     parser.add_argument("--size", type=int, default=224, help="image side (pixels)")
     parser.add_argument("--batch", type=int, default=4, help="questions in a batch")
     parser.add_argument("--repeats", type=int, default=2, help="runs of which the fastest counts")
@@ -245,8 +245,8 @@ def main() -> None:
     torch.testing.assert_close(*(torch.tensor(results[s]["scores"]) for s in ("plain", "scores")), atol=1e-4, rtol=0)
     assert results["best"]["best"] == results["scores"]["best"]
     assert args.trained or results["peaked best"]["best"] == results["peaked scores"]["best"]
-    network = str(args.trained) if args.trained else f"{args.arch}, {args.size} px"
-    print(f"{network}, {args.batch} questions, {args.threads} threads")
+    model = str(args.trained) if args.trained else f"{args.arch}, {args.size} px"
+    print(f"{model}, {args.batch} questions, {args.threads} threads")
     print(f"{results['plain']['list']}\n")
     print("| per question | seconds | decoder rows | (a) / this | this / (d) | peak memory of the batch (MB) |")
     print("|---|---|---|---|---|---|")

@@ -1,8 +1,8 @@
-"""Seconds per token of a 1,024-code picture as it grows; prints a markdown table.
+"""Seconds per token of a 1,024-code image as it grows; prints a markdown table.
 
     python -m benchmarks.image_codes [--arch ofa_base] [--samples 8] [--tokens 1024] [--threads 2]
 
-Random weights, one prompt, top-k 256. A step lasts from one call of the network to the next, so choosing the token is
+Random weights, one prompt, top-k 256. A step lasts from one call of the model to the next, so choosing the token is
 part of it; a figure is the median of the 51 steps around a position.
 """
 
@@ -39,9 +39,9 @@ def step_times(model: OFA, inputs: dict[str, Any], config: GenerationConfig) -> 
 def main() -> None:
     """Generates once and prints what a token costs along the way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="ofa_base", help="network size")
-    parser.add_argument("--samples", type=int, default=8, help="pictures of the prompt")
-    parser.add_argument("--tokens", type=int, default=1024, help="codes of a picture")
+    parser.add_argument("--arch", default="ofa_base", help="model size")
+    parser.add_argument("--samples", type=int, default=8, help="images of the prompt")
+    parser.add_argument("--tokens", type=int, default=1024, help="codes of an image")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -52,7 +52,7 @@ def main() -> None:
         beam=args.samples, sampling=True, sampling_topk=256, gen_code=True, constraint_range=CODES, **length
     )
     seconds = step_times(model, {"src_tokens": torch.tensor([PROMPT])}, config)
-    print(f"{args.arch}, {args.samples} pictures of one prompt, {args.tokens} codes, {args.threads} CPU threads\n")
+    print(f"{args.arch}, {args.samples} images of one prompt, {args.tokens} codes, {args.threads} CPU threads\n")
     print("| at token | ms per step | ms per token | of the first |\n|---|---|---|---|")
     first = 0.0
     for position in (100, *range(250, args.tokens, 250)):

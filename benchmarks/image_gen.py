@@ -1,9 +1,9 @@
-"""Seconds per picture of text-to-image generation by samples per batch; prints markdown tables.
+"""Seconds per image of text-to-image generation by samples per batch; prints markdown tables.
 
     python -m benchmarks.image_gen [--arch ofa_base] [--samples 1,4,8] [--side 256] [--threads 2]
 
 Random weights, one prompt, top-k 256; the VQGAN of the released width (f = 8, 8,192 codes) and CLIP ViT-B/16. Decoder
-is the sampling of codes, encoder included. The same network without a cache reads its whole sequence again for each
+is the sampling of codes, encoder included. The same model without a cache reads its whole sequence again for each
 code: it is timed at `--uncached` lengths, a polynomial is fitted to the seconds of a step, and its sum is the estimate.
 """
 
@@ -63,9 +63,9 @@ def extrapolate(lengths: Sequence[int], seconds: Sequence[float], count: int) ->
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="ofa_base", help="network size")
+    parser.add_argument("--arch", default="ofa_base", help="model size")
     parser.add_argument("--samples", default="1,4,8", help="samples of the prompt at once")
-    parser.add_argument("--side", type=int, default=256, help="side of the pictures (pixels)")
+    parser.add_argument("--side", type=int, default=256, help="side of the images (pixels)")
     parser.add_argument("--uncached", default="32,64,96,128,192,256", help="lengths to time without a cache")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     args = parser.parse_args()
@@ -80,7 +80,7 @@ def main() -> None:
     if len(lengths) <= DEGREE:
         parser.error(f"--uncached needs more than {DEGREE} lengths of up to {count}")
     print(f"{args.arch}, one prompt, {count} codes, top-k {TOP_K}, {args.threads} CPU threads, float32\n")
-    print("| samples | s per picture | decoder | VQGAN | CLIP | without cache (fitted) | times |")
+    print("| samples | s per image | decoder | VQGAN | CLIP | without cache (fitted) | times |")
     print("|---|---|---|---|---|---|---|")
     fits = []
     for samples in map(int, args.samples.split(",")):

@@ -1,18 +1,18 @@
-"""Captions of 64 pictures: one call with all of them against one call for each.
+"""Captions of 64 images: one call with all of them against one call for each.
 
     python -m benchmarks.predictor [--arch ofa_base] [--size 224] [--pictures 64] [--batch 16] [--dtype bfloat16]
-    python -m benchmarks.predictor --checkpoint caption_base_best.pt    # a trained network instead of a random one
+    python -m benchmarks.predictor --checkpoint caption_base_best.pt    # a trained model instead of a random one
 
-Prints seconds of both, in all and a picture, how much of it the encoder takes, their ratio, and how high it could be.
+Prints seconds of both, in all and an image, how much of it the encoder takes, their ratio, and how high it could be.
 Weights are random without --checkpoint: captions then have whatever length the search gives them, up to 16 tokens.
-Decoding pictures is left out, they are arrays.
+Decoding images is left out, they are arrays.
 
 What bounds the ratio on a CPU is arithmetic. Work that a batch shares is the reading of weights: in a step of the
-decoder one picture has 5 rows (beams), for which each weight is read from memory and used 5 times; with 16 pictures it
-is used 80 times. In the encoder one picture of 224 pixels has about 200 rows already, and the convolutions of the
+decoder one image has 5 rows (beams), for which each weight is read from memory and used 5 times; with 16 images it
+is used 80 times. In the encoder one image of 224 pixels has about 200 rows already, and the convolutions of the
 trunk have more: two cores compute then rather than wait for memory, and a batch has nothing left to save. "at most" is
-the ratio that would be reached if the call with all pictures did its products and convolutions as fast as one large
-matrix product in the same number format, and nothing else took time. On a GPU, or with so small a network as ofa_demo,
+the ratio that would be reached if the call with all images did its products and convolutions as fast as one large
+matrix product in the same number format, and nothing else took time. On a GPU, or with so small a model as ofa_demo,
 calls one by one are bound by starting operations instead, and the ratio is higher.
 """
 
@@ -59,7 +59,7 @@ def product_speed(dtype: torch.dtype) -> float:
 
 
 def load(args: argparse.Namespace) -> OFAPredictor:
-    """The checkpoint, or a random network of the size."""
+    """The checkpoint, or a random model of the size."""
     if args.checkpoint:
         return OFAPredictor.load(args.checkpoint, "cpu", dtype=args.dtype, batch_size=args.batch)
     torch.manual_seed(0)
@@ -72,12 +72,12 @@ def load(args: argparse.Namespace) -> OFAPredictor:
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.predictor", description="Captions, together and one by one.")
-    parser.add_argument("--arch", default="ofa_base", help="size of the random network (default %(default)s)")
-    parser.add_argument("--checkpoint", help="a trained network instead")
-    parser.add_argument("--size", type=int, default=224, help="side of its pictures in pixels (default %(default)s)")
+    parser.add_argument("--arch", default="ofa_base", help="size of the random model (default %(default)s)")
+    parser.add_argument("--checkpoint", help="a trained model instead")
+    parser.add_argument("--size", type=int, default=224, help="side of its images in pixels (default %(default)s)")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default %(default)s)")
     parser.add_argument("--pictures", type=int, default=64, help="how many (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=16, help="pictures computed at once (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="images computed at once (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=2, help="of each side, the fastest counts (default %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch (default %(default)s)")
     return parser.parse_args()
@@ -89,7 +89,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     predictor = load(args)
     model, side = predictor.model, predictor.shared.patch_image_size
-    pictures = list(np.random.default_rng(0).integers(0, 256, (args.pictures, side, side, 3), dtype=np.uint8))
+    images = list(np.random.default_rng(0).integers(0, 256, (args.pictures, side, side, 3), dtype=np.uint8))
     few = min(args.batch, args.pictures)
 
     def encode(count: int) -> Callable[[], object]:
@@ -97,22 +97,22 @@ def main() -> None:
         return lambda: model.encode(torch.tensor([PROMPT] * count) % len(predictor.vocab), pixels)
 
     with torch.inference_mode():
-        predictor.caption(pictures[0])  # to warm up
-        together = fastest(lambda: predictor.caption(pictures), args.repeats)
-        alone = fastest(lambda: [predictor.caption(picture) for picture in pictures], args.repeats)
+        predictor.caption(images[0])  # to warm up
+        together = fastest(lambda: predictor.caption(images), args.repeats)
+        alone = fastest(lambda: [predictor.caption(image) for image in images], args.repeats)
         encoder_alone = fastest(encode(1), max(3, args.repeats))
         encoder_together = fastest(encode(few), max(2, args.repeats)) / few
-    work = operations(lambda: predictor.caption(pictures[:few])) / few
+    work = operations(lambda: predictor.caption(images[:few])) / few
     speed = product_speed(predictor.dtype)
 
-    print(f"{args.pictures} pictures of {side} pixels, {args.dtype}, {args.threads} threads, batches of {args.batch}")
-    print("              seconds  a picture  of it encoder  10^9 operations a second")
+    print(f"{args.pictures} images of {side} pixels, {args.dtype}, {args.threads} threads, batches of {args.batch}")
+    print("              seconds  an image  of it encoder  10^9 operations a second")
     for name, seconds, part in (("one by one", alone, encoder_alone), ("together", together, encoder_together)):
-        each = seconds / len(pictures)
+        each = seconds / len(images)
         print(f"{name:12} {seconds:8.2f} {each:10.4f} {part:8.4f} ({part / each:4.0%}) {work / each / 1e9:16.1f}")
-    print(f"ratio {alone / together:.2f}; at most {alone / len(pictures) * speed / work:.2f}", end=", ")
+    print(f"ratio {alone / together:.2f}; at most {alone / len(images) * speed / work:.2f}", end=", ")
     print(
-        f"since a picture needs {work / 1e9:.2f} x 10^9 operations and a large product does {speed / 1e9:.1f} a second"
+        f"since an image needs {work / 1e9:.2f} x 10^9 operations and a large product does {speed / 1e9:.1f} a second"
     )
 
 

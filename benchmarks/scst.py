@@ -3,7 +3,7 @@
     python -m benchmarks.scst [--arch ofa_base] [--size 224] [--images 2] [--beam 5] [--tokens 12] [--repeats 3]
 
 Real updates by the trainer, on digit scenes, from random weights; end of sentence is forbidden until --tokens, so that
-every caption has that length. The last row is the loss of the same captions as the original computes it: each picture
+every caption has that length. The last row is the loss of the same captions as the original computes it: each image
 goes through the encoder once per caption.
 """
 
@@ -49,7 +49,7 @@ class Clock:
 
 
 def make_trainer(args: argparse.Namespace, folder: Path) -> tuple[OFATrainer, dict[str, Any]]:
-    """A trainer and a batch of pictures."""
+    """A trainer and a batch of images."""
     counts = [f"--train={args.images}", "--val=1", "--test=1", f"--size={args.size}"]
     assert write_demo([str(folder), "--tasks=caption", *counts]) == 0
     cfg = train.parse_args(
@@ -71,7 +71,7 @@ def make_trainer(args: argparse.Namespace, folder: Path) -> tuple[OFATrainer, di
 
 
 def encoded_per_caption(trainer: OFATrainer, batch: dict[str, Any], beam: int) -> float:
-    """Seconds of forward and backward of the loss with every picture repeated for each of its captions."""
+    """Seconds of forward and backward of the loss with every image repeated for each of its captions."""
     criterion: SelfCriticalCriterion = trainer.get_criterion()
     captions = criterion.hypotheses(trainer.get_model(), batch)
     inputs = {name: value.repeat_interleave(beam, 0) for name, value in batch["net_input"].items()}
@@ -90,10 +90,10 @@ def encoded_per_caption(trainer: OFATrainer, batch: dict[str, Any], beam: int) -
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser("python -m benchmarks.scst", description="Time self-critical updates.")
-    parser.add_argument("--arch", default="ofa_base", help="network size (default %(default)s)")
-    parser.add_argument("--size", type=int, default=224, help="picture side in pixels (default %(default)s)")
-    parser.add_argument("--images", type=int, default=2, help="pictures in an update (default %(default)s)")
-    parser.add_argument("--beam", type=int, default=5, help="captions of a picture (default %(default)s)")
+    parser.add_argument("--arch", default="ofa_base", help="model size (default %(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="image side in pixels (default %(default)s)")
+    parser.add_argument("--images", type=int, default=2, help="images in an update (default %(default)s)")
+    parser.add_argument("--beam", type=int, default=5, help="captions of an image (default %(default)s)")
     parser.add_argument("--tokens", type=int, default=12, help="tokens of a caption (default %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="updates after one to warm up (default %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default %(default)s)")
@@ -116,12 +116,12 @@ def main() -> None:
     seconds["loss, backward"] = seconds["backward"]
     parts = ["generation", "scores", "loss, forward", "loss, backward"]
     seconds["the rest: clipping, optimizer"] = seconds["update"] - sum(seconds[part] for part in parts)
-    print(f"{args.arch}, {args.images} pictures of {args.size} px, beam {args.beam}, {args.tokens} tokens, ", end="")
+    print(f"{args.arch}, {args.images} images of {args.size} px, beam {args.beam}, {args.tokens} tokens, ", end="")
     print(f"{args.threads} CPU threads\n\n| | seconds | share |\n|---|---|---|")
     for part in [*parts, "the rest: clipping, optimizer", "update"]:
         print(f"| {part} | {seconds[part]:.3f} | {100 * seconds[part] / seconds['update']:.1f} % |")
     ours = seconds["loss, forward"] + seconds["loss, backward"]
-    print(f"| loss with a picture encoded per caption | {repeated:.3f} | {repeated / ours:.1f} times ours |")
+    print(f"| loss with an image encoded per caption | {repeated:.3f} | {repeated / ours:.1f} times ours |")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Prints a table: seconds of an update of stage-1 captioning on rows of the golden captions, the best and the median of
 the rounds, and the ratio to the first side. All sides are in one process and take turns, so that other work on the
-machine hits all of them. "fairseq" is its stock trainer around the same network, task and loss; --frozen leaves the
+machine hits all of them. "fairseq" is its stock trainer around the same model, task and loss; --frozen leaves the
 embeddings as they are, as the recipe does.
 """
 

@@ -24,7 +24,7 @@ class OFACriterion(FairseqCriterion):
     """A loss over whole batches; subclasses say how a batch's sums are computed.
 
     Attributes:
-        sample_patch_num: patches drawn of each picture in the first part of a two-part batch; 0 = all.
+        sample_patch_num: patches drawn of each image in the first part of a two-part batch; 0 = all.
         patch_generator: draws them; the trainer seeds one for each update. None is Python's global generator.
     """
 
@@ -46,7 +46,7 @@ class OFACriterion(FairseqCriterion):
         """Loss, sample size (denominator of the gradient) and logging output of a batch.
 
         Args:
-            sample: a batch, or in pretraining a list of two: picture-text examples, and the rest.
+            sample: a batch, or in pretraining a list of two: image-text examples, and the rest.
             update_num: updates done so far; 0 in validation.
         """
         if isinstance(sample, list):

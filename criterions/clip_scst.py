@@ -22,9 +22,9 @@ class ClipScstRewardConfig(SelfCriticalConfig):
 
 @register_criterion("clip_scst_reward_criterion", dataclass=ClipScstRewardConfig)
 class ClipScstRewardCriterion(SelfCriticalCriterion):
-    """Rewards sampled pictures by their likeness to their prompt.
+    """Rewards sampled images by their likeness to their prompt.
 
-    The log calls the mean score `clip_reward`: `score` is the task's, that of the best picture.
+    The log calls the mean score `clip_reward`: `score` is the task's, that of the best image.
     """
 
     score_name = "clip_reward"
@@ -37,7 +37,7 @@ class ClipScstRewardCriterion(SelfCriticalCriterion):
 
     @torch.no_grad()
     def scores(self, sample: Mapping[str, Any], hypotheses: Sequence[Sequence[Tensor]]) -> Tensor:
-        """2.5 times the cosine of picture and caption (N,), float32, on the CPU."""
+        """2.5 times the cosine of image and caption (N,), float32, on the CPU."""
         painter = self.task.painter(sample["net_input"]["src_tokens"].device)
         images = painter.draw(list(chain.from_iterable(hypotheses)))
         scores, first = [], 0

@@ -96,13 +96,13 @@ class SelfCriticalCriterion(OFACriterion):
         }
 
     def hypotheses(self, model: nn.Module, sample: Mapping[str, Any]) -> list[list[Tensor]]:
-        """Token ids of all hypotheses of each input, best first, by the network in evaluation mode."""
-        network: Any = unwrap(model)
+        """Token ids of all hypotheses of each input, best first, by the model in evaluation mode."""
+        unwrapped: Any = unwrap(model)
         training = model.training
-        network.eval()
-        found = generate(network, encoder_inputs(sample), self.sampling)
+        unwrapped.eval()
+        found = generate(unwrapped, encoder_inputs(sample), self.sampling)
         if training:
-            network.train()
+            unwrapped.train()
         return [[hypothesis.tokens for hypothesis in own] for own in found]
 
     @classmethod

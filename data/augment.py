@@ -1,4 +1,4 @@
-"""Training-time augmentation of pictures for classification, and repeatable randomness for it."""
+"""Training-time augmentation of images for classification, and repeatable randomness for it."""
 
 import random
 from collections.abc import Iterator
@@ -33,10 +33,10 @@ def seeded(rng: random.Random) -> Iterator[None]:
 
 
 def imagenet_train_transform(size: int, imagenet_mean_std: bool = False) -> ImageTransform:
-    """Transform a picture into a randomly augmented (3, R, R) float32 tensor, R = `size`.
+    """Transform an image into a randomly augmented (3, R, R) float32 tensor, R = `size`.
 
     In this order: random resized crop and flip; timm's RandAugment (2 operations, magnitude 9); the recipe's own
-    (`data.randaugment`); normalisation; a rectangle of noise in a quarter of the pictures (Zhong et al., Random
+    (`data.randaugment`); normalisation; a rectangle of noise in a quarter of the images (Zhong et al., Random
     Erasing, 2020). Draws from the three global generators: call it within `seeded`.
 
     Args:
@@ -44,7 +44,7 @@ def imagenet_train_transform(size: int, imagenet_mean_std: bool = False) -> Imag
         imagenet_mean_std: normalise with the ImageNet mean and deviation instead of 0.5 and 0.5.
 
     Raises:
-        ValueError: (when called) a picture without pixels.
+        ValueError: (when called) an image without pixels.
     """
     from timm.data.transforms_factory import create_transform  # as long to import as everything else that a run needs
 

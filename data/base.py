@@ -151,8 +151,8 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
                 return SkippedRow(str(error))
             raise
 
-    def picture(self, column: str) -> Image.Image:
-        """RGB picture of an image column; ValueError as of `data.images.decode`."""
+    def image(self, column: str) -> Image.Image:
+        """RGB image of an image column; ValueError as of `data.images.decode`."""
         return self._decode(decode_base64(column))
 
     def _decode(self, data: bytes) -> Image.Image:
@@ -166,7 +166,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
         return collate(samples, self.vocab.pad)
 
     def example_of(self, index: int) -> Example:
-        """What a row means, before its text and picture become tensors; BadRowError if it is bad."""
+        """What a row means, before its text and image become tensors; BadRowError if it is bad."""
         row = self.rows[index]
         if len(row) < len(self.columns):
             if self.needs_references:
@@ -191,7 +191,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
         return sample
 
     def _check_length(self, sample: Sample) -> None:
-        """ValueError for more text tokens than the network has positions; image codes have positions of their own."""
+        """ValueError for more text tokens than the model has positions; image codes have positions of their own."""
         lengths = {"source": (len(sample["source"]), self.config.max_source_positions)}
         if not sample["extras"].get("code_masks"):
             lengths["target"] = len(sample["prev_output_tokens"]), self.config.max_target_positions
@@ -202,7 +202,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
                 )
 
     def check_words(self, text: str, what: str) -> str:
-        """The text; ValueError if it has no words and the network learns from it: evaluation reads such rows."""
+        """The text; ValueError if it has no words and the model learns from it: evaluation reads such rows."""
         return require_words(text, what) if self.strict else text
 
     @contextmanager
@@ -231,7 +231,7 @@ def encode_example(
     """The sample of an example: for training, for evaluation and for `models.predictor` alike.
 
     Args:
-        index: number of the row. transform: what makes a tensor of a decoded picture.
+        index: number of the row. transform: what makes a tensor of a decoded image.
         allowed_after: as in `OFADataset`.
 
     Raises:

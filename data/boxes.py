@@ -34,7 +34,7 @@ def dequantize(bins: Tensor, ratios: Tensor, max_image_size: int, num_bins: int)
 
 
 def scale_boxes(boxes: Tensor, before: Image.Image, after: Image.Image) -> Tensor:
-    """Boxes on a picture -> boxes on the resized one."""
+    """Boxes on an image -> boxes on the resized one."""
     ratios = [new / old for new, old in zip(after.size, before.size, strict=True)]
     return boxes * torch.tensor(ratios).repeat(2)
 

@@ -1,6 +1,6 @@
-"""Pictures of the pretraining recipe, resized and cropped together with the boxes on them.
+"""Images of the pretraining recipe, resized and cropped together with the boxes on them.
 
-Boxes are (..., 4) float32: x0, y0, x1, y1 in pixels. Pictures are RGB.
+Boxes are (..., 4) float32: x0, y0, x1, y1 in pixels. Images are RGB.
 """
 
 import random
@@ -12,7 +12,7 @@ from torch import Tensor
 from data.boxes import scale_boxes
 
 LONGEST_SIDE = 672  # pixels
-JITTER = 0.5  # a detection picture is scaled to 1 .. 1.5 times the crop
+JITTER = 0.5  # a detection image is scaled to 1 .. 1.5 times the crop
 
 
 def draw_short_side(size: int, largest: int, rng: random.Random) -> int:
@@ -21,7 +21,7 @@ def draw_short_side(size: int, largest: int, rng: random.Random) -> int:
 
 
 def resize_short_side(image: Image.Image, side: int) -> Image.Image:
-    """Picture whose short side has `side` pixels; no side has more than 672, be it at the cost of the proportions."""
+    """Image whose short side has `side` pixels; no side has more than 672, be it at the cost of the proportions."""
     short = min(image.size)
     longest = max(LONGEST_SIDE, side)
     width, height = (min(side if length == short else int(side * length / short), longest) for length in image.size)
@@ -35,7 +35,7 @@ def centre_crop(image: Image.Image, side: int) -> Image.Image:
 
 
 def crop_around(image: Image.Image, box: Tensor, side: int) -> tuple[Image.Image, Tensor]:
-    """The square around a box (4,), shifted to stay in the picture, and the part of the box that is in it."""
+    """The square around a box (4,), shifted to stay in the image, and the part of the box that is in it."""
     corner = []
     for axis, length in enumerate(image.size):
         centre = float(box[axis] + box[axis + 2]) / 2
@@ -48,10 +48,10 @@ def crop_around(image: Image.Image, box: Tensor, side: int) -> tuple[Image.Image
 def jittered_crop(
     image: Image.Image, boxes: Tensor, side: int, rng: random.Random, generator: torch.Generator
 ) -> tuple[Image.Image, Tensor]:
-    """A random square of the picture at a random scale, half the time mirrored, with what is left of the boxes.
+    """A random square of the image at a random scale, half the time mirrored, with what is left of the boxes.
 
     Args:
-        image: the picture.
+        image: the image.
         boxes: (N, 4).
         side: side of the square in pixels.
         rng: draws the flip.

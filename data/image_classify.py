@@ -22,7 +22,7 @@ class ImageClassifyData(AnswerConfig):
 
 
 class ImageClassifyDataset(OFADataset):
-    """Rows of image and class name; the id is the number of the row. Training augments the pictures."""
+    """Rows of image and class name; the id is the number of the row. Training augments the images."""
 
     columns = TASKS["image_classify"].names
     left_out = 1
@@ -44,7 +44,7 @@ class ImageClassifyDataset(OFADataset):
         self.augment = imagenet_train_transform(config.patch_image_size, config.imagenet_default_mean_and_std)
 
     def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
-        """A picture, and the name of its class."""
+        """An image, and the name of its class."""
         image, name = row
         labelled = not self.lacks_reference(name)
         known = labelled and (not self.answers or name in self.answers)

@@ -1,4 +1,4 @@
-"""Text-to-image generation: a prompt and the codes of the picture it describes."""
+"""Text-to-image generation: a prompt and the codes of the image it describes."""
 
 import random
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class ImageGenData(DataConfig):
 
 
 def code_count(code_image_size: int) -> int:
-    """Codes of a picture: a square grid with one for 8 x 8 pixels."""
+    """Codes of an image: a square grid with one for 8 x 8 pixels."""
     return (code_image_size // CODE_SIDE) ** 2
 
 
@@ -36,7 +36,7 @@ def code_ids(column: str, code_image_size: int, vocab: Vocabulary) -> list[int]:
     """Ids of the codes in a column, numbers with blanks between them, row by row of the grid.
 
     Raises:
-        ValueError: other text, a number of codes that the picture does not have, or a code that does not exist.
+        ValueError: other text, a number of codes that the image does not have, or a code that does not exist.
     """
     try:
         codes = [int(code) for code in plain_number(column).split()]
@@ -53,10 +53,10 @@ def drawn_text(text: str, max_words: int) -> str:
 
 
 class ImageGenDataset(OFADataset):
-    """Rows of id, text and codes; of id and text alone, to draw; or with the true picture, to compare with.
+    """Rows of id, text and codes; of id and text alone, to draw; or with the true image, to compare with.
 
-    Without codes the target is as many zeros. The batch has `captions`, the texts as the network reads them, and with
-    pictures `code_images`, one RGB picture each.
+    Without codes the target is as many zeros. The batch has `captions`, the texts as the model reads them, and with
+    images `code_images`, one RGB image each.
     """
 
     config: ImageGenData
@@ -81,11 +81,11 @@ class ImageGenDataset(OFADataset):
             target = [self.vocab.code_id(0)] * code_count(size)
         extras = {"code_masks": torch.tensor(True), "captions": caption}
         if "image" in column:
-            extras["code_images"] = self.picture(column["image"])
+            extras["code_images"] = self.image(column["image"])
         return Example(column["id"], self.prompt.format(caption=caption), target, extras=extras)
 
     def collater(self, samples: Sequence[Sample | SkippedRow]) -> Batch:
-        """As the base; `code_masks` tells the network that targets are codes."""
+        """As the base; `code_masks` tells the model that targets are codes."""
         batch = super().collater(samples)
         if "net_input" in batch:
             batch["net_input"]["code_masks"] = batch.pop("code_masks")  # type: ignore[typeddict-item]

@@ -1,4 +1,4 @@
-"""Pictures with a caption, a question or a region: up to two examples a row, the first part of a pretraining batch."""
+"""Images with a caption, a question or a region: up to two examples a row, the first part of a pretraining batch."""
 
 import random
 from collections.abc import Callable
@@ -55,7 +55,7 @@ class ImageTextDataset(PretrainRows):
         """The main example of a row, which holds the second one."""
         if row[7] not in self.types:
             raise ValueError(f"the type is {quoted(row[7])}, not one of {', '.join(self.types)}")
-        return self.types[row[7]](row, self.picture(row[1]), rng)
+        return self.types[row[7]](row, self.image(row[1]), rng)
 
     def _caption(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
         uniq_id, _, caption, _, _, objects, source, _ = row
@@ -78,7 +78,7 @@ class ImageTextDataset(PretrainRows):
             right = normalize_caption(caption, length)
             texts = template.format(caption=right), template.format(caption=wrong)
             example.second = self._match(example, *texts, rng)
-        return self._with_picture(example, image, side, rng)
+        return self._with_image(example, image, side, rng)
 
     def _question(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
         uniq_id, question, answers = row[0], row[3], parse_answers(row[4])
@@ -100,7 +100,7 @@ class ImageTextDataset(PretrainRows):
             template = prompt("pretrain match answer", self.vocab.bpe)
             true, false = (template.format(question=question, answer=text) for text in (answer, wrong))
             example.second = self._match(example, true, false, rng)
-        return self._with_picture(example, image, side, rng)
+        return self._with_image(example, image, side, rng)
 
     def _grounding(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
         uniq_id, caption = row[0], row[2]
@@ -131,10 +131,10 @@ class ImageTextDataset(PretrainRows):
     def _draw_side(self, rng: random.Random) -> int:
         return draw_short_side(self.config.patch_image_size, self.config.largest_short_side, rng)
 
-    def _with_picture(
+    def _with_image(
         self, example: PretrainExample, image: Image.Image, side: int, rng: random.Random
     ) -> PretrainExample:
-        """The example and its second one with the middle of the resized picture, augmented."""
+        """The example and its second one with the middle of the resized image, augmented."""
         crop = centre_crop(resize_short_side(image, side), self.config.patch_image_size)
         with seeded(random.Random(f"{self.config.pretrain_seed} {rng.getrandbits(64)}")):
             pixels = self.transform(crop if self.config.no_rand_augment else rand_augment(crop))
@@ -145,5 +145,5 @@ class ImageTextDataset(PretrainRows):
 
 
 def draw_match(right: str, wrong: str, rng: random.Random) -> tuple[str, str]:
-    """A text and whether it fits the picture, with even odds of the right and the wrong one."""
+    """A text and whether it fits the image, with even odds of the right and the wrong one."""
     return (right, YES) if rng.random() >= 0.5 else (wrong, NO)

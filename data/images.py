@@ -1,4 +1,4 @@
-"""Image column -> bytes -> RGB picture -> tensor; all transforms."""
+"""Image column -> bytes -> RGB image -> tensor; all transforms."""
 
 import base64
 import contextlib
@@ -19,17 +19,17 @@ from utils.errors import UserError
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-LARGEST_SIDE = 4096  # of the pictures that a network sees, in pixels
+LARGEST_SIDE = 4096  # of the images that a model sees, in pixels
 MAX_PIXELS = 2**28  # 16,384 x 16,384: 0.8 GB in memory as RGB
 
 ImageTransform = Callable[[Image.Image], Tensor]
 
 _FROM_URL_SAFE = str.maketrans("-_", "+/")
 _DATA_URL = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
-# A word that no picture file is short enough for; "picture" alone would be base64.
+# A word that no image file is short enough for; "picture" alone would be base64.
 _HEADING = re.compile(r"(?=.{,48}$)[a-z_ -]*(image|img|pict|photo|base64|b64)[\w -]*", re.IGNORECASE)
 _PATH = re.compile(r"\w+://.*|.*\.[a-z]\w{1,4}", re.IGNORECASE | re.DOTALL)  # base64 has no colon and no full stop
-_ORIENTATION = 0x0112  # EXIF tag -> what makes such a picture upright
+_ORIENTATION = 0x0112  # EXIF tag -> what makes such an image upright
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -219,7 +219,7 @@ def _one_reason(max_pixels: int) -> Iterator[None]:
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS, upright: bool = False, on_white: bool = False) -> Decoded:
-    """Picture of an encoded image file of any format Pillow reads; of a cut-off file what is there.
+    """Image of an encoded image file of any format Pillow reads; of a cut-off file what is there.
 
     Args:
         max_pixels: larger images are refused before any pixel is decoded.
@@ -235,7 +235,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, upright: bool = False, on_
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """RGB picture of an encoded image file, as stored; see `decode`."""
+    """RGB image of an encoded image file, as stored; see `decode`."""
     return decode(data, max_pixels).image
 
 
@@ -284,9 +284,9 @@ def to_rgb(image: Image.Image, on_white: bool = False) -> Image.Image:
     if isinstance(clear, tuple) and max(clear) > 255:  # a colour of 16 bits, of which Pillow has kept the high bytes
         image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in clear)
-    picture = image.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    white.alpha_composite(picture)
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    white.alpha_composite(rgba)
     return white.convert("RGB")
 
 
@@ -299,12 +299,12 @@ def _from_sixteen_bits(image: Image.Image, on_white: bool) -> Image.Image:
 
 
 def normalisation(imagenet: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of the three colours of pictures, ImageNet's or one half."""
+    """Mean and deviation of the three colours of images, ImageNet's or one half."""
     return (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (HALF, HALF)
 
 
 def standard_transform(size: int, imagenet_mean_std: bool = False) -> ImageTransform:
-    """Transform a picture into a (3, R, R) float32 tensor, R = `size`; the aspect ratio is not kept.
+    """Transform an image into a (3, R, R) float32 tensor, R = `size`; the aspect ratio is not kept.
 
     Pixel-identical to torchvision's Resize (bicubic), ToTensor and Normalize, with fewer copies after the resize.
 
@@ -314,7 +314,7 @@ def standard_transform(size: int, imagenet_mean_std: bool = False) -> ImageTrans
 
     Raises:
         UserError: no possible side.
-        ValueError: (when called) a picture without pixels, or of no known range.
+        ValueError: (when called) an image without pixels, or of no known range.
     """
     if not 1 <= size <= LARGEST_SIDE:
         raise UserError(f"patch_image_size is {size}: choose a side of 1 to {LARGEST_SIDE} pixels.")

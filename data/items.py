@@ -1,4 +1,4 @@
-"""What `predict.py` reads: pictures, folders, texts, JSONL and TSV files as one stream of items."""
+"""What `predict.py` reads: images, folders, texts, JSONL and TSV files as one stream of items."""
 
 import json
 import os
@@ -23,7 +23,7 @@ FILE_ENDINGS = (
     ".text", ".xls", ".xlsx", ".xml", ".zip",
 )  # fmt: skip
 # Formats that Pillow knows by name only, or reads with the help of another program.
-NOT_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+NOT_IMAGES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Item:
 
     Attributes:
         where: its place, for messages. id: None = its number. problem: why it cannot be answered, if it cannot.
-        values: its picture (path or encoded file) and texts, by name.
+        values: its image (path or encoded file) and texts, by name.
     """
 
     where: str
@@ -56,19 +56,19 @@ class Source(NamedTuple):
     left_out: str = ""
 
 
-def picture_endings() -> frozenset[str]:
-    """Endings of the files that Pillow reads as pictures, in lower case with their dot."""
+def image_endings() -> frozenset[str]:
+    """Endings of the files that Pillow reads as images, in lower case with their dot."""
     from PIL import Image  # not before the command line is read
 
     endings = Image.registered_extensions()
     return frozenset(
-        name for name, kind in endings.items() if kind in Image.OPEN and kind not in NOT_PICTURES and name != ".ps"
+        name for name, kind in endings.items() if kind in Image.OPEN and kind not in NOT_IMAGES and name != ".ps"
     )
 
 
-def picture_files(folder: Path, recursive: bool) -> tuple[list[Path], str]:
-    """Pictures in a folder, or also in the folders below it, sorted; and a sentence on what is left out, or ''."""
-    endings, pictures = picture_endings(), []
+def image_files(folder: Path, recursive: bool) -> tuple[list[Path], str]:
+    """Images in a folder, or also in the folders below it, sorted; and a sentence on what is left out, or ''."""
+    endings, images = image_endings(), []
     others: Counter[str] = Counter()
     folders = 0
     for path in folder.rglob("*") if recursive else folder.iterdir():
@@ -77,7 +77,7 @@ def picture_files(folder: Path, recursive: bool) -> tuple[list[Path], str]:
         elif path.exists() and not path.is_file():  # a pipe would be waited for
             others["pipe or device"] += 1
         elif path.suffix.lower() in endings:
-            pictures.append(path)
+            images.append(path)
         else:
             others[path.suffix.lower() or "no ending"] += 1
     parts = []
@@ -86,16 +86,16 @@ def picture_files(folder: Path, recursive: bool) -> tuple[list[Path], str]:
         parts.append(f"{others.total()} files whose endings are not those of images ({kinds})")
     if folders:
         parts.append(f"{folders} folders (--recursive reads them)")
-    return sorted(pictures), f"{folder}: left out {' and '.join(parts)}." if parts else ""
+    return sorted(images), f"{folder}: left out {' and '.join(parts)}." if parts else ""
 
 
 def open_items(path: str, names: Sequence[str], selected_cols: str, recursive: bool = False) -> Source:
     """The items of an input.
 
     Args:
-        path: a file or folder; where no pictures are asked for, also a text.
+        path: a file or folder; where no images are asked for, also a text.
         names: the names of what an item has, in the order of the columns of a TSV file. selected_cols: these columns.
-        recursive: read the pictures in folders below a folder too.
+        recursive: read the images in folders below a folder too.
 
     Raises:
         UserError: an input that is missing or holds nothing.
@@ -123,12 +123,12 @@ def open_items(path: str, names: Sequence[str], selected_cols: str, recursive: b
         return Source(len(texts), lambda *_: (Item(f"text {quoted(text)}", None, {names[-1]: text}) for text in texts))
     if kind == ".json":
         raise UserError(f"{path} is JSON, and objects are read from .jsonl files: write one object a line.")
-    pictures, left_out = [place], ""
+    images, left_out = [place], ""
     if os.path.isdir(path):
-        pictures, left_out = picture_files(place, recursive)
-        if not pictures:
+        images, left_out = image_files(place, recursive)
+        if not images:
             raise UserError(f"{place} holds no images: name another folder. {left_out}".rstrip())
-    items = [Item(str(file), str(file), {"image": str(file)}) for file in pictures]
+    items = [Item(str(file), str(file), {"image": str(file)}) for file in images]
     return Source(len(items), lambda *_: iter(items), left_out)
 
 

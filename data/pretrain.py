@@ -172,7 +172,7 @@ def with_seconds(samples: Sequence[Sample | SkippedRow]) -> list[Sample | Skippe
 
 
 def collate_parts(samples: Sequence[Sample | SkippedRow], pad: int) -> list[Batch]:
-    """Part 1, the picture-text examples, and part 2, the further files, whose `net_input` has `code_masks` (B,).
+    """Part 1, the image-text examples, and part 2, the further files, whose `net_input` has `code_masks` (B,).
 
     A part without samples is {}; without any samples the result is []. Messages of skipped rows are in part 1.
 

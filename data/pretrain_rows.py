@@ -1,6 +1,6 @@
-"""Rows of pretraining without a picture-text pair: text and image infilling, object detection, text-to-image.
+"""Rows of pretraining without an image-text pair: text and image infilling, object detection, text-to-image.
 
-They make up the second part of a batch; their pictures have twice `code_image_size` as sides.
+They make up the second part of a batch; their images have twice `code_image_size` as sides.
 """
 
 import random
@@ -88,8 +88,8 @@ class PretrainExample(Example):
     Attributes:
         objective: one of `OBJECTIVES`; `objective` in the batch is its number.
         source_ids: follow the source text.
-        sees_image: False = the picture is there for the batch's shape only.
-        second: another example about the same picture.
+        sees_image: False = the image is there for the batch's shape only.
+        second: another example about the same image.
     """
 
     objective: str = ""
@@ -134,7 +134,7 @@ class PretrainRows(OFADataset):
 
 
 class ExtraRows(PretrainRows):
-    """What the files of the second part share: side of the picture, weight in the loss, kind of target."""
+    """What the files of the second part share: side of the image, weight in the loss, kind of target."""
 
     makes_codes = False
 
@@ -184,15 +184,15 @@ class TextInfillingDataset(ExtraRows):
 
 
 class ImageInfillingDataset(ExtraRows):
-    """Rows of id, picture and the codes of its middle, which is blanked: the codes are to be told."""
+    """Rows of id, image and the codes of its middle, which is blanked: the codes are to be told."""
 
     columns = PRETRAINING["pretrain_image"].names
     makes_codes = True
 
     def example(self, row: tuple[str, ...], rng: random.Random) -> PretrainExample:
-        """A picture without its middle, and the codes of that row by row."""
+        """An image without its middle, and the codes of that row by row."""
         uniq_id, data, column = row
-        image = self.picture(data)
+        image = self.image(data)
         if image.size != (self.side, self.side):
             raise ValueError(f"the image is {image.width} x {image.height} pixels, not {self.side} x {self.side}")
         pixels = self.transform(image)
@@ -209,7 +209,7 @@ class ImageInfillingDataset(ExtraRows):
 
 
 class TextToImageDataset(ExtraRows):
-    """Rows of id, text and the codes of the whole picture it describes: no part of the original's pretraining."""
+    """Rows of id, text and the codes of the whole image it describes: no part of the original's pretraining."""
 
     columns = PRETRAINING["pretrain_image_gen"].names
     makes_codes = True
@@ -230,18 +230,18 @@ class TextToImageDataset(ExtraRows):
 
 
 class DetectionDataset(ExtraRows):
-    """Rows of id, picture and objects `x0,y0,x1,y1,category_id,name` joined by `&&`, boxes in pixels."""
+    """Rows of id, image and objects `x0,y0,x1,y1,category_id,name` joined by `&&`, boxes in pixels."""
 
     columns = PRETRAINING["pretrain_detection"].names
 
     def example(self, row: tuple[str, ...], rng: random.Random) -> PretrainExample:
-        """A random crop of the picture with the objects that are in it."""
+        """A random crop of the image with the objects that are in it."""
         return self.detection(row, rng, torch.Generator().manual_seed(rng.getrandbits(63)))
 
     def detection(self, row: tuple[str, ...], rng: random.Random, generator: torch.Generator) -> PretrainExample:
         """The example of a row, cropped as rng and generator say; its target may name no object."""
         uniq_id, data, column = row
-        image = self.picture(data)
+        image = self.image(data)
         boxes, names = parse_objects(column, *image.size)
         image, boxes = jittered_crop(image, boxes, self.side, rng, generator)
         target: list[int] = []
@@ -253,7 +253,7 @@ class DetectionDataset(ExtraRows):
 
 
 def parse_objects(column: str, width: int, height: int) -> tuple[Tensor, list[str]]:
-    """Boxes (N, 4) in pixels and names of the objects on a picture; ValueError if there are none or one is wrong."""
+    """Boxes (N, 4) in pixels and names of the objects on an image; ValueError if there are none or one is wrong."""
     if not column.strip():
         raise ValueError("the row has no objects")
     boxes, names = [], []

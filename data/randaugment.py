@@ -23,7 +23,7 @@ _PIXEL_CENTRE = (0.5, 0.5)  # of the top left pixel
 
 
 def rand_augment(image: Image.Image) -> Image.Image:
-    """Picture of the same size after two operations drawn with replacement, each of which is left out half the time.
+    """Image of the same size after two operations drawn with replacement, each of which is left out half the time.
 
     All draws come from numpy's global generator; see `data.augment.seeded`.
 
@@ -59,7 +59,7 @@ def brightness(image: Image.Image) -> Image.Image:
 
 
 def sharpness(image: Image.Image) -> Image.Image:
-    """Move away from the smoothed picture; values beyond a byte wrap round, as released."""
+    """Move away from the smoothed image; values beyond a byte wrap round, as released."""
     smooth = np.asarray(image.filter(ImageFilter.SMOOTH), np.float32)  # (H, W, 3), frame unchanged
     sharp = smooth + np.float32(ENHANCE) * (np.asarray(image, np.float32) - smooth)
     return Image.fromarray(sharp.astype(np.int32).astype(np.uint8))

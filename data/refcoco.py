@@ -31,7 +31,7 @@ def source_text(text: str, config: DataConfig, bpe: str) -> str:
 
 
 def resize_ratios(width: int, height: int, config: DataConfig) -> Tensor:
-    """Factors (2,) by which width and height of a picture change when it is resized."""
+    """Factors (2,) by which width and height of an image change when it is resized."""
     return torch.tensor([config.patch_image_size / side for side in (width, height)])
 
 
@@ -41,7 +41,7 @@ def location_range(vocab: Vocabulary) -> str:
 
 
 def predicted_boxes(tokens: Sequence[Tensor], ratios: Tensor, vocab: Vocabulary, config: RefcocoData) -> Tensor:
-    """Boxes (K, 4) in pixels of the original picture, cut at its borders.
+    """Boxes (K, 4) in pixels of the original image, cut at its borders.
 
     Args:
         tokens: K outputs; the first four of each are location tokens. ratios: (2,), see `resize_ratios`.
@@ -64,7 +64,7 @@ class RefcocoDataset(OFADataset):
         """A phrase, and its box in the resized image."""
         uniq_id, data, text, region = row
         self.check_words(text, "phrase")
-        image = self.picture(data)
+        image = self.image(data)
         known = not self.lacks_reference(region)
         box = torch.tensor(parse_box(region, *image.size)) if known else torch.full((4,), math.nan)
         ratios = resize_ratios(*image.size, self.config)

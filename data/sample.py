@@ -23,7 +23,7 @@ class Example:
     Attributes:
         id: None = the number of the row.
         source, target: text, or ids without bos and eos; longer ones are cut to `max_*_tokens` ids.
-        image: encoded file, decoded picture, or finished tensor (3, R, R).
+        image: encoded file, decoded image, or finished tensor (3, R, R).
         references: what a generated text is compared with.
         decoder_input: what the decoder reads in place of the target's ids.
         prompt_type: what the decoder is fed before the target: "none" (bos), "src" (the source) or "prev_output"

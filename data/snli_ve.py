@@ -1,4 +1,4 @@
-"""Visual entailment: does a picture, with or without its caption, prove a sentence?"""
+"""Visual entailment: does an image, with or without its caption, prove a sentence?"""
 
 import random
 from dataclasses import dataclass, field

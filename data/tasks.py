@@ -65,8 +65,8 @@ class Task(RowKind):
         prompts: kind ("" for the usual one) -> byte pair encoding -> template. A leading space is part of it:
             GPT-2's encoding distinguishes " what" from "what".
         record: fields of a record and their types, the id first.
-        recipe: options of the released recipe, for networks that were not trained for the task. It has no
-            --prompt-type: pretraining repeats nothing to the decoder, and asks whether a picture shows what a text
+        recipe: options of the released recipe, for models that were not trained for the task. It has no
+            --prompt-type: pretraining repeats nothing to the decoder, and asks whether an image shows what a text
             says in the same words.
         decoding: how the released evaluation decodes; empty where it ranks a closed set of answers.
         evaluated: columns that the released evaluation reads from elsewhere.
@@ -101,7 +101,7 @@ TASKS: dict[str, Task] = {
         prompts={"": {"gpt2": " what does the image describe?", "bert": "图片描述了什么内容?"}},
         record={"image_id": int, "caption": str},
         decoding={"beam": 5, "max_len_b": 16, "no_repeat_ngram_size": 3},
-        evaluated={"id": 1},  # the picture's id
+        evaluated={"id": 1},  # the image's id
         server=COCO_SERVER,
     ),
     "vqa_gen": Task(

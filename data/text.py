@@ -255,7 +255,7 @@ def has_words(text: str) -> bool:
 
 
 def require_words(text: str, what: str) -> str:
-    """The text; ValueError if it has no words. The one rule for all texts that a network learns from."""
+    """The text; ValueError if it has no words. The one rule for all texts that a model learns from."""
     if not has_words(text):
         raise ValueError(f"the {what} has no words")
     return text

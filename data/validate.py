@@ -44,7 +44,7 @@ def open_rows(
     Args:
         columns: --selected-cols; None = those of the released scripts. answers: file of the answer set.
         negatives: folder of wrong texts, without which rows of `pretrain` are read without matching.
-        code_image_size: side of the pictures that image codes describe (pixels); None = the task's default.
+        code_image_size: side of the images that image codes describe (pixels); None = the task's default.
         options: of `DataConfig`, as training has them.
 
     Raises:

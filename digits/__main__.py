@@ -8,7 +8,7 @@ from digits.tasks import TASKS
 from utils.errors import UserError, one_sentence
 from utils.options import path_of, seed
 
-SMALLEST_PICTURE = 24  # cells of 8 pixels, the resolution of the handwriting
+SMALLEST_IMAGE = 24  # cells of 8 pixels, the resolution of the handwriting
 
 
 def task_names(text: str) -> list[str]:
@@ -29,11 +29,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--val", type=int, default=300, help="validation rows (default %(default)s)")
     parser.add_argument("--test", type=int, default=500, help="test rows (default %(default)s)")
     parser.add_argument("--seed", type=seed, default=1, help="same seed, same files (default %(default)s)")
-    parser.add_argument("--size", type=int, default=96, help="picture side in pixels (default %(default)s)")
+    parser.add_argument("--size", type=int, default=96, help="image side in pixels (default %(default)s)")
     args = parser.parse_args(argv)
     counts = {split: getattr(args, split) for split in SPLITS}
-    if min(*counts.values(), args.seed) < 0 or args.size < SMALLEST_PICTURE:
-        parser.error(f"--size must be {SMALLEST_PICTURE} or more and no other number negative")
+    if min(*counts.values(), args.seed) < 0 or args.size < SMALLEST_IMAGE:
+        parser.error(f"--size must be {SMALLEST_IMAGE} or more and no other number negative")
     try:
         for task in (TASKS[name] for name in args.tasks):
             task.write(args.out_dir / task.folder, counts, args.seed, args.size)

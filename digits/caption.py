@@ -14,7 +14,7 @@ from utils.constants import SEPARATOR
 
 COCO_FILE = "test_caption_coco_format.json"
 BLANK_FILE = "caption_blank.tsv"  # the test rows with nothing on the canvas: what guessing is worth
-MORE_DIGITS = {2: "two_digits", 3: "three_digits"}  # digits of a picture -> name of a further test split
+MORE_DIGITS = {2: "two_digits", 3: "three_digits"}  # digits of an image -> name of a further test split
 _TEST = 2  # index of the test file
 
 
@@ -29,7 +29,7 @@ def all_captions() -> list[str]:
 
 
 def caption_row(context: RowContext, count: int | None = None) -> Row:
-    """Number, image id, caption, object names, picture; without a count one to three digits to train, else one."""
+    """Number, image id, caption, object names, image; without a count one to three digits to train, else one."""
     scene = context.scene(count or (1 + context.number % 3 if context.split == "train" else 1))
     places = list(POSITIONS)
     scene = replace(scene, objects=tuple(sorted(scene.objects, key=lambda item: places.index(item.spec.position))))
@@ -38,7 +38,7 @@ def caption_row(context: RowContext, count: int | None = None) -> Row:
 
 
 class CaptionTask(DemoTask):
-    """Adds test files of more digits and of blank pictures, and the references as a COCO caption annotation file."""
+    """Adds test files of more digits and of blank images, and the references as a COCO caption annotation file."""
 
     def write(self, folder: Path, counts: dict[str, int], seed: int, size: int) -> None:
         """Write all files; see the base."""
@@ -84,5 +84,5 @@ _TRAINING = (("train", "caption_stage1_train.tsv"), ("val", "caption_val.tsv"))
 _FILES = (*_TRAINING, ("test", "caption_test.tsv"))
 # Varied: some 135 samples of a digit are soon known by heart, and the next writer's nine is read as a five.
 CAPTION = replace(_task("caption_data", _FILES, None, CaptionTask), varied=True)
-# What pretraining begins with: a network from scratch learns to tell digits from pictures of one.
+# What pretraining begins with: a model from scratch learns to tell digits from images of one.
 FIRST_CAPTIONS = _task("first/caption_data", _TRAINING, 1)

@@ -1,6 +1,6 @@
 """Rows of the GLUE tasks that compare two texts.
 
-One spec a sentence, and one wording of premises: a small network from scratch finds out within minutes which words to
+One spec a sentence, and one wording of premises: a small model from scratch finds out within minutes which words to
 compare. With two specs it takes several times as long.
 """
 

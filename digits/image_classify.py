@@ -1,11 +1,11 @@
-"""Classification data: one digit nearly fills the picture; the class is its name."""
+"""Classification data: one digit nearly fills the image; the class is its name."""
 
 from digits.rows import DemoTask, Row, RowContext
 from digits.words import DIGITS
 
 
 def image_classify_row(context: RowContext) -> Row:
-    """Picture, label counted from 1, class name."""
+    """Image, label counted from 1, class name."""
     digit = context.number % len(DIGITS)
     return context.close_up(digit), str(digit + 1), DIGITS[digit]
 

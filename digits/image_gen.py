@@ -1,4 +1,4 @@
-"""Text-to-image data: one digit nearly fills the picture, the text names it; and how legible drawn pictures are.
+"""Text-to-image data: one digit nearly fills the image, the text names it; and how legible drawn images are.
 
 python -m digits.image_gen RESULTS_FOLDER SHEET.png     # after run_scripts/image_gen/evaluate_image_gen.sh
 """
@@ -17,13 +17,13 @@ from digits.words import COLOURS, DIGITS, DigitSpec
 from utils.errors import UserError
 from utils.files import atomic_write, read_text
 
-SIZE = 64  # side of the pictures in pixels, 8 x 8 codes
+SIZE = 64  # side of the images in pixels, 8 x 8 codes
 FRAME = Box(0, 0, SIZE, SIZE)  # where its digit is
 COLUMNS, ROWS, TEXT_HEIGHT = 10, 6, 12  # of the contact sheet
 
 
 def image_gen_row(context: RowContext, size: int = SIZE) -> Row:
-    """Id, image id, picture, text; `utils.image_codes` makes codes of the pictures. All digits come equally often."""
+    """Id, image id, image, text; `utils.image_codes` makes codes of the images. All digits come equally often."""
     scene = replace(context, size=size).close_up(context.number % len(DIGITS))
     return str(context.id), str(context.id), scene, f"a {scene.specs[0].name}"
 
@@ -38,26 +38,26 @@ IMAGE_GEN = DemoTask(
 
 
 def read_drawn(results: Path) -> list[tuple[str, Image.Image]]:
-    """Prompts and pictures of an evaluation; OSError or ValueError if there are none."""
+    """Prompts and images of an evaluation; OSError or ValueError if there are none."""
     records = json.loads(read_text(results / "test_predict.json"))
     return [(record["caption"], Image.open(results / record["image"]).convert("RGB")) for record in records]
 
 
 def check(drawn: list[tuple[str, Image.Image]]) -> Legibility:
-    """How often digit and colour of a prompt are read in its picture."""
+    """How often digit and colour of a prompt are read in its image."""
     specs = [DigitSpec(colour, digit, "center") for _, colour, digit in (prompt.split() for prompt, _ in drawn)]
-    return legibility([picture for _, picture in drawn], specs, FRAME)
+    return legibility([image for _, image in drawn], specs, FRAME)
 
 
 def draw_sheet(drawn: list[tuple[str, Image.Image]], path: Path) -> None:
-    """The first pictures with their prompts above them."""
+    """The first images with their prompts above them."""
     sheet = Image.new("RGB", (COLUMNS * (SIZE + 4), ROWS * (SIZE + TEXT_HEIGHT + 4)), "white")
     pen = ImageDraw.Draw(sheet)
-    for number, (prompt, picture) in enumerate(drawn[: COLUMNS * ROWS]):
+    for number, (prompt, image) in enumerate(drawn[: COLUMNS * ROWS]):
         row, column = divmod(number, COLUMNS)
         left, top = column * (SIZE + 4), row * (SIZE + TEXT_HEIGHT + 4)
         pen.text((left, top), prompt.removeprefix("a "), fill="black")
-        sheet.paste(picture, (left, top + TEXT_HEIGHT))
+        sheet.paste(image, (left, top + TEXT_HEIGHT))
     with atomic_write(path) as file:
         sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST).save(file, "PNG")
 

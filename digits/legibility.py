@@ -1,4 +1,4 @@
-"""Reads the digit in a picture back: whether generated and reconstructed scenes show what they should.
+"""Reads the digit in an image back: whether generated and reconstructed scenes show what they should.
 
 The reader knows the training handwriting only. Guessing is right for a tenth of the digits, a sixth of the colours and
 a ninth of the positions.
@@ -22,25 +22,25 @@ _LESSONS = 2500  # scenes the reader learns from
 
 
 class Legibility(NamedTuple):
-    """Parts of the pictures, 0 to 1, in which a value is read as it should be."""
+    """Parts of the images, 0 to 1, in which a value is read as it should be."""
 
     digit: float
     colour: float
     position: float
 
 
-def legibility(pictures: Sequence[Image.Image], specs: Sequence[DigitSpec], box: Box | None = None) -> Legibility:
-    """How often each picture shows its spec; chance is (1/10, 1/6, 1/9).
+def legibility(images: Sequence[Image.Image], specs: Sequence[DigitSpec], box: Box | None = None) -> Legibility:
+    """How often each image shows its spec; chance is (1/10, 1/6, 1/9).
 
     Args:
-        pictures: RGB, square and of one size, each with one digit somewhere.
+        images: RGB, square and of one size, each with one digit somewhere.
         specs: what they should show. box: as for `read_spec`.
     Raises:
-        ValueError: not as many specs as pictures, or none.
+        ValueError: not as many specs as images, or none.
     """
-    if not pictures:
-        raise ValueError("there is no picture to read")
-    found = [read_spec(picture, box) for picture in pictures]
+    if not images:
+        raise ValueError("there is no image to read")
+    found = [read_spec(image, box) for image in images]
     pairs = list(zip(found, specs, strict=True))
     return Legibility(
         *(
@@ -50,13 +50,13 @@ def legibility(pictures: Sequence[Image.Image], specs: Sequence[DigitSpec], box:
     )
 
 
-def read_spec(picture: Image.Image, box: Box | None = None) -> DigitSpec | None:
-    """The digit in a picture, in words, or None where nothing stands out from the canvas.
+def read_spec(image: Image.Image, box: Box | None = None) -> DigitSpec | None:
+    """The digit in an image, in words, or None where nothing stands out from the canvas.
 
     Args:
-        picture: RGB, square. box: where to look; None looks for the third of the side with the most ink.
+        image: RGB, square. box: where to look; None looks for the third of the side with the most ink.
     """
-    pixels = np.asarray(picture, dtype=np.float32)  # (R, R, 3)
+    pixels = np.asarray(image, dtype=np.float32)  # (R, R, 3)
     canvas = np.median(pixels, axis=(0, 1))
     contrast = (pixels - canvas).max(axis=2)  # every colour is bright in some channel
     place = _strokes(contrast, box or _densest(contrast))
@@ -64,7 +64,7 @@ def read_spec(picture: Image.Image, box: Box | None = None) -> DigitSpec | None:
         return None
     cell = Cell(*((low + high) * GRID // (2 * len(contrast)) for low, high in (place[::2], place[1::2])))
     position = next(name for name, where in POSITIONS.items() if where == cell)
-    digit = int(_classifier(picture.width).predict(_grid(contrast, place)[None])[0])
+    digit = int(_classifier(image.width).predict(_grid(contrast, place)[None])[0])
     part = np.s_[place.top : place.bottom, place.left : place.right]
     return DigitSpec(_colour(pixels[part] - canvas, contrast[part], canvas), DIGITS[digit], position)
 
@@ -111,7 +111,7 @@ def _colour(added: np.ndarray, contrast: np.ndarray, canvas: np.ndarray) -> str:
 
 @cache
 def _classifier(size: int) -> Any:
-    """scikit-learn's support vector machine for pictures of `size` pixels, taught with the training handwriting."""
+    """scikit-learn's support vector machine for images of `size` pixels, taught with the training handwriting."""
     from sklearn.svm import SVC
 
     rng, samples = np.random.default_rng(0), load_digit_samples("train")

@@ -1,4 +1,4 @@
-"""Scores and pictures of all tasks on the demo data: python -m digits.page OUT_DIR [--allow-chance]."""
+"""Scores and images of all tasks on the demo data: python -m digits.page OUT_DIR [--allow-chance]."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from digits.results import PICTURES, RUNS, Case, Score, read_run
+from digits.results import IMAGES, RUNS, Case, Score, read_run
 from utils.errors import UserError, one_sentence
 
 WIDTH, ROW, HEADING, LINE = 17.0, 3.15, 0.5, 0.19  # inches
@@ -30,10 +30,10 @@ def markdown(scores: list[Score]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw_picture(axis: Axes, case: Case) -> None:
-    """The picture with what was asked above and the verdict below."""
+def draw_image(axis: Axes, case: Case) -> None:
+    """The image with what was asked above and the verdict below."""
     colour = RIGHT if case.right else WRONG
-    axis.imshow(np.asarray(case.picture), interpolation="nearest")
+    axis.imshow(np.asarray(case.image), interpolation="nearest")
     axis.set_title(textwrap.fill(case.asked, 26, max_lines=3), fontsize=11, parse_math=False)
     axis.set_xlabel(textwrap.fill(case.verdict, 26, max_lines=3), fontsize=11, color=colour, parse_math=False)
     axis.set_frame_on(True)
@@ -61,19 +61,19 @@ def draw_texts(axis: Axes, cases: list[Case]) -> None:
 
 
 def draw_page(panels: list[tuple[Score, list[Case]]], path: Path) -> None:
-    """A panel for each main score and its cases: a row of pictures, or lines of text."""
+    """A panel for each main score and its cases: a row of images, or lines of text."""
     lines = [sum(len(wrapped(case)) for case in cases) for _, cases in panels]
-    heights = [ROW if cases[0].picture else HEADING + LINE * n for n, (_, cases) in zip(lines, panels, strict=True)]
+    heights = [ROW if cases[0].image else HEADING + LINE * n for n, (_, cases) in zip(lines, panels, strict=True)]
     figure = plt.figure(figsize=(WIDTH, HEADING + sum(heights)), layout="constrained")
     figure.suptitle("Green: right. Red: wrong (truth). Number: probability. Dashed: true box.", x=0.004, ha="left")
     places = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for place, (score, cases) in zip(places, panels, strict=True):
         heading = f"{score.task}: {score.metric} {score.score:.3f} on {score.rows} rows (chance {score.chance:.3f})"
         place.suptitle(heading, x=0.004, ha="left", fontsize=13, weight="bold")
-        if cases[0].picture:
+        if cases[0].image:
             blank = {"frame_on": False, "xticks": [], "yticks": [], "anchor": "N"}
-            for axis, case in zip(place.subplots(1, PICTURES, subplot_kw=blank), cases, strict=False):
-                draw_picture(axis, case)
+            for axis, case in zip(place.subplots(1, IMAGES, subplot_kw=blank), cases, strict=False):
+                draw_image(axis, case)
         else:
             draw_texts(place.subplots(), cases)
     figure.savefig(path, dpi=80)
@@ -82,14 +82,14 @@ def draw_page(panels: list[tuple[Score, list[Case]]], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Writes and prints the table and draws the page; 1 if guessing scores as well, 2 on missing or broken files."""
-    parser = argparse.ArgumentParser("python -m digits.page", description="Table of scores and page of pictures.")
+    parser = argparse.ArgumentParser("python -m digits.page", description="Table of scores and page of images.")
     parser.add_argument("out", metavar="OUT_DIR", type=Path, help="has data/ and results/; gets scores.md and page.png")
     parser.add_argument("--allow-chance", action="store_true", help="exit with 0 even if guessing scores as well")
     args = parser.parse_args(argv)
     try:
         runs = [read_run(run, args.out) for run in RUNS]
         scores = [line for lines, _ in runs for line in lines]
-        # one row of pictures for the splits of a task
+        # one row of images for the splits of a task
         panels = {lines[0].task.split()[0]: (lines[0], cases) for lines, cases in reversed(runs) if cases}
         if not panels:
             raise UserError(f"There are no predictions below {args.out / 'results'}: evaluate first.")

@@ -17,13 +17,13 @@ from digits.words import COLOURS, DIGITS, VALUES
 from utils.constants import SEPARATOR
 
 SOURCE = "digits"  # name of the data set
-CODED_SIZE = 64  # side in pixels of the pictures whose middle is told in codes
+CODED_SIZE = 64  # side in pixels of the images whose middle is told in codes
 _TEXTS = (GIGAWORD, GLUE_TASKS["mnli"], GLUE_TASKS["qqp"], GLUE_TASKS["sst2"])
 _NAMES = [f"{colour} {digit}" for colour in COLOURS for digit in DIGITS]
 
 
 def image_text_row(context: RowContext) -> Row:
-    """Id, picture, caption, question, answers or box, objects, name of the data set, type; the types in turn."""
+    """Id, image, caption, question, answers or box, objects, name of the data set, type; the types in turn."""
     turn, kind = divmod(context.number, 3)
     context = replace(context, number=turn)
     if kind == 0:
@@ -43,18 +43,18 @@ def text_row(context: RowContext) -> Row:
     return str(context.id), context.choose(texts)
 
 
-def picture_row(context: RowContext) -> Row:
-    """Id and a picture; `utils.image_codes` adds the codes of its middle."""
+def image_row(context: RowContext) -> Row:
+    """Id and an image; `utils.image_codes` adds the codes of its middle."""
     return str(context.id), replace(context, size=CODED_SIZE).scene(context.choose(COUNTS))
 
 
 def described_row(context: RowContext) -> Row:
-    """As text-to-image generation, in pictures of as many codes as the middles of the others."""
+    """As text-to-image generation, in images of as many codes as the middles of the others."""
     return image_gen_row(context, CODED_SIZE // 2)
 
 
 def detection_row(context: RowContext) -> Row:
-    """Id, picture and its digits in reading order, `x0,y0,x1,y1,category_id,name` joined by `&&`."""
+    """Id, image and its digits in reading order, `x0,y0,x1,y1,category_id,name` joined by `&&`."""
     scene = caption_row(context)[-1]
     assert isinstance(scene, Scene)
     objects = SEPARATOR.join(
@@ -68,7 +68,7 @@ EXTRA_FILES = tuple(
     DemoTask(_FOLDER, (("train", name),), make_row, text_columns, chance=CAPTION.chance)
     for name, make_row, text_columns in (
         ("text_examples.tsv", text_row, (1,)),
-        ("picture_examples.tsv", picture_row, ()),
+        ("picture_examples.tsv", image_row, ()),
         ("detection_examples.tsv", detection_row, ()),
         ("described_examples.tsv", described_row, (3,)),
     )

@@ -9,7 +9,7 @@ PHRASES = ("the {colour} {digit}", "the {digit}", "the {colour} digit", "the dig
 
 
 def refcoco_row(context: RowContext) -> Row:
-    """Number, image id, phrase, box `x0,y0,x1,y1` in pixels, picture; every fifth phrase is a relation."""
+    """Number, image id, phrase, box `x0,y0,x1,y1` in pixels, image; every fifth phrase is a relation."""
     number = context.number % (len(PHRASES) + 1)
     if number < len(PHRASES):
         scene, item = context.scene_with_referent(context.choose(COUNTS), PHRASES[number])

@@ -1,4 +1,4 @@
-"""Pictures and a score table of a captioning run on the demo data: python -m digits.report OUT_DIR."""
+"""Images and a score table of a captioning run on the demo data: python -m digits.report OUT_DIR."""
 
 import json
 import re
@@ -16,8 +16,8 @@ from digits.caption import MORE_DIGITS
 from utils.errors import UserError
 from utils.files import read_text, text_lines
 
-SUBSETS = {"blank": "exact, blank pictures"} | {name: f"exact, {count} digits" for count, name in MORE_DIGITS.items()}
-COLUMNS, ROWS = 8, 5  # pictures of the contact sheet
+SUBSETS = {"blank": "exact, blank images"} | {name: f"exact, {count} digits" for count, name in MORE_DIGITS.items()}
+COLUMNS, ROWS = 8, 5  # images of the contact sheet
 
 
 def read_captions(predictions: Path) -> dict[str, str]:
@@ -27,7 +27,7 @@ def read_captions(predictions: Path) -> dict[str, str]:
 
 
 def exact_share(captions: dict[str, str], test: TsvFile) -> float:
-    """Share of the test pictures (columns image id, caption, image) whose caption is exactly the reference."""
+    """Share of the test images (columns image id, caption, image) whose caption is exactly the reference."""
     return sum(captions[test[i][0]] == test[i][1] for i in range(len(test))) / len(test)
 
 
@@ -57,7 +57,7 @@ def draw_curves(curves: dict[str, list[tuple[int, float]]], path: Path) -> None:
 
 
 def draw_contact_sheet(captions: dict[str, str], test: TsvFile, path: Path) -> None:
-    """The first test pictures with their captions: green is exactly the reference, red is not."""
+    """The first test images with their captions: green is exactly the reference, red is not."""
     figure, axes = plt.subplots(ROWS, COLUMNS, figsize=(2.1 * COLUMNS, 2.8 * ROWS))
     for axis in axes.flat:
         axis.axis("off")
@@ -74,7 +74,7 @@ def draw_contact_sheet(captions: dict[str, str], test: TsvFile, path: Path) -> N
 
 
 def main(argv: list[str]) -> int:
-    """Draws the pictures, writes scores.md and says where everything is."""
+    """Draws the images, writes scores.md and says where everything is."""
     try:
         (out,) = (Path(arg) for arg in argv)
         captions = read_captions(out / "caption" / "test_predict.json")
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
         return 2
     table = {**shares, **scores}
     lines = [f"| {name} | {value:.4f} |" for name, value in table.items()]
-    text = "\n".join([f"| score on {len(test)} test pictures | value |", "| --- | --- |", *lines])
+    text = "\n".join([f"| score on {len(test)} test images | value |", "| --- | --- |", *lines])
     (out / "scores.md").write_text(text + "\n", encoding="utf-8")
     print(text)
     for name in ("caption/test_predict.json", "scores.md", "training_curve.png", "contact_sheet.png"):

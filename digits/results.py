@@ -21,8 +21,8 @@ from utils.errors import UserError
 from utils.files import read_text
 from utils.predictions import Record, check_predictions
 
-PICTURES, TEXTS = 8, 3  # cases of a run with and without pictures
-DRAWN = "image_gen"  # the task whose answers are pictures
+IMAGES, TEXTS = 8, 3  # cases of a run with and without images
+DRAWN = "image_gen"  # the task whose answers are images
 GUESSES = {"mcc": 0.0, "colour": 1 / len(COLOURS)}  # of further metrics
 EXACT = "exact captions"  # counted here; scores files hold the other metrics
 
@@ -34,7 +34,7 @@ class Run(NamedTuple):
         task: name of the demo task. file: its TSV.
         results: path below results/, without the endings `_predict.json` and `_scores.json`.
         metrics: the main one first; what names in the scores file begin with (without Java, CIDEr's is longer).
-        answer: field of a record. truth, asked, image: columns of the right answer, of texts read, of the picture.
+        answer: field of a record. truth, asked, image: columns of the right answer, of texts read, of the image.
     """
 
     task: str
@@ -84,12 +84,12 @@ class Score(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One row of a data file and what the network made of it; boxes (said, true) are x0, y0, x1, y1 in pixels."""
+    """One row of a data file and what the model made of it; boxes (said, true) are x0, y0, x1, y1 in pixels."""
 
     asked: str
     verdict: str
     right: bool
-    picture: Image.Image | None = None
+    image: Image.Image | None = None
     boxes: tuple[list[float], list[float]] | None = None
 
 
@@ -111,7 +111,7 @@ def read_run(run: Run, out: Path) -> tuple[list[Score], list[Case]]:
         raise UserError(f"{scores} cannot be read as scores ({error}): evaluate again.") from error
     if EXACT in run.metrics:
         values[EXACT] = sum(said[run.answer] == true for said, true in zip(records, truths, strict=True)) / len(rows)
-    shown = range(min(len(rows), TEXTS if run.image is None else PICTURES))
+    shown = range(min(len(rows), TEXTS if run.image is None else IMAGES))
     if run.task == DRAWN:
         cases = [read_drawing(predictions.parent / records[n]["image"], truths[n]) for n in shown]
     else:
@@ -135,22 +135,22 @@ def score_lines(run: Run, scores: dict[str, float] | None, rows: int) -> list[Sc
 
 
 def read_drawing(path: Path, prompt: str) -> Case:
-    """A drawn picture, and what can be read in it."""
-    picture = decode_image(path.read_bytes())
-    spec = read_spec(picture, FRAME)
+    """A drawn image, and what can be read in it."""
+    image = decode_image(path.read_bytes())
+    spec = read_spec(image, FRAME)
     seen = f"a {spec.name}" if spec else "nothing"
-    return Case(prompt, f"reads {seen}", seen == prompt, picture)
+    return Case(prompt, f"reads {seen}", seen == prompt, image)
 
 
 def read_case(run: Run, row: tuple[str, ...], record: Record, truth: str) -> Case:
-    """A row as the page shows it; ValueError for a picture or box that is none."""
+    """A row as the page shows it; ValueError for an image or box that is none."""
     asked, said = "  |  ".join(row[column] for column in run.asked), record[run.answer]
-    picture = None if run.image is None else decode_image(decode_base64(row[run.image]))
-    if picture and run.answer == "box":
+    image = None if run.image is None else decode_image(decode_base64(row[run.image]))
+    if image and run.answer == "box":
         if len(said) != 4 or not all(isinstance(edge, int | float) for edge in said):
             raise UserError(f"The box {said} among the {run.results} predictions is not four numbers: evaluate again.")
-        boxes = said, parse_box(truth, *picture.size)
+        boxes = said, parse_box(truth, *image.size)
         first, second = (torch.tensor([box], dtype=torch.float) for box in boxes)
-        return Case(asked, f"IoU {box_iou(first, second).item():.2f}", bool(box_hits(first, second)), picture, boxes)
+        return Case(asked, f"IoU {box_iou(first, second).item():.2f}", bool(box_hits(first, second)), image, boxes)
     sure = f" {record['probability']:.2f}" if "probability" in record else ""
-    return Case(asked, f"{said}{sure}" if said == truth else f"{said}{sure} ({truth})", said == truth, picture)
+    return Case(asked, f"{said}{sure}" if said == truth else f"{said}{sure} ({truth})", said == truth, image)

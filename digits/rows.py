@@ -29,7 +29,7 @@ class RowContext:
         split: whose handwriting it shows: "train", "val" or "test".
         number: which row of its file it is, from 0.
         id: number that no other row of the task has, in files of up to `IDS_PER_FILE` rows.
-        size: side of the picture in pixels.
+        size: side of the image in pixels.
         rng: random numbers of its own.
         varied: whether the handwriting differs from drawing to drawing.
     """
@@ -93,7 +93,7 @@ class DemoTask:
     Attributes:
         folder: where they go below the output folder.
         files: split and name of each; a row takes its random numbers from (seed, index of the file, row number).
-        make_row: its columns; a scene stands for its picture.
+        make_row: its columns; a scene stands for its image.
         text_columns: columns of words.
         chance: score of guessing: the task's metric as a fraction.
         words: answers and label words, which the vocabulary must know too.
@@ -140,7 +140,7 @@ class DemoTask:
             folder: where to; made if missing.
             counts: rows of each split.
             seed: the same seed gives the same bytes.
-            size: side of the pictures in pixels.
+            size: side of the images in pixels.
         """
         folder.mkdir(parents=True, exist_ok=True)
         for file, (split, name) in enumerate(self.files):
@@ -156,7 +156,7 @@ class DemoTask:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write a TSV file; scenes become pictures."""
+    """Write a TSV file; scenes become images."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for row in rows:
             columns = (encode_scene(column) if isinstance(column, Scene) else column for column in row)

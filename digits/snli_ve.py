@@ -1,4 +1,4 @@
-"""Entailment data: a claim about a picture in which a card hides one position, and a caption that tells little."""
+"""Entailment data: a claim about an image in which a card hides one position, and a caption that tells little."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ CAPTIONS = (
 
 
 def snli_ve_row(context: RowContext) -> Row:
-    """Number, image name, picture, hypothesis, caption, label.
+    """Number, image name, image, hypothesis, caption, label.
 
     Claims about the hidden position are neutral. The claim is never about the digit of the caption, so the texts
     alone say nothing about the label.

@@ -26,7 +26,7 @@ TASKS: dict[str, DemoTask] = {
 
 
 def chance(task: str) -> float:
-    """Score, 0 to 1, of guessing without looking at the picture or at what matters in the text.
+    """Score, 0 to 1, of guessing without looking at the image or at what matters in the text.
 
     Exact captions; VQA score; boxes hit by pointing at any digit; ROUGE-L F1 of another row's summary (gigaword);
     accuracy for the rest. KeyError for an unknown task.

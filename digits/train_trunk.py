@@ -2,7 +2,7 @@
 
     python -m digits.train_trunk OUT.pt [--updates N --image-size PX]
 
-Inside the whole network a trunk from scratch stays blind to shapes for thousands of updates: what a digit looks like
+Inside the whole model a trunk from scratch stays blind to shapes for thousands of updates: what a digit looks like
 reaches the caption through one of seventeen attended positions. Here every cell of scenes of one to nine digits says
 what is in it. Writes the state dict that `--resnet-model-path` reads.
 """
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def draw(samples: DigitSamples, rng: np.random.Generator, count: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Scenes as pictures (count, 3, side, side); digit and colour of each cell (count, 9), NOTHING if it is empty."""
+    """Scenes as images (count, 3, side, side); digit and colour of each cell (count, 9), NOTHING if it is empty."""
     transform = standard_transform(side)
     scenes = [random_scene(samples, rng, side, int(rng.integers(1, len(CELLS) + 1))) for _ in range(count)]
     digits, shades = torch.full((2, count, len(CELLS)), NOTHING)

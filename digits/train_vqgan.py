@@ -2,10 +2,10 @@
 
     python -m digits.train_vqgan OUT.ckpt OUT.yaml [--seed 1 --steps N --codes N --sheet out.png]
 
-From scratch the codes of a Gumbel VQGAN stay worse than the mean colour for a long time. Here the network first learns
-to copy pictures without codes; k-means on what its encoder says gives the code book; then encoder, decoder and book
+From scratch the codes of a Gumbel VQGAN stay worse than the mean colour for a long time. Here the model first learns
+to copy images without codes; k-means on what its encoder says gives the code book; then encoder, decoder and book
 learn together, gradients straight through the choice of the nearest entry (van den Oord et al., arXiv:1711.00937).
-Shapes: B pictures, R image side, C channels of a code, N codes, h and w grid of codes.
+Shapes: B images, R image side, C channels of a code, N codes, h and w grid of codes.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from models.vqgan import VQGAN, Quantizer, VQGANConfig, to_pil
 from utils.files import atomic_write
 
 SIDE = 64  # of the scenes; 8 x 8 codes
-CLOSE_UP = "one digit"  # fills the picture
-# What the batches hold in turn: what the pictures show, their side, the side of the part taken, how many.
+CLOSE_UP = "one digit"  # fills the image
+# What the batches hold in turn: what the images show, their side, the side of the part taken, how many.
 KINDS = (
     ("scene", 64, 32, 16), (CLOSE_UP, 64, 32, 16), ("scene", 64, 32, 16),
     ("scene", 64, 64, 4), ("scene", 48, 48, 6), (CLOSE_UP, 64, 64, 4),
@@ -41,7 +41,7 @@ SHARPNESS = 8.0  # scores are minus the squared distances times this; only draws
 
 
 def demo_config(codes: int) -> VQGANConfig:
-    """Sizes of the demo's network: f = 8 as released, narrow."""
+    """Sizes of the demo's model: f = 8 as released, narrow."""
     return VQGANConfig(
         ch=16, ch_mult=(1, 1, 2, 4), num_res_blocks=1, attn_resolutions=(), resolution=SIDE, z_channels=32,
         embed_dim=32, n_embed=codes,
@@ -69,8 +69,8 @@ class Pool:
         chosen = self.rng.integers(len(scenes), size=size)
         corners = self.rng.integers(side - shown + 1, size=(4, size, 2))
         parts = []
-        for number, picture in enumerate(scenes[chosen]):
-            cuts = [picture[:, y : y + shown, x : x + shown] for y, x in corners[:, number]]
+        for number, image in enumerate(scenes[chosen]):
+            cuts = [image[:, y : y + shown, x : x + shown] for y, x in corners[:, number]]
             parts.append(max(cuts, key=lambda cut: int((cut > 100).sum())) if number % 4 and shown < side else cuts[0])
         return torch.stack(parts).float() / 127.5 - 1
 
@@ -87,10 +87,10 @@ def pixels(scene: Scene) -> Tensor:
     return torch.from_numpy(np.array(render(scene))).permute(2, 0, 1)
 
 
-def distance(pictures: Tensor, images: Tensor) -> Tensor:
+def distance(copies: Tensor, images: Tensor) -> Tensor:
     """Mean of L1 and L2 with more weight on ink."""
     weight = 1 + INK_WEIGHT * (images.amax(dim=1, keepdim=True) > INK)
-    error = (pictures - images).abs()
+    error = (copies - images).abs()
     return (weight * (error + error.square())).mean()
 
 
@@ -125,9 +125,9 @@ def quantised_loss(model: VQGAN, images: Tensor) -> Tensor:
     z = model.quant_conv(model.encoder(images))  # (B, C, h, w)
     codes = model.quantize.proj(z).argmax(dim=1)
     entries = model.quantize.embed(codes).permute(0, 3, 1, 2)
-    pictures = model.decoder(model.post_quant_conv(z + (entries - z).detach()))
+    copies = model.decoder(model.post_quant_conv(z + (entries - z).detach()))
     book = (entries - z.detach()).square().mean() + COMMITMENT * (z - entries.detach()).square().mean()
-    return distance(pictures, images) + book
+    return distance(copies, images) + book
 
 
 def copying_loss(model: VQGAN, images: Tensor) -> Tensor:
@@ -169,8 +169,8 @@ def report(model: VQGAN, seed: int, sheet: Path | None) -> None:
     images = torch.stack([pixels(scene) for scene in scenes]).float() / 127.5 - 1
     codes = torch.cat([model.encode(part) for part in images.split(20)])
     copies = torch.cat([model.decode(part) for part in codes.split(20)]).clamp(-1, 1)
-    for name, pictures in (("originals", images), ("reconstructions", copies)):
-        found = legibility(to_pil(pictures), specs)
+    for name, shown in (("originals", images), ("reconstructions", copies)):
+        found = legibility(to_pil(shown), specs)
         print(f"{name}: {found.digit:.3f} of the digits and {found.colour:.3f} of the colours are read")
     if sheet:
         rows = [part for group in zip(images[:48].split(12), copies[:48].split(12), strict=True) for part in group]

@@ -15,12 +15,12 @@ QUESTIONS = {
 }
 KINDS = (*QUESTIONS, "count", "exists", "relation")
 ANSWERS = ("yes", "no", *DIGITS, *VALUES["colour"], *VALUES["position"])
-# A detector's view. Names or colours of the digits would answer questions without the picture.
+# A detector's view. Names or colours of the digits would answer questions without the image.
 OBJECTS = ("digit", "canvas")
 
 
 def vqa_row(context: RowContext) -> Row:
-    """Question id, image id, question, answer with its confidence, objects, picture."""
+    """Question id, image id, question, answer with its confidence, objects, image."""
     turn, kind_number = divmod(context.number, len(KINDS))
     kind, count = KINDS[kind_number], context.choose(COUNTS)
     if kind in QUESTIONS:

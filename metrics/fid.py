@@ -1,7 +1,7 @@
 """FID (Heusel et al., 2017, arXiv:1706.08500) and Inception score (Salimans et al., 2016, arXiv:1606.03498).
 
 Both use torchvision's Inception v3 with ImageNet weights, from a file; nothing is downloaded. The procedure is the one
-behind the published figures and `gt_stat.npz`: [0, 1] pictures reach the network scaled as if they were
+behind the published figures and `gt_stat.npz`: [0, 1] images reach the model scaled as if they were
 ImageNet-normalised (FID) or not at all (Inception score), and FID leaves out the last incomplete batch. Figures of
 other programs, which use TensorFlow's Inception weights and scale to [-1, 1], are not comparable.
 
@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.images import MAX_PIXELS, decode
-from data.items import picture_files
+from data.items import image_files
 from utils.checkpoint import check_state, check_whole, unpickle
 from utils.errors import UserError, one_sentence
 from utils.files import atomic_write
 
 SIDE = 299
 WEIGHTS = "inception_v3_google-0cc3c7bd.pth"  # torchvision's name for the ImageNet weights
-_READERS = 8  # threads that decode pictures
+_READERS = 8  # threads that decode images
 # Feature width -> the last layer run; the output is averaged over positions.
 BLOCKS = {64: "maxpool1", 192: "maxpool2", 768: "Mixed_6e", 2048: "Mixed_7c"}
 _LAYERS = (
@@ -56,7 +56,7 @@ class Inception(nn.Module):
         weights: torchvision's ImageNet file; None leaves random weights.
         dims: width of the features, one of `BLOCKS`.
     Raises:
-        UserError: the file is missing or of another network.
+        UserError: the file is missing or of another model.
     """
 
     def __init__(self, weights: Path | None = None, dims: int = 2048) -> None:
@@ -101,15 +101,15 @@ def _read_weights(path: Path, net: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    """All pictures below a folder, sorted; UserError if there are none."""
-    found, _ = picture_files(folder, recursive=True)
+def images_below(folder: Path) -> list[Path]:
+    """All images below a folder, sorted; UserError if there are none."""
+    found, _ = image_files(folder, recursive=True)
     if not found:
         raise UserError(f"{folder} has no images; name a folder of images.")
     return found
 
 
-def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
     """(3, 299, 299) in [0, 1]; resized (bilinear) without keeping the aspect ratio.
 
     UserError for a file that is no image, is cut off, or has more than `max_pixels` pixels.
@@ -127,10 +127,10 @@ def read_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
 
 
 def batches(files: Sequence[Path], batch_size: int) -> Iterator[Tensor]:
-    """Pictures (B, 3, 299, 299) of the files in order; the last batch may be short."""
+    """Images (B, 3, 299, 299) of the files in order; the last batch may be short."""
     with ThreadPoolExecutor(_READERS) as pool:
         for first in tqdm(range(0, len(files), batch_size), unit="batch"):
-            yield torch.stack(list(pool.map(read_picture, files[first : first + batch_size])))
+            yield torch.stack(list(pool.map(read_image, files[first : first + batch_size])))
 
 
 def released_selection(files: Sequence[Path], batch_size: int) -> tuple[Sequence[Path], int]:
@@ -142,8 +142,8 @@ def released_selection(files: Sequence[Path], batch_size: int) -> tuple[Sequence
 
 @torch.no_grad()
 def folder_statistics(folder: Path, net: Inception, device: torch.device, batch_size: int) -> Statistics:
-    """Features of the pictures below a folder, summed up; UserError for fewer than two."""
-    files, batch_size = released_selection(pictures_below(folder), batch_size)
+    """Features of the images below a folder, summed up; UserError for fewer than two."""
+    files, batch_size = released_selection(images_below(folder), batch_size)
     parts = [net.features(batch.to(device)).cpu() for batch in batches(files, batch_size)]
     return statistics(torch.cat(parts).double().numpy())
 
@@ -284,7 +284,7 @@ def inception_score_main(argv: Sequence[str] | None = None) -> int:
         with torch.no_grad():
             parts = [
                 net.probabilities(part.to(device)).cpu()
-                for part in batches(pictures_below(flags.path1), flags.batch_size)
+                for part in batches(images_below(flags.path1), flags.batch_size)
             ]
         mean, std = inception_score(torch.cat(parts).numpy(), flags.splits)
     except (UserError, OSError) as error:

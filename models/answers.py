@@ -1,6 +1,6 @@
 """From what was generated or ranked to a task's answer: evaluation (`tasks/`) and the predictor call the same function.
 
-A network's four location tokens become a box in `data/refcoco.py: predicted_boxes`, image codes a picture in
+A model's four location tokens become a box in `data/refcoco.py: predicted_boxes`, image codes an image in
 `models/text_to_image.py: Painter.draw`.
 """
 

@@ -1,8 +1,8 @@
-"""CLIP (Radford et al., 2021, arXiv:2103.00020): how well pictures and texts go together.
+"""CLIP (Radford et al., 2021, arXiv:2103.00020): how well images and texts go together.
 
-The network is open_clip's, the weights OpenAI's `ViT-B-16.pt`, of which only tensors are read; both are needed
+The model is open_clip's, the weights OpenAI's `ViT-B-16.pt`, of which only tensors are read; both are needed
 only when `CLIP.load` is called.
-Shapes: N pictures, M texts, C joint dimension (512 for ViT-B/16).
+Shapes: N images, M texts, C joint dimension (512 for ViT-B/16).
 """
 
 import logging
@@ -33,19 +33,19 @@ class Tokenizer(Protocol):
 
 
 class Ranking(NamedTuple):
-    """Pictures by descending similarity."""
+    """Images by descending similarity."""
 
-    indices: Tensor  # (N,), int64: numbers of the pictures, best first
+    indices: Tensor  # (N,), int64: numbers of the images, best first
     scores: Tensor  # (N,), float32: their cosines
 
 
 class CLIP:
-    """Cosine similarity of pictures and texts.
+    """Cosine similarity of images and texts.
 
     Args:
         model: open_clip's `CLIP`, in eval mode; its options come from the shapes of the weights.
-        tokenizer: of the network's vocabulary.
-        batch_size: pictures or texts at once.
+        tokenizer: of the model's vocabulary.
+        batch_size: images or texts at once.
     """
 
     def __init__(self, model: Any, tokenizer: Tokenizer, batch_size: int = 64) -> None:
@@ -63,7 +63,7 @@ class CLIP:
         """Reads tensors of OpenAI's file (TorchScript) or a plain state dict; float32 on the CPU, else float16.
 
         Raises:
-            UserError: open_clip or the file is missing, or the file is no CLIP network.
+            UserError: open_clip or the file is missing, or the file is no CLIP model.
         """
         path = Path(path)
         if not path.is_file():
@@ -80,14 +80,14 @@ class CLIP:
             cast = open_clip.get_cast_dtype(precision)
             with UnsetWeights():
                 model = open_clip.model.build_model_from_openai_state_dict(state, cast_dtype=cast)
-        except Exception as error:  # it raises many types on weights of another network
+        except Exception as error:  # it raises many types on weights of another model
             raise UserError(f"{path} is not a CLIP model: put OpenAI's ViT-B-16.pt there.") from error
         model = model.to(device) if precision == "fp16" else model.to(device).float()
         return cls(model.requires_grad_(False).eval(), open_clip.SimpleTokenizer(), batch_size)
 
     @torch.no_grad()
     def image_features(self, images: Sequence[Image.Image]) -> Tensor:
-        """Features (N, C) of pictures of any size and mode, float32, of length 1."""
+        """Features (N, C) of images of any size and mode, float32, of length 1."""
         parts = []
         for first in range(0, len(images), self.batch_size):
             batch = torch.stack([self.preprocess(image) for image in images[first : first + self.batch_size]])
@@ -106,11 +106,11 @@ class CLIP:
         return (self.image_features(images) @ self.text_features(texts).T).cpu()
 
     def image_similarity(self, images: Sequence[Image.Image], references: Sequence[Image.Image]) -> Tensor:
-        """Cosines (N, M) of pictures with M other pictures, float32, on the CPU."""
+        """Cosines (N, M) of images with M other images, float32, on the CPU."""
         return (self.image_features(images) @ self.image_features(references).T).cpu()
 
     def rerank(self, images: Sequence[Image.Image], target: str | Image.Image) -> Ranking:
-        """The pictures by their similarity to one text or one reference picture; equal ones keep their order."""
+        """The images by their similarity to one text or one reference image; equal ones keep their order."""
         scores = (
             self.similarity(images, [target]) if isinstance(target, str) else self.image_similarity(images, [target])
         )
@@ -120,7 +120,7 @@ class CLIP:
     def preprocess(self, image: Image.Image) -> Tensor:
         """(3, R, R) normalised pixels, R = 224: short side resized (bicubic), the centre, RGB.
 
-        ValueError for a picture of no known range of values.
+        ValueError for an image of no known range of values.
         """
         from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
         from torchvision.transforms.v2 import functional

@@ -1,4 +1,4 @@
-"""Registers the network with fairseq as `ofa_tiny` ... `ofa_huge`, every option of `OFAConfig` a flag."""
+"""Registers the model with fairseq as `ofa_tiny` ... `ofa_huge`, every option of `OFAConfig` a flag."""
 
 import argparse
 import logging
@@ -34,7 +34,7 @@ class FairseqOFA(OFA, BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: Any, task: FairseqTask) -> "FairseqOFA":
-        """The network that flags and task ask for; the vocabulary comes from the task's dictionary."""
+        """The model that flags and task ask for; the vocabulary comes from the task's dictionary."""
         options = {f.name: getattr(cfg, f.name) for f in fields(OFAConfig)}
         try:
             return cls(OFAConfig(**{**options, "vocab_size": len(task.target_dictionary)}))
@@ -68,7 +68,7 @@ class FairseqOFA(OFA, BaseFairseqModel):
     def load_state_dict(self, state_dict: Any, strict: bool = True, model_cfg: Any = None, args: Any = None) -> Any:
         """Loads a checkpoint's weights after the upgrade rules; fairseq passes its configuration, which is not needed.
 
-        Raises UserError when the file holds another network.
+        Raises UserError when the file holds another model.
         """
         state = dict(state_dict)
         report = upgrade_state_dict(state, self)

@@ -1,6 +1,6 @@
-"""Prompts to pictures: codes sampled by OFA, drawn by the VQGAN, chosen by CLIP.
+"""Prompts to images: codes sampled by OFA, drawn by the VQGAN, chosen by CLIP.
 
-Shapes: B prompts, n codes of a picture.
+Shapes: B prompts, n codes of an image.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ FILES = {
 }
 
 
-class Picture(NamedTuple):
+class ScoredImage(NamedTuple):
     """One sample of a prompt."""
 
     image: Image.Image
@@ -45,10 +45,10 @@ def check_files(paths: Mapping[str, str | None]) -> None:
 
 
 def code_options(first: int, codes: int, count: int, constraint_range: str | None = None) -> dict[str, Any]:
-    """What `GenerationConfig` must say for a picture to come out, whatever else is chosen.
+    """What `GenerationConfig` must say for an image to come out, whatever else is chosen.
 
     Args:
-        first: id of code 0. codes: size of the code dictionary. count: codes of a picture.
+        first: id of code 0. codes: size of the code dictionary. count: codes of an image.
         constraint_range: "start,end", narrower than all codes.
 
     Raises:
@@ -84,18 +84,18 @@ def sample_codes(
         models, inputs, generators: as of `generate`. config: with `code_options`.
 
     Raises:
-        UserError: a network whose outputs are not numbers.
+        UserError: a model whose outputs are not numbers.
     """
     rounds = [generate(models, inputs, config, generators=generators) for _ in range(times)]
     return require_hypotheses([list(chain.from_iterable(own)) for own in zip(*rounds, strict=True)])
 
 
 class Painter:
-    """Codes to pictures, and the choice among them.
+    """Codes to images, and the choice among them.
 
     Args:
-        first_code: id of code 0. clip: None = the first sample of a prompt is its picture.
-        batch_size: pictures drawn at once.
+        first_code: id of code 0. clip: None = the first sample of a prompt is its image.
+        batch_size: images drawn at once.
     """
 
     def __init__(self, vqgan: VQGAN, clip: CLIP | None, first_code: int, batch_size: int = 16) -> None:
@@ -127,17 +127,17 @@ class Painter:
         return cls(vqgan, CLIP.load(clip_model_path, device) if clip_model_path else None, first_code)
 
     def draw(self, sequences: Sequence[Tensor]) -> list[Image.Image]:
-        """Pictures of token sequences (n + 1,): codes and end of sentence."""
+        """Images of token sequences (n + 1,): codes and end of sentence."""
         codes = torch.stack([tokens[:-1] for tokens in sequences]) - self.first_code  # (N, n)
         device = self.vqgan.quantize.embed.weight.device
         return [image for part in codes.to(device).split(self.batch_size) for image in to_pil(self.vqgan.decode(part))]
 
     def choose(
         self, samples: Sequence[Sequence[Hypothesis]], targets: Sequence[str | Image.Image]
-    ) -> list[list[Picture]]:
+    ) -> list[list[ScoredImage]]:
         """Draws all samples of B prompts; each prompt's by descending similarity to its target, if there is CLIP.
 
-        targets: B texts, or B pictures to resemble.
+        targets: B texts, or B images to resemble.
         """
         images = self.draw([sample.tokens for own in samples for sample in own])
         found, first = [], 0
@@ -148,5 +148,5 @@ class Painter:
             if self.clip is not None:
                 ranking = self.clip.rerank(drawn, target)
                 order = zip(ranking.indices.tolist(), ranking.scores.tolist(), strict=True)
-            found.append([Picture(drawn[number], score, own[number]) for number, score in order])
+            found.append([ScoredImage(drawn[number], score, own[number]) for number, score in order])
         return found

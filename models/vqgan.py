@@ -1,6 +1,6 @@
-"""Gumbel VQGAN: pictures to codes and back (Esser et al., 2021, arXiv:2012.09841; released: f = 8, 8,192 codes).
+"""Gumbel VQGAN: images to codes and back (Esser et al., 2021, arXiv:2012.09841; released: f = 8, 8,192 codes).
 
-Names and shapes of the state dict are those of the released `last.ckpt`. Shapes: B pictures, R image side, h and w
+Names and shapes of the state dict are those of the released `last.ckpt`. Shapes: B images, R image side, h and w
 grid of codes (R / 8), C channels, N codes of the code book.
 """
 
@@ -34,7 +34,7 @@ class VQGANConfig:
     ch: int = 128  # channels at full resolution
     ch_mult: tuple[int, ...] = (1, 1, 2, 4)  # factor of ch per level; each level halves the side of the one before
     num_res_blocks: int = 2  # per level of the encoder; the decoder has one more
-    attn_resolutions: tuple[int, ...] = (32,)  # sides of the levels with attention, for pictures of `resolution`
+    attn_resolutions: tuple[int, ...] = (32,)  # sides of the levels with attention, for images of `resolution`
     resolution: int = 256
     in_channels: int = 3
     out_ch: int = 3
@@ -71,7 +71,7 @@ class VQGANConfig:
         return config
 
     def _impossible(self) -> str | None:
-        """The first size of which no network can be built, as "name = value"."""
+        """The first size of which no model can be built, as "name = value"."""
         for name in (
             "ch",
             "num_res_blocks",
@@ -107,7 +107,7 @@ class VQGANConfig:
         return [self.ch * mult for mult in self.ch_mult]
 
     def attends(self, level: int) -> bool:
-        """Whether a level has attention; fixed by the configuration, not by the picture."""
+        """Whether a level has attention; fixed by the configuration, not by the image."""
         return self.resolution // 2**level in self.attn_resolutions
 
 
@@ -121,13 +121,13 @@ def _like(default: Any, value: Any) -> Any:
 class VQGANOutput(NamedTuple):
     """What training needs of a pass."""
 
-    pictures: Tensor  # (B, 3, R, R) reconstruction, unbounded
+    images: Tensor  # (B, 3, R, R) reconstruction, unbounded
     logits: Tensor  # (B, N, h, w) of the codes
     kl: Tensor  # (): mean over positions of KL(q || uniform), in nats
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    # 32 groups as released; narrow networks have as many channels in a group as the narrowest level released.
+    # 32 groups as released; narrow models have as many channels in a group as the narrowest level released.
     return nn.GroupNorm(math.gcd(32, max(1, channels // 4)), channels, eps=1e-6)
 
 
@@ -241,7 +241,7 @@ class Middle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures (B, 3, R, R) -> features (B, z_channels, h, w)."""
+    """Images (B, 3, R, R) -> features (B, z_channels, h, w)."""
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -260,7 +260,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features (B, z_channels, h, w) -> pictures (B, 3, R, R), unbounded."""
+    """Features (B, z_channels, h, w) -> images (B, 3, R, R), unbounded."""
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -288,7 +288,7 @@ class Quantizer(nn.Module):
 
 
 class VQGAN(nn.Module):
-    """Pictures in [-1, 1] <-> codes; differentiable as a whole in `forward`, for training."""
+    """Images in [-1, 1] <-> codes; differentiable as a whole in `forward`, for training."""
 
     def __init__(self, config: VQGANConfig | None = None) -> None:
         super().__init__()
@@ -299,7 +299,7 @@ class VQGAN(nn.Module):
 
     @classmethod
     def load(cls, checkpoint: str | Path, config_yaml: str | Path, device: str | torch.device = "cpu") -> "VQGAN":
-        """The network of a Lightning checkpoint (released: `last.ckpt`, `model.yaml`), float32, in eval mode.
+        """The model of a Lightning checkpoint (released: `last.ckpt`, `model.yaml`), float32, in eval mode.
 
         Names that start with `loss.` are left out; nothing the files name is imported or run.
 
@@ -337,11 +337,11 @@ class VQGAN(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Tensor, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """Codes of pictures, row by row: the most likely ones, or one draw as the released data were made.
+        """Codes of images, row by row: the most likely ones, or one draw as the released data were made.
 
         Args:
             images: (B, 3, H, W) in [-1, 1]. sample: add Gumbel noise to the scores (temperature 1).
-            generator: source of the noise, on the pictures' device; None takes torch's own.
+            generator: source of the noise, on the images' device; None takes torch's own.
         Returns:
             (B, H / 8 * W / 8), int64.
         Raises:
@@ -352,7 +352,7 @@ class VQGAN(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Pictures of codes.
+        """Images of codes.
 
         Args:
             codes: (B, h * w) of a square grid, or (B, h, w); integers from 0.
@@ -370,12 +370,12 @@ class VQGAN(nn.Module):
         outside = (codes < 0) | (codes >= self.config.n_embed)
         if bool(outside.any()):
             raise ValueError(f"code {int(codes[outside][0])} is outside 0..{self.config.n_embed - 1}")
-        return self._pictures(self.quantize.embed(codes).permute(0, 3, 1, 2))
+        return self._images(self.quantize.embed(codes).permute(0, 3, 1, 2))
 
     def forward(self, images: Tensor, temperature: float = 1.0) -> VQGANOutput:
-        """Pictures through one-hot draws of their codes, gradients straight through (Jang et al., arXiv:1611.01144).
+        """Images through one-hot draws of their codes, gradients straight through (Jang et al., arXiv:1611.01144).
 
-        The loss of the original is a distance of `pictures` to the input plus `config.kl_weight * kl`.
+        The loss of the original is a distance of `images` to the input plus `config.kl_weight * kl`.
 
         Args:
             images: (B, 3, R, R) in [-1, 1]. temperature: of the Gumbel softmax, above 0.
@@ -385,9 +385,9 @@ class VQGAN(nn.Module):
         book = self.quantize.embed.weight
         log_q = logits.log_softmax(dim=1)
         kl = (log_q.exp() * (log_q + math.log(self.config.n_embed))).sum(dim=1).mean()
-        return VQGANOutput(self._pictures(torch.einsum("bnhw,nc->bchw", chosen, book)), logits, kl)
+        return VQGANOutput(self._images(torch.einsum("bnhw,nc->bchw", chosen, book)), logits, kl)
 
-    def _pictures(self, entries: Tensor) -> Tensor:
+    def _images(self, entries: Tensor) -> Tensor:
         """Code book entries (B, C, h, w) -> (B, 3, 8 * h, 8 * w)."""
         return self.decoder(self.post_quant_conv(entries.contiguous()))
 
@@ -414,12 +414,12 @@ def sample_codes(logits: Tensor, generator: torch.Generator | None = None) -> Te
 
 
 def from_pil(image: Image.Image, size: int) -> Tensor:
-    """Picture -> (3, R, R) float32 in [-1, 1], R = `size`: short side resized (Lanczos), then the centre.
+    """Image -> (3, R, R) float32 in [-1, 1], R = `size`: short side resized (Lanczos), then the centre.
 
-    For square pictures this is what the original does; others it leaves oblong, which makes no square grid of codes.
+    For square images this is what the original does; others it leaves oblong, which makes no square grid of codes.
 
     Raises:
-        ValueError: a picture without pixels, or of no known range of values.
+        ValueError: an image without pixels, or of no known range of values.
     """
     if 0 in image.size:
         raise ValueError(f"the image is {image.width} x {image.height} pixels")
@@ -432,6 +432,6 @@ def from_pil(image: Image.Image, size: int) -> Tensor:
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """(B, 3, H, W) in [-1, 1] -> RGB pictures; values outside are clamped, fractions of 1/255 cut off as released."""
+    """(B, 3, H, W) in [-1, 1] -> RGB images; values outside are clamped, fractions of 1/255 cut off as released."""
     pixels = ((images.float().clamp(-1, 1) + 1) / 2 * 255).to(torch.uint8)
-    return [Image.fromarray(picture) for picture in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+    return [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]

@@ -1,4 +1,4 @@
-"""The web page: tabs that put pictures and texts to an `OFAPredictor`. The only file that imports gradio."""
+"""The web page: tabs that put images and texts to an `OFAPredictor`. The only file that imports gradio."""
 
 import functools
 import html
@@ -24,33 +24,33 @@ try:
 except ImportError as error:
     raise UserError("The web page needs gradio: pip install -r requirements-extras.txt.") from error
 
-MOST = 9  # pictures drawn at once
+MOST = 9  # images drawn at once
 UPLOAD = "50mb"  # largest file that is taken
 WAITING = 32  # requests in line; further visitors are told to come back
-PICTURE = 280  # height in the page (pixels)
+HEIGHT = 280  # height in the page (pixels)
 BOX_COLOUR = "#ff3df0"  # no colour of the digit scenes
 FONTS = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # the browser's own: nothing is loaded
-CSS = "#drawings img { image-rendering: pixelated; }"  # a demo network's pictures are 32 pixels wide
+CSS = "#drawings img { image-rendering: pixelated; }"  # a demo model's images are 32 pixels wide
 NO_VQGAN = (
     "Drawing needs a VQGAN: start the page with `--vqgan CHECKPOINT YAML`, e.g. its `last.ckpt` and `model.yaml`."
 )
-NO_CODES = "This network has no image codes: start the page with the checkpoint of a text-to-image network."
+NO_CODES = "This model has no image codes: start the page with the checkpoint of a text-to-image model."
 
 
 def _where(self: gr.Image, payload: Any) -> str | None:
-    """The file or the data URL of a picture: gradio's own reading clips grey of 16 bits and shows hidden colours."""
+    """The file or the data URL of an image: gradio's own reading clips grey of 16 bits and shows hidden colours."""
     inside = payload is not None and (payload.url or "").startswith("data:")
     return payload and (payload.url if inside else payload.path)
 
 
 # Not a class statement: gradio writes a stub file beside the source of a class that is made from its own.
-PictureBox: Any = ABCMeta.__new__(
-    type(gr.Image), "PictureBox", (gr.Image,), {"preprocess": _where, "is_template": True, "__module__": __name__}
+ImageBox: Any = ABCMeta.__new__(
+    type(gr.Image), "ImageBox", (gr.Image,), {"preprocess": _where, "is_template": True, "__module__": __name__}
 )
 
 
 class Answers:
-    """What the buttons do: values of the page in, values out; a picture is its file or data URL.
+    """What the buttons do: values of the page in, values out; an image is its file or data URL.
 
     Raises UserError where something is missing or cannot be used.
     """
@@ -58,44 +58,44 @@ class Answers:
     def __init__(self, predictor: OFAPredictor) -> None:
         self.predictor = predictor
 
-    def anything(self, picture: str | None, instruction: str) -> tuple[str, str]:
-        """Text and score after any instruction, with or without a picture."""
+    def anything(self, image: str | None, instruction: str) -> tuple[str, str]:
+        """Text and score after any instruction, with or without an image."""
         text = _text(instruction, "an instruction")
-        return _said(self.predictor.generate(self._read(picture) if picture else None, text))
+        return _said(self.predictor.generate(self._read(image) if image else None, text))
 
-    def caption(self, picture: str | None) -> tuple[str, str]:
+    def caption(self, image: str | None) -> tuple[str, str]:
         """Caption and score."""
-        return _said(self.predictor.caption(self._read(picture)))
+        return _said(self.predictor.caption(self._read(image)))
 
-    def question(self, picture: str | None, question: str, candidates: str) -> tuple[str, str]:
+    def question(self, image: str | None, question: str, candidates: str) -> tuple[str, str]:
         """Answer and score; the candidates are one a line, none = those of the checkpoint or any text."""
         names = list(dict.fromkeys(line.strip() for line in text_lines(candidates) if line.strip()))
-        return _said(self.predictor.answer(self._read(picture), _text(question, "a question"), names or None))
+        return _said(self.predictor.answer(self._read(image), _text(question, "a question"), names or None))
 
-    def grounding(self, picture: str | None, phrase: str) -> tuple[Image.Image, str, str]:
-        """The picture with the box drawn, the box in words and its score."""
-        shown = self._read(picture)
+    def grounding(self, image: str | None, phrase: str) -> tuple[Image.Image, str, str]:
+        """The image with the box drawn, the box in words and its score."""
+        shown = self._read(image)
         box: Any = self.predictor.ground(shown, _text(phrase, "a phrase"))
         corners = f"x0 {box.x0:.0f}, y0 {box.y0:.0f}, x1 {box.x1:.0f}, y1 {box.y1:.0f}"
         return draw_box(shown, box), f"{corners} of {shown.width} x {shown.height} pixels", f"{box.score:.3f}"
 
     def drawing(self, prompt: str, count: int, temperature: float) -> list[tuple[Image.Image, str]]:
-        """Pictures with their scores as captions."""
+        """Images with their scores as captions."""
         drawn: Any = self.predictor.draw([_text(prompt, "a prompt")], n=int(count), temperature=temperature)
-        pictures = drawn if int(count) == 1 else drawn[0]
-        return [(picture, f"score {picture.info['score']:.3f}") for picture in pictures]
+        images = drawn if int(count) == 1 else drawn[0]
+        return [(image, f"score {image.info['score']:.3f}") for image in images]
 
-    def _read(self, picture: str | None) -> Image.Image:
-        """The picture as the predictor reads files."""
-        if not picture:
-            raise UserError("There is no picture: choose one first.")
-        inside = picture.startswith("data:")
-        return self.predictor.read_image(decode_base64(picture) if inside else Path(picture).read_bytes())
+    def _read(self, image: str | None) -> Image.Image:
+        """The image as the predictor reads files."""
+        if not image:
+            raise UserError("There is no image: choose one first.")
+        inside = image.startswith("data:")
+        return self.predictor.read_image(decode_base64(image) if inside else Path(image).read_bytes())
 
 
-def draw_box(picture: Image.Image, box: Box) -> Image.Image:
-    """A copy of a picture with the box drawn on it, its line inside the box."""
-    shown = picture.copy()
+def draw_box(image: Image.Image, box: Box) -> Image.Image:
+    """A copy of an image with the box drawn on it, its line inside the box."""
+    shown = image.copy()
     width = max(2, max(shown.size) // 100)
     x1, y1 = max(box.x0, box.x1 - 1), max(box.y0, box.y1 - 1)  # right and bottom are outside
     ImageDraw.Draw(shown).rectangle((box.x0, box.y0, x1, y1), outline=BOX_COLOUR, width=width)
@@ -103,10 +103,10 @@ def draw_box(picture: Image.Image, box: Box) -> Image.Image:
 
 
 def build(predictor: OFAPredictor, folder: Path, can_draw: bool) -> gr.Blocks:
-    """The page of a network.
+    """The page of a model.
 
     Args:
-        folder: for pictures: those of the examples, and gradio's of visitors. can_draw: whether there is a VQGAN.
+        folder: for images: those of the examples, and gradio's of visitors. can_draw: whether there is a VQGAN.
     """
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "visitors")
     answers = Answers(predictor)
@@ -134,23 +134,23 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
 
 
 def _anything(answers: Answers, folder: Path) -> None:
-    picture = _picture_box("Picture (optional)")
+    image = _image_box("Image (optional)")
     instruction = gr.Textbox(label="Instruction", placeholder="what does the image describe?", render=False)
     says = "Any instruction. `<bin_3>` and `<code_7>` are location and image tokens, in instructions and answers."
     _tab(
-        "Anything", says, "Run", answers.anything, [picture, instruction], _text_boxes("Answer"),
+        "Anything", says, "Run", answers.anything, [image, instruction], _text_boxes("Answer"),
         examples.instructions(folder),
     )  # fmt: skip
 
 
 def _caption(answers: Answers, folder: Path) -> None:
-    rows = [[case.picture] for case in examples.captions(folder)]
+    rows = [[case.image] for case in examples.captions(folder)]
     _tab(
         "Caption",
-        "What the picture shows.",
+        "What the image shows.",
         "Describe",
         answers.caption,
-        [_picture_box()],
+        [_image_box()],
         _text_boxes("Caption"),
         rows,
     )
@@ -162,7 +162,7 @@ def _question(answers: Answers, folder: Path) -> None:
     candidates = gr.Textbox(label=label, lines=3, max_lines=6, render=False)
     says = "With candidates the best of them is the answer, and the score is its probability among them."
     rows = [
-        [case.picture, case.text, "\n".join(case.candidates) if number % 2 else ""]
+        [case.image, case.text, "\n".join(case.candidates) if number % 2 else ""]
         for number, case in enumerate(examples.questions(folder))
     ]
     _tab(
@@ -170,7 +170,7 @@ def _question(answers: Answers, folder: Path) -> None:
         says,
         "Answer",
         answers.question,
-        [_picture_box(), question, candidates],
+        [_image_box(), question, candidates],
         _text_boxes("Answer"),
         rows,
     )
@@ -178,11 +178,11 @@ def _question(answers: Answers, folder: Path) -> None:
 
 def _grounding(answers: Answers, folder: Path) -> None:
     phrase = gr.Textbox(label="Phrase", placeholder="the red zero", render=False)
-    found = gr.Image(label="Box", format="png", height=PICTURE, interactive=False, buttons=["download"], render=False)
-    rows = [[case.picture, case.text] for case in examples.phrases(folder)]
+    found = gr.Image(label="Box", format="png", height=HEIGHT, interactive=False, buttons=["download"], render=False)
+    rows = [[case.image, case.text] for case in examples.phrases(folder)]
     _tab(
-        "Grounding", "Where in the picture is what the phrase describes.", "Find", answers.grounding,
-        [_picture_box(), phrase], [found, *_text_boxes("Coordinates")], rows,
+        "Grounding", "Where in the image is what the phrase describes.", "Find", answers.grounding,
+        [_image_box(), phrase], [found, *_text_boxes("Coordinates")], rows,
     )  # fmt: skip
 
 
@@ -197,7 +197,7 @@ def _drawing(answers: Answers, can_draw: bool) -> None:
         label="Drawings", format="png", columns=3, height=420, elem_id="drawings", buttons=["download"], render=False
     )
     temperature = gr.Slider(0.1, 1.5, value=1.0, step=0.1, label="Temperature", render=False)
-    says = "Pictures of what the prompt says: the lower the temperature, the plainer and the more alike."
+    says = "Images of what the prompt says: the lower the temperature, the plainer and the more alike."
     rows = [[text, 4, examples.TEMPERATURE] for text in examples.PROMPTS]
     _tab("Drawing", says, "Draw", answers.drawing, [prompt, count, temperature], [drawn], rows)
 
@@ -228,10 +228,10 @@ def _tab(
             pressed.click,
             *(item.submit for item in inputs if isinstance(item, gr.Textbox) and item.lines == 1),
         ]
-        # One visitor at a time on all tabs: the network's caches and random numbers are shared.
+        # One visitor at a time on all tabs: the model's caches and random numbers are shared.
         gr.on(
             triggers, _politely(answer), inputs, outputs, api_name=name.lower(), concurrency_limit=1,
-            concurrency_id="network", show_progress="minimal",
+            concurrency_id="model", show_progress="minimal",
         )  # fmt: skip
 
 
@@ -247,7 +247,7 @@ def _politely(answer: Callable[..., Any]) -> Callable[..., Any]:
         except (MemoryError, RuntimeError) as error:
             if not _is_lack_of_memory(error):
                 raise
-            raise _notice("There is not enough memory for this: ask for less, or choose a smaller picture.") from error
+            raise _notice("There is not enough memory for this: ask for less, or choose a smaller image.") from error
 
     return answered
 
@@ -263,8 +263,8 @@ def _notice(sentence: str) -> gr.Error:
     return gr.Error(html.escape(sentence), title="This cannot be done", print_exception=False)
 
 
-def _picture_box(label: str = "Picture") -> gr.Image:
-    return PictureBox(type="filepath", label=label, height=PICTURE, sources=["upload"], buttons=[], render=False)
+def _image_box(label: str = "Image") -> gr.Image:
+    return ImageBox(type="filepath", label=label, height=HEIGHT, sources=["upload"], buttons=[], render=False)
 
 
 def _text_boxes(label: str) -> list[gr.Textbox]:

@@ -31,18 +31,18 @@ class NonFiniteGuard:
 
     Args:
         criterion: its calls are watched.
-        network: its running statistics are what a forward pass changes.
+        model: its running statistics are what a forward pass changes.
         folder: where `nonfinite_batches.jsonl` grows, a line per skipped update.
         limit: skipped updates in a row that end the run.
     """
 
-    def __init__(self, criterion: nn.Module, network: nn.Module, folder: str, limit: int) -> None:
+    def __init__(self, criterion: nn.Module, model: nn.Module, folder: str, limit: int) -> None:
         if limit < 1:
             raise UserError(f"--max-nonfinite-updates {limit}: choose at least 1.")
         self.file, self.limit = Path(folder) / FILE, limit
         self.in_a_row = self.skipped = 0
         self._finite: list[Tensor] = []  # per micro-batch
-        norms = (module for module in network.modules() if isinstance(module, nn.modules.batchnorm._NormBase))
+        norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase))
         self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
         self._before = [buffer.clone() for buffer in self._statistics]
         criterion.register_forward_hook(self._watch)
@@ -61,7 +61,7 @@ class NonFiniteGuard:
         return torch.stack(self._finite).logical_not().sum() if self._finite else 0
 
     def undo(self) -> None:
-        """Gives the network the running statistics that it had before the update's forward passes."""
+        """Gives the model the running statistics that it had before the update's forward passes."""
         _copy(self._before, self._statistics)
 
     def done(self) -> None:

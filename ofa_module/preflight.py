@@ -170,8 +170,8 @@ def _bytes(state: dict[str, Any]) -> int:
 def check_validation(trainer: Any) -> None:
     """Raises UserError if validation, tried on one batch of each subset, does not log what chooses the best checkpoint.
 
-    Whatever validation reads for the first time (document frequencies, networks that score) is read here, and each
-    row of the validation file is looked at, without its picture being scaled, as long as `CHECK_SECONDS` allow.
+    Whatever validation reads for the first time (document frequencies, models that score) is read here, and each
+    row of the validation file is looked at, without its image being scaled, as long as `CHECK_SECONDS` allow.
     """
     dataset = trainer.cfg.dataset
     if dataset.disable_validation:

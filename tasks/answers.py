@@ -20,7 +20,7 @@ INFERENCE_TYPES = ("allcand", "beamsearch")
 
 
 class Choice(NamedTuple):
-    """The answer to one question, and how sure the network is."""
+    """The answer to one question, and how sure the model is."""
 
     answer: str
     confidence: dict[str, Any]

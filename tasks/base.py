@@ -285,7 +285,7 @@ def generation_confidence(hypothesis: Hypothesis, given: int = 0) -> dict[str, f
 
 
 def unwrap(model: nn.Module) -> OFA:
-    """The network inside data-parallel wrappers."""
+    """The model inside data-parallel wrappers."""
     inner: Any = model
     while hasattr(inner, "module"):
         inner = inner.module

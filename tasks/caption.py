@@ -50,7 +50,7 @@ class CaptionTask(OFATask):
 
     @property
     def dataset_options(self) -> dict[str, Any]:
-        """Whether all captions of a picture are kept."""
+        """Whether all captions of an image are kept."""
         return {"scst": self.cfg.scst}
 
     @cached_property

@@ -24,13 +24,13 @@ class ImageClassifyConfig(ImageClassifyData, FairseqDataclass):
 
 @register_task("image_classify", dataclass=ImageClassifyConfig)
 class ImageClassifyTask(AnswerTask):
-    """Names the class of a picture, the best of all names."""
+    """Names the class of an image, the best of all names."""
 
     row = TASKS["image_classify"]
     metrics = {"score": Metric(3)}
 
     def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
-        """One class name per picture."""
+        """One class name per image."""
         choices = self.choose(models, batch, config)
         records: list[Record] = [
             {"uniq_id": int(row), "answer": choice.answer} for row, choice in zip(batch["rows"], choices, strict=True)

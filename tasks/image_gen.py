@@ -10,14 +10,14 @@ import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 
-from data.builders.image_codes import picture_name
+from data.builders.image_codes import image_name
 from data.image_gen import COLUMNS, ImageGenData, ImageGenDataset, code_count
 from data.tasks import TASKS
 from data.tsv import TsvFile
 from metrics.sums import Metric
 from models.generation import GenerationConfig
 from models.ofa import OFA
-from models.text_to_image import Painter, Picture, check_files, code_options, row_generators, sample_codes
+from models.text_to_image import Painter, ScoredImage, check_files, code_options, row_generators, sample_codes
 from tasks.base import Evaluation, OFATask, encoder_inputs, generation_confidence
 from utils.errors import BadRowError, UserError, one_sentence
 from utils.files import atomic_write, check_folder
@@ -34,29 +34,29 @@ class ImageGenConfig(ImageGenData, FairseqDataclass):
         default=1, metadata={"help": "rounds of samples for each prompt; a round is of --beam samples"}
     )
     eval_clip_method: str = field(
-        default="ti_sim", metadata={"help": "CLIP compares pictures with the prompt (ti_sim) or the true one (ii_sim)"}
+        default="ti_sim", metadata={"help": "CLIP compares images with the prompt (ti_sim) or the true one (ii_sim)"}
     )
     eval_args: Optional[str] = field(
         default="{}", metadata={"help": 'sampling options of validation as JSON, e.g. {"beam":24,"sampling_topk":256}'}
     )
     scst: bool = field(default=False, metadata={"help": "self-critical training: sample with --scst-args"})
     scst_args: str = field(default="{}", metadata={"help": "sampling options of self-critical training as JSON"})
-    vqgan_model_path: Optional[str] = field(default=None, metadata={"help": "the VQGAN's last.ckpt, to draw pictures"})
+    vqgan_model_path: Optional[str] = field(default=None, metadata={"help": "the VQGAN's last.ckpt, to draw images"})
     vqgan_config_path: Optional[str] = field(default=None, metadata={"help": "the VQGAN's model.yaml"})
     clip_model_path: Optional[str] = field(
         default=None,
-        metadata={"help": "OpenAI's ViT-B-16.pt, to score pictures and choose the best; the first sample without it"},
+        metadata={"help": "OpenAI's ViT-B-16.pt, to score images and choose the best; the first sample without it"},
     )
     gen_images_path: str = field(
-        default="", metadata={"help": "folder for the pictures of validation and evaluation; none are kept without it"}
+        default="", metadata={"help": "folder for the images of validation and evaluation; none are kept without it"}
     )
 
 
 @register_task("image_gen", dataclass=ImageGenConfig)
 class ImageGenTask(OFATask):
-    """Samples codes for a prompt, draws them, and takes the picture that CLIP likes best.
+    """Samples codes for a prompt, draws them, and takes the image that CLIP likes best.
 
-    The VQGAN and CLIP are loaded when the first pictures are drawn.
+    The VQGAN and CLIP are loaded when the first images are drawn.
     """
 
     row = TASKS["image_gen"]
@@ -65,7 +65,7 @@ class ImageGenTask(OFATask):
 
     def __init__(self, cfg: Any, vocab: Any) -> None:
         super().__init__(cfg, vocab)
-        self.results_path = cfg.gen_images_path or None  # predictions are the index of the pictures
+        self.results_path = cfg.gen_images_path or None  # predictions are the index of the images
         if cfg.eval_clip_method not in METHODS:
             raise UserError(f"--eval-clip-method {cfg.eval_clip_method}: choose {' or '.join(METHODS)}.")
         if cfg.sampling_times < 1:
@@ -94,13 +94,13 @@ class ImageGenTask(OFATask):
 
     @property
     def generation_options(self) -> dict[str, Any]:
-        """A picture's codes, all of them and no others, are sampled."""
+        """An image's codes, all of them and no others, are sampled."""
         count = code_count(self.cfg.code_image_size)
         return code_options(self.vocab.code_start, self.vocab.num_codes, count, self.cfg.constraint_range)
 
     @cached_property
     def validation_config(self) -> GenerationConfig | None:
-        """Options of --eval-args, if there is CLIP to score pictures or a folder to keep them."""
+        """Options of --eval-args, if there is CLIP to score images or a folder to keep them."""
         if not (self.cfg.clip_model_path or self.cfg.gen_images_path):
             return None
         return GenerationConfig.from_json(self.cfg.eval_args, "--eval-args", **self.generation_options)
@@ -126,59 +126,59 @@ class ImageGenTask(OFATask):
         return self._painter
 
     def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
-        """The best picture of each prompt; what is drawn for a row depends on the run's seed and the row only."""
+        """The best image of each prompt; what is drawn for a row depends on the run's seed and the row only."""
         captions, device = batch["captions"], batch["net_input"]["src_tokens"].device
         if (size := models[0].config.code_image_size) != self.cfg.code_image_size:
-            raise UserError(f"The network draws pictures of {size} pixels: pass --code-image-size={size}.")
+            raise UserError(f"The model draws images of {size} pixels: pass --code-image-size={size}.")
         targets: list[Any] = [caption.replace("/", "") for caption in captions]  # as the original scores them
         if self.cfg.eval_clip_method == "ii_sim" and self.cfg.clip_model_path:
             if "code_images" not in batch:
-                raise UserError(f"--eval-clip-method ii_sim compares pictures: select {', '.join(COLUMNS[2])}.")
+                raise UserError(f"--eval-clip-method ii_sim compares images: select {', '.join(COLUMNS[2])}.")
             targets = batch["code_images"]
         painter = self.painter(device)
         generators = row_generators(torch.initial_seed(), batch["rows"], device)
         samples = sample_codes(models, encoder_inputs(batch), config, self.cfg.sampling_times, generators)
-        pictures = painter.choose(samples, targets)
-        best = [own[0] for own in pictures]
+        images = painter.choose(samples, targets)
+        best = [own[0] for own in images]
         records: list[Record] = [
             {"sample_id": str(name), "caption": caption, "score": own[0].score, "image": self._keep(str(name), own)}
-            for name, caption, own in zip(batch["id"], captions, pictures, strict=True)
+            for name, caption, own in zip(batch["id"], captions, images, strict=True)
         ]
-        scores = [picture.score for picture in best if picture.score is not None]
+        scores = [image.score for image in best if image.score is not None]
         sums: dict[str, tuple[float, ...]] = {"score": (sum(scores), len(scores))} if painter.clip else {}
-        confidences = [generation_confidence(picture.hypothesis) for picture in best]
+        confidences = [generation_confidence(image.hypothesis) for image in best]
         return Evaluation(records, sums=sums, confidences=confidences)
 
-    def _keep(self, name: str, pictures: Sequence[Picture]) -> str | None:
-        """Writes the pictures of a prompt, best first, below --gen-images-path; the best one's path in there."""
+    def _keep(self, name: str, images: Sequence[ScoredImage]) -> str | None:
+        """Writes the images of a prompt, best first, below --gen-images-path; the best one's path in there."""
         if not self.cfg.gen_images_path:
             return None
-        folder, best = Path(self.cfg.gen_images_path), f"top1/{picture_name(name)}"
-        files = {best: pictures[0], **{_ranked(name, rank): picture for rank, picture in enumerate(pictures)}}
+        folder, best = Path(self.cfg.gen_images_path), f"top1/{image_name(name)}"
+        files = {best: images[0], **{_ranked(name, rank): image for rank, image in enumerate(images)}}
         try:
-            for file, picture in files.items():
+            for file, image in files.items():
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 with atomic_write(folder / file) as out:
-                    picture.image.save(out, format="PNG")
+                    image.image.save(out, format="PNG")
         except OSError as error:
-            raise UserError(f"Cannot write pictures to --gen-images-path: {one_sentence(error)}") from error
+            raise UserError(f"Cannot write images to --gen-images-path: {one_sentence(error)}") from error
         return best
 
 
 def _ranked(name: str, rank: int) -> str:
-    return f"all_results/{picture_name(f'{name}_{rank}')}"
+    return f"all_results/{image_name(f'{name}_{rank}')}"
 
 
 def _check_ids(dataset: ImageGenDataset) -> None:
-    """Raises UserError if two rows would have pictures of the same name."""
+    """Raises UserError if two rows would have images of the same name."""
     seen: dict[str, int] = {}
     for row in range(len(dataset)):
         try:
-            name = picture_name(dataset.rows[row][0])
+            name = image_name(dataset.rows[row][0])
         except BadRowError:  # whoever reads the row for its sample says so
             continue
         if (other := seen.setdefault(name, row)) != row:
             raise UserError(
-                f"{dataset.rows.path}, lines {other + 1} and {row + 1}: pictures are named by id, and these two have "
+                f"{dataset.rows.path}, lines {other + 1} and {row + 1}: images are named by id, and these two have "
                 "the same; give every row an id of its own."
             )

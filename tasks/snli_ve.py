@@ -24,7 +24,7 @@ class SnliVeConfig(SnliVeData, FairseqDataclass):
 
 @register_task("snli_ve", dataclass=SnliVeConfig)
 class SnliVeTask(AnswerTask):
-    """Says whether a picture proves a sentence: yes, no or maybe."""
+    """Says whether an image proves a sentence: yes, no or maybe."""
 
     row = TASKS["snli_ve"]
     metrics = {"snli_score": Metric(4)}

@@ -27,19 +27,19 @@ class UnifyConfig(PretrainData, FairseqDataclass):
 
 @register_task("unify_task", dataclass=UnifyConfig)
 class UnifyTask(OFATask):
-    """Learns all objectives together; a training batch is a list of two, picture-text examples and the rest."""
+    """Learns all objectives together; a training batch is a list of two, image-text examples and the rest."""
 
     def has_sharded_data(self, split: str) -> bool:
         """Whether epochs read different files: here every file is for training."""
         return len(self.paths) > 1
 
     def load_dataset(self, split: str, combine: bool = False, epoch: int = 1, **_: Any) -> None:
-        """Opens the epoch's picture-text file, the first one for every other split."""
+        """Opens the epoch's image-text file, the first one for every other split."""
         path = self.paths[(epoch - 1) % len(self.paths)] if split == "train" else self.paths[0]
         self.datasets[split] = self.build_dataset(TsvFile(path, self.cfg.selected_cols), split, epoch)
 
     def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> OFADataset:
-        """Rows of the picture-text file; in training the further files' rows come with them."""
+        """Rows of the image-text file; in training the further files' rows come with them."""
         return PretrainDataset(rows, self.vocab, self.cfg, split, epoch=epoch)
 
     def plan_of(

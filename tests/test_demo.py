@@ -1,4 +1,4 @@
-"""The web page: answers of the demo network, mistakes, and a browser that clicks through every tab."""
+"""The web page: answers of the demo model, mistakes, and a browser that clicks through every tab."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def cases(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(predictor, tmp_path_factory):
-    """Where the page of the demo network is served."""
+    """Where the page of the demo model is served."""
     page = web_page.build(predictor, tmp_path_factory.mktemp("page"), can_draw=True)
     yield web_page.serve(page, "127.0.0.1", free_port())
     page.close()
@@ -74,33 +74,33 @@ def ask(address, tmp_path_factory):
 
 
 def test_captions_are_right(ask, cases):
-    said = [ask("caption", case.picture) for case in cases.captions]
+    said = [ask("caption", case.image) for case in cases.captions]
     assert sum(text == case.truth for (text, _), case in zip(said, cases.captions, strict=True)) >= 4
     assert all(0 < float(score) <= 1 for _, score in said)
 
 
 def test_questions_are_answered(ask, cases):
-    written = [ask("question", case.picture, case.text, "")[0] for case in cases.questions]
+    written = [ask("question", case.image, case.text, "")[0] for case in cases.questions]
     lines = ["\n".join(case.candidates) for case in cases.questions]
-    chosen = [ask("question", c.picture, c.text, names)[0] for c, names in zip(cases.questions, lines, strict=True)]
+    chosen = [ask("question", c.image, c.text, names)[0] for c, names in zip(cases.questions, lines, strict=True)]
     truths = [case.truth for case in cases.questions]
     assert sum(map(str.__eq__, written, truths)) >= 3 and sum(map(str.__eq__, chosen, truths)) >= 3
     assert all(answer in case.candidates for answer, case in zip(chosen, cases.questions, strict=True))
-    assert ask("question", cases.questions[0].picture, cases.questions[0].text, " no \n\nno")[0] == "no"
+    assert ask("question", cases.questions[0].image, cases.questions[0].text, " no \n\nno")[0] == "no"
 
 
 def test_phrases_are_found(ask, cases):
     overlaps = []
     for case in cases.phrases:
-        drawn, corners, score = ask("grounding", case.picture, case.text)
+        drawn, corners, score = ask("grounding", case.image, case.text)
         found = [float(part.split()[1]) for part in corners.partition(" of ")[0].split(", ")]
-        assert Image.open(drawn).getcolors(2**20) != Image.open(case.picture).getcolors(2**20) and 0 < float(score) <= 1
+        assert Image.open(drawn).getcolors(2**20) != Image.open(case.image).getcolors(2**20) and 0 < float(score) <= 1
         truth = parse_box(case.truth, examples.SIDE, examples.SIDE)
         overlaps.append(box_iou(torch.tensor([found]), torch.tensor([truth])).item())
     assert sum(overlap > 0.4 for overlap in overlaps) >= 2, overlaps
 
 
-def test_pictures_are_drawn(ask):
+def test_images_are_drawn(ask):
     for count in (1, 3):
         drawn = ask("drawing", "a red zero", count, 1.0)
         assert len(drawn) == count and all(item["caption"].startswith("score 0.") for item in drawn)
@@ -112,21 +112,21 @@ def test_drawings_show_what_the_prompt_says(ask):
     right = []
     for prompt in examples.PROMPTS:
         _, colour, digit = prompt.split()
-        pictures = [Image.open(item["image"]) for item in ask("drawing", prompt, 4, examples.TEMPERATURE)]
-        found = legibility(pictures, [DigitSpec(colour, digit, "center")] * 4, scene.Box(0, 0, *pictures[0].size))
+        images = [Image.open(item["image"]) for item in ask("drawing", prompt, 4, examples.TEMPERATURE)]
+        found = legibility(images, [DigitSpec(colour, digit, "center")] * 4, scene.Box(0, 0, *images[0].size))
         right.append((found.digit, found.colour))
     assert sum(digit >= 0.5 for digit, _ in right) >= 3 and all(colour >= 0.5 for _, colour in right), right
 
 
 def test_any_instruction(ask, cases):
     case = cases.captions[0]
-    assert ask("anything", case.picture, "what does the image describe?") == ask("caption", case.picture)
+    assert ask("anything", case.image, "what does the image describe?") == ask("caption", case.image)
     assert ask("anything", None, "what does the image describe?")[0]
 
 
 MISTAKES = [
-    ("caption", [None], "There is no picture: choose one first."),
-    ("question", [None, "where is it?", ""], "There is no picture: choose one first."),
+    ("caption", [None], "There is no image: choose one first."),
+    ("question", [None, "where is it?", ""], "There is no image: choose one first."),
     ("question", ["red.png", "  ", ""], "There is no text: write a question first."),
     ("grounding", ["red.png", ""], "There is no text: write a phrase first."),
     ("drawing", ["", 2, 1.0], "There is no text: write a prompt first."),
@@ -141,7 +141,7 @@ def test_mistakes_are_sentences(ask, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (20, 20), "red").save("red.png")
     Image.new("F", (20, 20), 0.5).save("floats.png", "TIFF")
-    Path("broken.png").write_bytes(b"no picture")
+    Path("broken.png").write_bytes(b"no image")
     shutil.copy(ROOT / "tests" / "cases" / "bomb.png", "bomb.png")
     for tab, values, sentence in MISTAKES:
         with pytest.raises(AppError) as caught:
@@ -151,8 +151,8 @@ def test_mistakes_are_sentences(ask, tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize("name", ["gray16.png", "rgba_black_on_transparent.png", "exif6.jpg"])
-def test_pictures_are_read_as_the_predictor_does(ask, name, tmp_path, predictor):
-    """Upright, on white, 16 bits scaled: a picture's box is drawn on what the network sees."""
+def test_images_are_read_as_the_predictor_does(ask, name, tmp_path, predictor):
+    """Upright, on white, 16 bits scaled: an image's box is drawn on what the model sees."""
     case = ROOT / "tests" / "cases" / name
     shutil.copy(case, tmp_path / f"{name}.png")
     drawn, corners, _ = ask("grounding", tmp_path / f"{name}.png", "a red zero")
@@ -231,7 +231,7 @@ def test_visitors_wait_for_one_another(address, ask, cases, predictor, monkeypat
     monkeypatch.setattr(predictor, "answer", slow)
     other = Client(address, verbose=False)
     jobs = [
-        other.submit(handle_file(cases.captions[0].picture), "where?", "", api_name="/question"),
+        other.submit(handle_file(cases.captions[0].image), "where?", "", api_name="/question"),
         other.submit(None, "x", api_name="/anything"),
     ]
     assert ask("anything", None, "y")[0] == "done" and [job.result()[0] for job in jobs] == ["done"] * 2
@@ -257,13 +257,13 @@ def test_nothing_is_reported(address):
 
 @pytest.mark.parametrize("size", [(40, 30), (600, 900)])
 def test_the_box_is_drawn_inside_its_edges(size):
-    picture = Image.new("RGB", size)
+    image = Image.new("RGB", size)
     width, height = size
     edges = (width // 4, height // 5, width // 2, height // 2)
-    shown = web_page.draw_box(picture, Box(*map(float, edges), 0.5))
-    assert shown.getbbox() == edges and picture.getbbox() is None
+    shown = web_page.draw_box(image, Box(*map(float, edges), 0.5))
+    assert shown.getbbox() == edges and image.getbbox() is None
     assert shown.getpixel((width * 3 // 8, height * 7 // 20)) == (0, 0, 0)
-    assert web_page.draw_box(picture, Box(10.0, 5.0, 10.0, 5.0, 0.5)).size == size  # an empty one
+    assert web_page.draw_box(image, Box(10.0, 5.0, 10.0, 5.0, 0.5)).size == size  # an empty one
 
 
 def test_defaults_and_documented_commands():
@@ -345,18 +345,18 @@ class Browser:
         marked = next(x for x in self.find("label") if x.text.split("\n")[0].strip() == label)
         return marked.find_element("css selector", "textarea")
 
-    def example(self, number, picture=True, field=None):
-        """Clicks an example and waits for its picture and the text in a field."""
+    def example(self, number, image=True, field=None):
+        """Clicks an example and waits for its image and the text in a field."""
         self.wait(lambda: self.find(".gallery-item, tr.tr-body"))[number].click()
-        self.wait(lambda: not picture or self.loaded("[data-testid=image] img"))
+        self.wait(lambda: not image or self.loaded("[data-testid=image] img"))
         self.wait(lambda: not field or self.answer(field))
 
     def loaded(self, css):
-        """Pictures that are there to be seen."""
+        """Images that are there to be seen."""
         return [image for image in self.find(css) if image.get_property("naturalWidth")]
 
-    def large_pictures(self):
-        """Addresses of the pictures that are no thumbnails."""
+    def large_images(self):
+        """Addresses of the images that are no thumbnails."""
         return [image.get_property("src") for image in self.loaded("img") if image.size["width"] > 150]
 
     def press(self, name):
@@ -408,12 +408,12 @@ def test_every_tab_in_the_browser(browser, cases, address, tmp_path):
     browser.open("Grounding")
     browser.press("Find")  # with nothing to look at
     browser.panel = browser.driver
-    browser.wait(lambda: "There is no picture: choose one first." in browser.find(".toast-body")[0].text)
+    browser.wait(lambda: "There is no image: choose one first." in browser.find(".toast-body")[0].text)
     browser.open("Grounding")
     browser.example(0, field="Phrase")
     browser.press("Find")
     assert browser.answer("Coordinates").startswith("x0 ")
-    given, drawn = browser.wait(lambda: len(found := browser.large_pictures()) == 2 and found)
+    given, drawn = browser.wait(lambda: len(found := browser.large_images()) == 2 and found)
     assert given != drawn
     shoot("Grounding")
 

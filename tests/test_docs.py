@@ -296,7 +296,7 @@ def test_every_task_has_a_page(module):
         assert f"`{name}`" in page or f"--task={name}" in page
 
 
-def test_pictures_are_small():
+def test_images_are_small():
     sizes = [path.stat().st_size for path in ROOT.glob("docs/**/*.png")]
     assert sizes and max(sizes) < 60_000 and sum(sizes) < 400_000
 
@@ -311,7 +311,7 @@ ROW = {
 
 @pytest.fixture
 def own_data(tmp_path, monkeypatch):
-    """A folder with pictures, tables, and what the first snippet of the page makes of them."""
+    """A folder with images, tables, and what the first snippet of the page makes of them."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()
     for number in range(3):

@@ -20,7 +20,7 @@ ANSWERS = '{"yes": 0, "zero": 1, "one": 2}'
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, save_small_network):
-    """Task -> a small random network that was trained for it, by its own account."""
+    """Task -> a small random model that was trained for it, by its own account."""
     folder = tmp_path_factory.mktemp("evaluate")
 
     def save(task, **own):
@@ -243,7 +243,7 @@ def test_without_a_checkpoints_task_overrides_count_where_no_flag_does():
     config, given = evaluate._task_config(cfg, {}, "mine.pt", overrides)
     assert (config.selected_cols, config.bpe_dir) == ("0,1", "mine")
     assert given == {"data": "x.tsv", "bpe_dir": "mine"}
-    with pytest.raises(UserError, match="neither the task 'refcoco' nor the network has an option 'bpedir'"):
+    with pytest.raises(UserError, match="neither the task 'refcoco' nor the model has an option 'bpedir'"):
         evaluate._task_config(cfg, {}, "mine.pt", {"bpedir": "other"})
 
 

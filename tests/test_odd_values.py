@@ -12,7 +12,7 @@ import train
 from data import validate
 from data.answers import AnswerConfig, read_answers
 from data.images import standard_transform
-from data.items import open_items, picture_files
+from data.items import image_files, open_items
 from digits.__main__ import main as build_demo
 from models.weights.convert import main as convert
 from tests.programs import ROOT
@@ -103,8 +103,8 @@ def test_an_object_too_deep_is_one_bad_item_among_good_ones(tmp_path):
 def test_a_pipe_in_a_folder_is_left_out(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "a.png").touch()
-    pictures, left_out = picture_files(tmp_path, recursive=False)
-    assert [path.name for path in pictures] == ["a.png"] and "1 x pipe or device" in left_out
+    images, left_out = image_files(tmp_path, recursive=False)
+    assert [path.name for path in images] == ["a.png"] and "1 x pipe or device" in left_out
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_folders_to_write_to_are_looked_at_first(name, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("side", [0, -1, 100_000])
-def test_impossible_sides_of_pictures(side):
+def test_impossible_sides_of_images(side):
     with pytest.raises(UserError, match=f"patch_image_size is {side}: choose a side of 1 to 4096"):
         standard_transform(side)
 

@@ -17,7 +17,7 @@ TSV = ROOT / "tests" / "golden" / "tsv"
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, save_small_network):
-    """A small random network that knows the answers of the golden files."""
+    """A small random model that knows the answers of the golden files."""
     answers = f"{TSV}/vqa_gen/trainval_ans2label.pkl"
     return save_small_network(tmp_path_factory.mktemp("predict") / "small.pt", _name="vqa_gen", ans2label_file=answers)
 
@@ -45,7 +45,7 @@ def golden(name, tmp_path):
 
 @pytest.fixture
 def album(tmp_path):
-    """Two pictures, and a file that is none."""
+    """Two images, and a file that is none."""
     folder = tmp_path / "album"
     folder.mkdir()
     Image.new("RGB", (40, 20), (200, 0, 0)).save(folder / "b.png")
@@ -81,7 +81,7 @@ def test_every_row_of_a_released_file_has_a_record(command, run, tmp_path):
     assert [r["id"] for r in records] == [n if numbered else row.split("\t")[0] for n, row in enumerate(rows)]
 
 
-def test_pictures_are_drawn(checkpoint, run, tmp_path, capsys):
+def test_images_are_drawn(checkpoint, run, tmp_path, capsys):
     sizes = dict(ch=8, ch_mult=(1, 1, 1, 1), num_res_blocks=1, attn_resolutions=(), resolution=32, z_channels=8)
     VQGAN(VQGANConfig(**sizes, embed_dim=8)).save(tmp_path / "last.ckpt", tmp_path / "model.yaml")
     (tmp_path / "texts.txt").write_text("a cat\n\na dog\n")
@@ -117,7 +117,7 @@ def test_the_output_is_untouched_while_something_else_is_wrong(content, wrong, c
 
 
 def test_bad_items_are_reported_and_skipped(run, album, capsys):
-    (album / "c.png").write_bytes(b"no picture")
+    (album / "c.png").write_bytes(b"no image")
     code, records = run("ground", album, album / "gone.png", "--phrase=the car")
     said = capsys.readouterr().err
     assert code == 1 and [record["id"] for record in records] == [str(album / "a.jpg"), str(album / "b.png")]
@@ -179,7 +179,7 @@ def test_a_flag_gives_texts_to_items_without_one(run, album, loaded):
     assert [record["id"] for record in records] == [0]
 
 
-def test_an_item_too_long_for_the_network_does_not_stop_the_others(run, capsys):
+def test_an_item_too_long_for_the_model_does_not_stop_the_others(run, capsys):
     Path("long.jsonl").write_text(json.dumps({"prompt": "word " * 1100}) + '\n{"prompt": "a word"}\n')
     code, records = run("generate", "long.jsonl", *QUICK)
     assert code == 1 and [record["id"] for record in records] == [1]
@@ -246,7 +246,7 @@ def test_wrong_values_are_one_sentence(flags, checkpoint, album, capsys):
     assert len(said) == 1 and said[0].startswith("predict.py: error: ")
 
 
-def test_blank_texts_large_pictures_and_folders_in_folders(run, album, tmp_path, capsys):
+def test_blank_texts_large_images_and_folders_in_folders(run, album, tmp_path, capsys):
     (album / "more").mkdir()
     Image.new("RGB", (4, 4)).save(album / "more/c.png")
     code, records = run("ground", album, "--phrase=the car", "--recursive", "--max-image-pixels=700")

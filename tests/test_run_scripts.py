@@ -96,7 +96,7 @@ def flags(words, folder):
     if "--arch" in found:
         found["--save-dir"] = found["--save-dir"].replace(f"/{found['--arch']}_", "/")
     overrides = ast.literal_eval(found.pop("--model-overrides", "{}"))
-    if "--zero-shot" in found:  # then they only reach the network
+    if "--zero-shot" in found:  # then they only reach the model
         return found
     return found | {f"override {name}": value for name, value in overrides.items()}
 

@@ -15,7 +15,7 @@ from tests.programs import ROOT
 
 TSV = ROOT / "tests" / "golden" / "tsv"
 pytestmark = pytest.mark.usefixtures("one_vocabulary")
-CODES = 16  # codes of a picture of 32 pixels
+CODES = 16  # codes of an image of 32 pixels
 FILES = {
     "caption": "caption/caption_val.tsv",
     "vqa_gen": "vqa_gen/vqa_val.tsv",

@@ -2,7 +2,7 @@
 
 Nothing in a file is ever executed: torch unpickles with `weights_only`, besides tensors and plain containers only
 `argparse.Namespace` (fairseq's options) and NumPy scalars (its scores) are allowed. OmegaConf containers are not:
-released files hold plain dicts. What makes networks of them is `models/weights`.
+released files hold plain dicts. What makes models of them is `models/weights`.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What vocabulary, files and networks of every release agree on."""
+"""What vocabulary, files and models of every release agree on."""
 
 # Ids of the special tokens, the first ones of every vocabulary.
 BOS, PAD, EOS, UNK = 0, 1, 2, 3

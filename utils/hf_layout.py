@@ -1,4 +1,4 @@
-"""The Hugging Face folder layout of the published networks: names of files and parameters, config.json."""
+"""The Hugging Face folder layout of the published models: names of files and parameters, config.json."""
 
 import json
 import re
@@ -91,7 +91,7 @@ _OPTIONS = {
     "max_position_embeddings": ("max_source_positions", "max_target_positions"),
     "normformer": ("scale_attn", "scale_fc"),
 }
-# Options the layout has no word for: so it is in all its networks.
+# Options the layout has no word for: so it is in all its models.
 _IMPLIED = {"scale_heads": True, "disable_entangle": True, "share_all_embeddings": True}
 
 

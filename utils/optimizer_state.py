@@ -1,4 +1,4 @@
-"""The saved state of an optimizer, brought into the order of a network's parameters.
+"""The saved state of an optimizer, brought into the order of a model's parameters.
 
 A saved optimizer numbers its slots by the order in which its program had registered the parameters, without names. The
 same file's weights do have names, in that order, so that every slot finds its parameter.
@@ -34,7 +34,7 @@ def fit(optimizer: Mapping[str, Any], weights: Mapping[str, Tensor], model: nn.M
     Args:
         optimizer: "state" (slot -> name -> tensor or number) and "param_groups", as PyTorch writes them, with a slot
             for each trained parameter or, in half precision, with one for all of them, one after the other.
-        weights: the network's weights in the same file, as stored. source: its path, for messages.
+        weights: the model's weights in the same file, as stored. source: its path, for messages.
 
     Raises UserError unless every slot is of the parameter that it would be given to.
     """

@@ -1,4 +1,4 @@
-"""Whether stored options make sense: files can hold anything, and networks are built from what they hold."""
+"""Whether stored options make sense: files can hold anything, and models are built from what they hold."""
 
 import dataclasses
 import math

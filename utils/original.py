@@ -1,13 +1,13 @@
 """Options that the original implementation expects in a checkpoint and that mean nothing here.
 
-It builds a network from `cfg["model"]` of the file, and fails where one of them is not in there. Saved with its own
+It builds a model from `cfg["model"]` of the file, and fails where one of them is not in there. Saved with its own
 defaults, our files load in it as its files load in ours.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-# Options of the original's network, and of fairseq's transformer below it, that are no fields of `OFAConfig`.
+# Options of the original's model, and of fairseq's transformer below it, that are no fields of `OFAConfig`.
 MODEL_OPTIONS: dict[str, Any] = {
     "activation_fn": "gelu",
     "relu_dropout": 0.0,
@@ -60,7 +60,7 @@ MODEL_OPTIONS: dict[str, Any] = {
 
 
 def with_original_options(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a network, and those that the original expects beside them; what is there wins.
+    """Options of a model, and those that the original expects beside them; what is there wins.
 
     Args:
         model: `cfg["model"]` of a checkpoint, with the widths of encoder and decoder.

@@ -23,7 +23,7 @@ from utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
-# Weights, and what belongs to a training run, not to a network.
+# Weights, and what belongs to a training run, not to a model.
 NOT_STORED = ("model", "optimizer_history", "last_optimizer_state", "extra_state", "task_state", "criterion")
 HEADER = "checkpoint"
 DIGEST = "digest"

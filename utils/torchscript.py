@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MAX_ENTRIES = 100_000  # modules and attributes, far above any network
+MAX_ENTRIES = 100_000  # modules and attributes, far above any model
 # torch.FloatStorage -> float32 ...
 _DTYPES = {
     "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64,

@@ -86,7 +86,7 @@ def main() -> int:
     """Runs the parts, those that share the device at once; 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the script out (default %(default)s)")
-    parser.add_argument("--tiny", action="store_true", help="smallest networks, few cases")
+    parser.add_argument("--tiny", action="store_true", help="smallest models, few cases")
     parser.add_argument("--parts", default=",".join(PARTS), help="default: %(default)s")
     parser.add_argument("--output", type=Path, help="the page (printed if absent)")
     args = parser.parse_args()

@@ -23,7 +23,7 @@ TOKENS, BINS, FIRST_CODE, CODES = 16, "58457,59457", 50265, 8192
 
 
 class Sides:
-    """The kinds of answers of one network; each takes a number of rows and gives a call."""
+    """The kinds of answers of one model; each takes a number of rows and gives a call."""
 
     def __init__(self, arch: str, side: int, device: str) -> None:
         torch.manual_seed(0)
@@ -88,7 +88,7 @@ def main() -> None:
     device = args.device
     for arch, side in [("ofa_demo", 48)] if args.tiny else [("ofa_base", 480), ("ofa_large", 480)]:
         sides = Sides(arch, side, device)
-        begin_table("network", "answers", "batch", "ms", "rows a second", "peak GB")
+        begin_table("model", "answers", "batch", "ms", "rows a second", "peak GB")
         for name, rows, make in sides.todo(arch, args.tiny):
             try:
                 call = make()

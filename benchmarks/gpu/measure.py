@@ -27,7 +27,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     """The flags of every part."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the script out (default %(default)s)")
-    parser.add_argument("--tiny", action="store_true", help="smallest networks and images")
+    parser.add_argument("--tiny", action="store_true", help="smallest models and images")
     parser.add_argument("--seconds", type=float, default=2.0, help="time given to each figure (default %(default)s)")
     return parser
 

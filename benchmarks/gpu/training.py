@@ -3,7 +3,7 @@
     python -m benchmarks.gpu.training [--device cpu --tiny] [--seconds 2] [--compiled]
 
 "train.py" is its trainer with the released captioning recipe's flags; "plain" is the loop that PyTorch's own parts
-make of the same network and loss: float32 weights, autocast, fused AdamW, foreach clipping, a channels-last trunk.
+make of the same model and loss: float32 weights, autocast, fused AdamW, foreach clipping, a channels-last trunk.
 Each further line changes one thing of it. Batches are rows of the golden captions, repeated: nothing is read while the
 clock runs. --compiled measures plain and compiled layers alone, without drop path, whose rate differs by layer.
 """
@@ -47,7 +47,7 @@ def flags(arch: str, side: int, device: str, drop_path: float, *more: str) -> li
 
 
 class Setting:
-    """Task, loss, network and rows of one size."""
+    """Task, loss, model and rows of one size."""
 
     def __init__(self, arch: str, side: int, device: str, drop_path: float = 0.1) -> None:
         self.device, self.flags = device, partial(flags, arch, side, device, drop_path)
@@ -62,7 +62,7 @@ class Setting:
         return self.collate([self.rows[i % len(self.rows)] for i in range(size)])
 
     def network(self) -> FairseqOFA:
-        """A new network on the device."""
+        """A new model on the device."""
         torch.manual_seed(1)
         with torch.device(self.device):
             return self.task.build_model(self.cfg.model).train()
@@ -189,7 +189,7 @@ def main() -> None:
     args = parser.parse_args()
     device = args.device
     peak = measure.product_flops(device, args.tiny)
-    head = ("network", "loop", "batch", "ms an update", "images a second", "% of peak", "peak GB")
+    head = ("model", "loop", "batch", "ms an update", "images a second", "% of peak", "peak GB")
     measure.begin_table(*head, "kernels", "waits", "operators")
     if args.compiled:
         arch, side, size = ("ofa_demo", 48, 4) if args.tiny else ("ofa_base", 480, 32)

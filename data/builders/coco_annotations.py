@@ -1,4 +1,4 @@
-"""COCO-style annotation files -> what they say about each picture, for `data.builders.pretrain`.
+"""COCO-style annotation files -> what they say about each image, for `data.builders.pretrain`.
 
 Entries that cannot be used end the program or, where the user asks for it, are left out and counted.
 """
@@ -43,8 +43,8 @@ class Question(NamedTuple):
 
 
 @dataclass
-class Picture:
-    """A picture file and all that is said about it; captions are (id, text)."""
+class AnnotatedImage:
+    """An image file and all that is said about it; captions are (id, text)."""
 
     file_name: str
     captions: list[tuple[str, str]] = field(default_factory=list)
@@ -77,16 +77,16 @@ class BadEntries:
 
 
 class Annotations:
-    """Pictures by id, filled from one file after the other; each method raises UserError for a file it cannot read.
+    """Images by id, filled from one file after the other; each method raises UserError for a file it cannot read.
 
     Attributes:
-        pictures: image id -> picture. categories: category id -> name.
+        images: image id -> image. categories: category id -> name.
         answer_kinds: how often an answer was the best one to a kind of question.
     """
 
     def __init__(self, bad: BadEntries) -> None:
         self.bad = bad
-        self.pictures: dict[Hashable, Picture] = {}
+        self.images: dict[Hashable, AnnotatedImage] = {}
         self.categories: dict[Hashable, str] = {}
         self.answer_kinds: Counter[tuple[str, str]] = Counter()
         self._boxes: dict[Hashable, Box] = {}  # by annotation id
@@ -96,7 +96,7 @@ class Annotations:
 
         def add(number: int, entry: dict[str, Any]) -> None:
             text = _words(entry["caption"], "caption")
-            self._picture(entry).captions.append((_id(entry, number), text))
+            self._image(entry).captions.append((_id(entry, number), text))
 
         self._each(path, self._open(path), "annotations", add)
 
@@ -113,7 +113,7 @@ class Annotations:
             if category not in self.categories:
                 raise ValueError(f"there is no category {quoted(category)}")
             box = _box(entry["bbox"])
-            self._picture(entry).objects.append(Region(box, str(category), self.categories[category]))
+            self._image(entry).objects.append(Region(box, str(category), self.categories[category]))
             if "id" in entry:
                 self._boxes[entry["id"]] = box
 
@@ -133,7 +133,7 @@ class Annotations:
             box = _box(entry["bbox"]) if "bbox" in entry else self._boxes[entry["ann_id"]]
             name = _id(entry, number)
             texts = [_words(text, "phrase") for text in _phrases(entry)]
-            self._picture(entry).phrases.extend(Region(box, name, text) for text in texts)
+            self._image(entry).phrases.extend(Region(box, name, text) for text in texts)
 
         content = self._open(path)
         self._each(path, {"annotations": content} if isinstance(content, list) else content, "annotations", add)
@@ -150,7 +150,7 @@ class Annotations:
             if name not in texts:
                 raise ValueError(f"there is no question {quoted(name)}")
             answers = soft_scores(_clean(answer["answer"]) for answer in entry["answers"])
-            self._picture(entry).questions.append(Question(str(name), texts[name], answers))
+            self._image(entry).questions.append(Question(str(name), texts[name], answers))
             kind = answer_kind(texts[name], entry.get("question_type") or "", entry.get("answer_type") or "")
             self.answer_kinds[next(iter(answers)), kind] += 1
 
@@ -163,15 +163,15 @@ class Annotations:
         if isinstance(content, dict) and "images" in content:
 
             def add(_: int, entry: dict[str, Any]) -> None:
-                self.pictures.setdefault(entry["id"], Picture(str(entry["file_name"])))
+                self.images.setdefault(entry["id"], AnnotatedImage(str(entry["file_name"])))
 
             self._each(path, content, "images", add)
         return content
 
-    def _picture(self, entry: dict[str, Any]) -> Picture:
-        if entry["image_id"] not in self.pictures:
+    def _image(self, entry: dict[str, Any]) -> AnnotatedImage:
+        if entry["image_id"] not in self.images:
             raise ValueError(f"no file lists an image {quoted(entry['image_id'])}")
-        return self.pictures[entry["image_id"]]
+        return self.images[entry["image_id"]]
 
     def _each(self, path: Path, content: Any, key: str, use: Callable[[int, dict[str, Any]], None]) -> None:
         """Calls use(number, entry) for the list `key` of a file."""
@@ -261,7 +261,7 @@ def _clean(text: Any) -> str:
 
 
 def _words(text: Any, what: str) -> str:
-    """Clean text; ValueError if nothing is left of it in the form the network reads."""
+    """Clean text; ValueError if nothing is left of it in the form the model reads."""
     text = _clean(text)
     require_words(normalize_question(text), what)
     return text

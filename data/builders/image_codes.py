@@ -1,10 +1,10 @@
-"""Pictures to image codes and back, by the VQGAN.
+"""Images to image codes and back, by the VQGAN.
 
     python -m utils.image_codes encode --file IN.tsv --outputs OUT.tsv --selected-cols 0,1 --code-image-size 256
     python -m utils.image_codes encode --file FOLDER --outputs OUT.tsv --code-image-size 256
     python -m utils.image_codes decode --file CODES.tsv --outputs FOLDER --selected-cols 0,1
 
-A picture that is not square has its short side resized to the code image size (Lanczos), and the centre is taken.
+An image that is not square has its short side resized to the code image size (Lanczos), and the centre is taken.
 The codes are the most likely ones; the released files were made by `--sample`. Started again after being stopped, the
 program goes on where it was; OUT.tsv appears when it is complete. `--workers 4` starts four processes. On several
 machines give each its `--rank` and `--world-size` (default: torchrun's); each writes OUT.tsv.<rank>-of-<world size>,
@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from data import images
 from data.images import decode_base64
-from data.items import picture_files
+from data.items import image_files
 from data.sharding import rank_slice
 from data.tsv import TsvFile
 from models.text_to_image import row_generators
@@ -37,14 +37,14 @@ from utils.errors import BadRowError, UserError, one_sentence
 from utils.files import atomic_write
 
 Work = Callable[[argparse.Namespace, int, int], None]  # flags, number of the share, number of shares
-_READERS = 4  # threads that decode pictures while the network runs
+_READERS = 4  # threads that decode images while the model runs
 
 
-class TsvPictures:
-    """Rows of a TSV file with a picture column.
+class TsvImages:
+    """Rows of a TSV file with an image column.
 
     Args:
-        columns: "pair-id, image-id, picture, text" or "image-id, picture" as four or two numbers.
+        columns: "pair-id, image-id, image, text" or "image-id, image" as four or two numbers.
     Raises:
         UserError: another number of columns, or a file that cannot be read.
     """
@@ -61,7 +61,7 @@ class TsvPictures:
         return len(self.file)
 
     def __getitem__(self, row: int) -> tuple[tuple[str, ...], bytes]:
-        """What stands before the codes in the output, and the encoded picture."""
+        """What stands before the codes in the output, and the encoded image."""
         fields = _fields(self.file, row)
         try:
             data = decode_base64(fields[len(fields) // 2])  # column 1 of 2, column 2 of 4
@@ -74,15 +74,15 @@ class TsvPictures:
         return f"{self.file.path}, line {row + 1}"
 
 
-class FolderPictures:
-    """Picture files below a folder, sorted; the id is the path in it without the ending.
+class FolderImages:
+    """Image files below a folder, sorted; the id is the path in it without the ending.
 
     Raises:
-        UserError: no picture, or two of the same id.
+        UserError: no image, or two of the same id.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.files, self.left_out = picture_files(folder, recursive=True)
+        self.files, self.left_out = image_files(folder, recursive=True)
         if not self.files:
             raise UserError(f"There is no image in {folder}; check the path.")
         self.ids = [path.relative_to(folder).with_suffix("").as_posix() for path in self.files]
@@ -92,7 +92,7 @@ class FolderPictures:
         return len(self.files)
 
     def __getitem__(self, row: int) -> tuple[tuple[str, ...], bytes]:
-        """Id and encoded picture."""
+        """Id and encoded image."""
         return (self.ids[row],), self.files[row].read_bytes()
 
     def where(self, row: int) -> str:
@@ -115,32 +115,30 @@ def _check_unique(ids: Sequence[str], source: str) -> None:
         seen.add(name)
 
 
-def _pictures(flags: argparse.Namespace) -> TsvPictures | FolderPictures:
-    return FolderPictures(flags.file) if flags.file.is_dir() else TsvPictures(flags.file, flags.selected_cols)
+def _images(flags: argparse.Namespace) -> TsvImages | FolderImages:
+    return FolderImages(flags.file) if flags.file.is_dir() else TsvImages(flags.file, flags.selected_cols)
 
 
-def _read(
-    pictures: TsvPictures | FolderPictures, row: int, flags: argparse.Namespace
-) -> tuple[tuple[str, ...], Tensor]:
+def _read(source: TsvImages | FolderImages, row: int, flags: argparse.Namespace) -> tuple[tuple[str, ...], Tensor]:
     """What stands before the codes, and (3, R, R) in [-1, 1], R = code image size or its central crop."""
     try:
-        keys, data = pictures[row]
+        keys, data = source[row]
         image, damaged, _ = images.decode(data, flags.max_image_pixels)
         if damaged:
-            tqdm.write(f"{pictures.where(row)}: the image is cut off or damaged: what is there is encoded.")
-        picture = from_pil(image, flags.code_image_size)
+            tqdm.write(f"{source.where(row)}: the image is cut off or damaged: what is there is encoded.")
+        pixels = from_pil(image, flags.code_image_size)
     except UserError:
         raise
     except (ValueError, OSError) as error:
-        raise UserError(f"{pictures.where(row)}: {error}; correct or remove it.") from error
+        raise UserError(f"{source.where(row)}: {error}; correct or remove it.") from error
     edge = (flags.code_image_size - flags.crop) // 2 if flags.crop else 0
-    return keys, picture[:, edge : flags.code_image_size - edge, edge : flags.code_image_size - edge]
+    return keys, pixels[:, edge : flags.code_image_size - edge, edge : flags.code_image_size - edge]
 
 
 def encode_share(flags: argparse.Namespace, share: int, shares: int) -> None:
     """Append the rows of a share to its part file, from the first one that it lacks."""
-    pictures = _pictures(flags)
-    start, stop = rank_slice(len(pictures), share, shares)
+    source = _images(flags)
+    start, stop = rank_slice(len(source), share, shares)
     part = _part(flags, share, shares)
     with open(part, "r+b" if part.exists() else "w+b") as out, ThreadPoolExecutor(_READERS) as pool:
         done = _whole_lines(out)
@@ -148,10 +146,10 @@ def encode_share(flags: argparse.Namespace, share: int, shares: int) -> None:
             return
         vqgan = _load(flags, share)
         device = next(vqgan.parameters()).device
-        with tqdm(total=stop - start, initial=done, desc=f"encode {share}", position=share, unit="picture") as bar:
+        with tqdm(total=stop - start, initial=done, desc=f"encode {share}", position=share, unit="image") as bar:
             for first in range(start + done, stop, flags.batch_size):
                 rows = range(first, min(first + flags.batch_size, stop))
-                keys, images = zip(*pool.map(lambda row: _read(pictures, row, flags), rows), strict=True)
+                keys, images = zip(*pool.map(lambda row: _read(source, row, flags), rows), strict=True)
                 codes = _codes(vqgan, torch.stack(images).to(device), rows, flags).tolist()
                 lines = ["\t".join((*k, " ".join(map(str, c)))) for k, c in zip(keys, codes, strict=True)]
                 out.write("".join(f"{line}\n" for line in lines).encode())
@@ -191,14 +189,14 @@ def _part(flags: argparse.Namespace, share: int, shares: int) -> Path:
 
 
 def encode(flags: argparse.Namespace) -> Path:
-    """Encode this rank's pictures; returns the file written.
+    """Encode this rank's images; returns the file written.
 
     Raises:
         UserError: wrong flags, an unreadable row or file, an output that exists.
     """
-    pictures = _pictures(flags)
-    if isinstance(pictures, FolderPictures) and pictures.left_out:
-        print(pictures.left_out, file=sys.stderr)
+    images = _images(flags)
+    if isinstance(images, FolderImages) and images.left_out:
+        print(images.left_out, file=sys.stderr)
     out = flags.outputs
     if flags.world_size > 1:
         out = out.with_name(f"{out.name}.{flags.rank}-of-{flags.world_size}")
@@ -206,8 +204,8 @@ def encode(flags: argparse.Namespace) -> Path:
         raise UserError(f"{out} exists already: delete it or choose other --outputs.")
     out.parent.mkdir(parents=True, exist_ok=True)
     shares = flags.workers * flags.world_size
-    if len(pictures) < shares:
-        raise UserError(f"{shares} processes cannot share {len(pictures)} images; start fewer.")
+    if len(images) < shares:
+        raise UserError(f"{shares} processes cannot share {len(images)} images; start fewer.")
     _run(encode_share, flags)
     parts = [_part(flags, share, shares) for share in _own_shares(flags)]
     with atomic_write(out) as whole:
@@ -233,7 +231,7 @@ def parse_codes(text: str, n_embed: int) -> Tensor:
     return codes
 
 
-def picture_name(text: str, ending: str = ".png") -> str:
+def image_name(text: str, ending: str = ".png") -> str:
     """File name for an id or a caption: no slashes, and never longer than file systems allow (255 bytes)."""
     name = text.replace("/", "_").replace("\0", "_")
     if len(name.encode()) + len(ending) > 200:  # room for the suffixes of unfinished files
@@ -243,22 +241,22 @@ def picture_name(text: str, ending: str = ".png") -> str:
 
 
 def decode_share(flags: argparse.Namespace, share: int, shares: int) -> None:
-    """Write the pictures of a share of the rows, but not those that exist."""
+    """Write the images of a share of the rows, but not those that exist."""
     file = TsvFile(flags.file, flags.selected_cols)
     start, stop = rank_slice(len(file), share, shares)
-    targets = [flags.outputs / picture_name(_fields(file, row)[0]) for row in range(start, stop)]
+    targets = [flags.outputs / image_name(_fields(file, row)[0]) for row in range(start, stop)]
     rows = [row for row, target in zip(range(start, stop), targets, strict=True) if not target.exists()]
     if not rows:
         return
     vqgan = _load(flags, share)
     length = len(_row_codes(file, 0, vqgan.config.n_embed))
-    with tqdm(total=len(rows), desc=f"decode {share}", position=share, unit="picture") as bar:
+    with tqdm(total=len(rows), desc=f"decode {share}", position=share, unit="image") as bar:
         for first in range(0, len(rows), flags.batch_size):
             batch = rows[first : first + flags.batch_size]
             codes = [_row_codes(file, row, vqgan.config.n_embed, length) for row in batch]
-            for row, picture in zip(batch, to_pil(vqgan.decode(torch.stack(codes))), strict=True):
+            for row, image in zip(batch, to_pil(vqgan.decode(torch.stack(codes))), strict=True):
                 with atomic_write(targets[row - start]) as out:
-                    picture.save(out, format="PNG")
+                    image.save(out, format="PNG")
             bar.update(len(batch))
 
 
@@ -275,15 +273,15 @@ def _row_codes(file: TsvFile, row: int, n_embed: int, length: int | None = None)
 
 
 def decode(flags: argparse.Namespace) -> Path:
-    """Write the pictures of this rank's rows as PNG files named by id; returns their folder.
+    """Write the images of this rank's rows as PNG files named by id; returns their folder.
 
     Raises:
-        UserError: wrong flags, a row that is no picture, an id that occurs twice.
+        UserError: wrong flags, a row that is no image, an id that occurs twice.
     """
     if flags.selected_cols is None or flags.selected_cols.count(",") != 1:
         raise UserError(f"--selected-cols is {flags.selected_cols or 'missing'}: name 2 columns (id, codes).")
     file = TsvFile(flags.file, flags.selected_cols)
-    _check_unique([picture_name(_fields(file, row)[0]) for row in range(len(file))], str(flags.file))
+    _check_unique([image_name(_fields(file, row)[0]) for row in range(len(file))], str(flags.file))
     flags.outputs.mkdir(parents=True, exist_ok=True)
     _run(decode_share, flags)
     return flags.outputs

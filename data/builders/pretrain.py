@@ -1,4 +1,4 @@
-"""Pretraining files from a folder of pictures and COCO-style annotations.
+"""Pretraining files from a folder of images and COCO-style annotations.
 
     python -m data.build_pretrain --images train2014 --captions captions_train2014.json \
         --instances instances_train2014.json --output dataset/pretrain_data
@@ -25,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.builders import image_codes
-from data.builders.coco_annotations import Annotations, BadEntries, Box, Picture, group_answers
+from data.builders.coco_annotations import AnnotatedImage, Annotations, BadEntries, Box, group_answers
 from data.image_text import HALF_LEARNT
 from data.images import MAX_PIXELS, decode_image, image_size
 from data.negatives import ANSWER_FILE, CAPTION_FILE, OBJECT_FILE
@@ -37,13 +37,13 @@ from utils.files import atomic_write, decode_text
 
 PAIRS, DETECTION, TEXTS, CODES = (f"{kind}_examples.tsv" for kind in ("vision_language", "detection", "text", "image"))
 NEGATIVES = "negative_sample"
-SIDE, MIDDLE = 256, 128  # pixels of a picture for image infilling, and of the part of it that has codes
+SIDE, MIDDLE = 256, 128  # pixels of an image for image infilling, and of the part of it that has codes
 JPEG_QUALITY = 95
 
 
 @dataclass
 class Stored:
-    """A picture as the files hold it: base64 of its bytes, its size, and stored pixels per pixel of the original."""
+    """An image as the files hold it: base64 of its bytes, its size, and stored pixels per pixel of the original."""
 
     text: str
     width: int
@@ -62,9 +62,9 @@ class Stored:
 
 
 def store(data: bytes, max_side: int | None, max_pixels: int = MAX_PIXELS) -> Stored:
-    """A picture file as it is or, larger than `max_side` pixels, as a smaller JPEG.
+    """An image file as it is or, larger than `max_side` pixels, as a smaller JPEG.
 
-    ValueError if it is no picture, or one of more than `max_pixels` pixels.
+    ValueError if it is no image, or one of more than `max_pixels` pixels.
     """
     size = image_size(data, max_pixels)
     if max_side is None or max(size) <= max_side:
@@ -81,7 +81,7 @@ def _jpeg(image: Image.Image) -> str:
 
 
 def middle_square(data: bytes, max_pixels: int = MAX_PIXELS) -> str:
-    """A picture as image infilling wants it: the central square at 256 x 256 pixels, base64 of a JPEG."""
+    """An image as image infilling wants it: the central square at 256 x 256 pixels, base64 of a JPEG."""
     pixels = from_pil(decode_image(data, max_pixels), SIDE).add(1).mul(127.5).round().byte()  # (3, R, R)
     return _jpeg(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
 
@@ -91,24 +91,24 @@ def mentioned(text: str, names: Iterable[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if re.search(rf"\b{re.escape(name)}(?:e?s)?\b", text)]
 
 
-def pair_rows(picture: Picture, stored: Stored, source: str) -> Iterator[tuple[str, ...]]:
-    """Rows of vision_language_examples.tsv: a picture's captions, questions and phrases that still have a box."""
-    names = [region.text for region in picture.objects]
-    for name, text in picture.captions:
+def pair_rows(image: AnnotatedImage, stored: Stored, source: str) -> Iterator[tuple[str, ...]]:
+    """Rows of vision_language_examples.tsv: an image's captions, questions and phrases that still have a box."""
+    names = [region.text for region in image.objects]
+    for name, text in image.captions:
         objects = SEPARATOR.join(mentioned(text, names))
         yield f"caption_{name}", stored.text, text, "", "", objects, source, "caption"
-    for question in picture.questions:
+    for question in image.questions:
         refs = SEPARATOR.join(f"{score}{CONFIDENCE_MARK}{answer}" for answer, score in question.answers.items())
         objects = SEPARATOR.join(mentioned(question.text, names))
         yield f"qa_{question.id}", stored.text, "", question.text, refs, objects, source, "qa"
-    for region in picture.phrases:
+    for region in image.phrases:
         if box := stored.box(region.box):
             yield f"region_{region.id}", stored.text, region.text, "", box, "", source, "visual_grounding"
 
 
-def detection_row(name: str, picture: Picture, stored: Stored) -> tuple[str, ...] | None:
-    """Row of detection_examples.tsv; None if no object is on the picture."""
-    objects = [f"{box},{obj.id},{obj.text}" for obj in picture.objects if (box := stored.box(obj.box))]
+def detection_row(name: str, image: AnnotatedImage, stored: Stored) -> tuple[str, ...] | None:
+    """Row of detection_examples.tsv; None if no object is on the image."""
+    objects = [f"{box},{obj.id},{obj.text}" for obj in image.objects if (box := stored.box(obj.box))]
     return (name, stored.text, SEPARATOR.join(objects)) if objects else None
 
 
@@ -129,11 +129,11 @@ class Files:
         self.rows[name] += 1
 
 
-def write_pictures(annotations: Annotations, flags: argparse.Namespace, files: Files, squares: BinaryIO | None) -> None:
-    """Every row that holds a picture; each file is read once. `squares` takes id and picture for image infilling."""
-    pictures = [(name, picture) for name, picture in annotations.pictures.items() if picture.is_used()]
-    for name, picture in tqdm(pictures, desc="pictures", unit="picture", mininterval=1):
-        path = flags.images / picture.file_name
+def write_images(annotations: Annotations, flags: argparse.Namespace, files: Files, squares: BinaryIO | None) -> None:
+    """Every row that holds an image; each file is read once. `squares` takes id and image for image infilling."""
+    images = [(name, image) for name, image in annotations.images.items() if image.is_used()]
+    for name, image in tqdm(images, desc="images", unit="image", mininterval=1):
+        path = flags.images / image.file_name
         try:
             data = path.read_bytes()
             stored = store(data, flags.max_side, flags.max_image_pixels)
@@ -142,10 +142,10 @@ def write_pictures(annotations: Annotations, flags: argparse.Namespace, files: F
             reason = error.strerror if isinstance(error, OSError) else error
             annotations.bad.add(str(path), f"the image cannot be read ({reason})")
             continue
-        files.small_boxes += sum(not stored.box(region.box) for region in (*picture.objects, *picture.phrases))
-        for row in pair_rows(picture, stored, flags.dataset_name):
+        files.small_boxes += sum(not stored.box(region.box) for region in (*image.objects, *image.phrases))
+        for row in pair_rows(image, stored, flags.dataset_name):
             files.write(PAIRS, row)
-        if (objects := detection_row(str(name), picture, stored)) is not None:
+        if (objects := detection_row(str(name), image, stored)) is not None:
             files.write(DETECTION, objects)
         if squares is not None:
             squares.write(f"{name}\t{square}\n".encode())
@@ -169,19 +169,19 @@ def write_texts(path: Path, files: Files) -> None:
 
 
 def write_codes(squares: Path, flags: argparse.Namespace, files: Files) -> None:
-    """Rows of image_examples.tsv: the pictures of a file of (id, picture), and the codes of their middle."""
+    """Rows of image_examples.tsv: the images of a file of (id, image), and the codes of their middle."""
     codes = squares.with_name("codes.tsv")
     words = ["encode", f"--file={squares}", f"--outputs={codes}", "--selected-cols=0,1", f"--code-image-size={SIDE}"]
     words += [f"--crop={MIDDLE}", "--rank=0", "--world-size=1", f"--vqgan-model-path={flags.vqgan_model_path}"]
     image_codes.encode(image_codes.parse_args([*words, f"--vqgan-config-path={flags.vqgan_config_path}"]))
-    with open(squares, encoding="utf-8-sig") as pictures, open(codes, encoding="utf-8-sig") as rows:
-        for picture, row in zip(pictures, rows, strict=True):
-            files.write(CODES, (picture.rstrip("\n"), row.rstrip("\n").split("\t")[1]))
+    with open(squares, encoding="utf-8-sig") as images, open(codes, encoding="utf-8-sig") as rows:
+        for image, row in zip(images, rows, strict=True):
+            files.write(CODES, (image.rstrip("\n"), row.rstrip("\n").split("\t")[1]))
 
 
 def write_negatives(annotations: Annotations, files: Files) -> None:
     """The files of negative_sample/; UserError if there are too few captions or categories to draw wrong ones."""
-    captions = dict.fromkeys(text for picture in annotations.pictures.values() for _, text in picture.captions)
+    captions = dict.fromkeys(text for image in annotations.images.values() for _, text in image.captions)
     names = dict.fromkeys(annotations.categories.values())
     for found, what in ((captions, "captions"), (names, "categories")):
         if len(found) < 2:
@@ -218,10 +218,10 @@ def build(flags: argparse.Namespace) -> Counter[str]:
         if flags.vqgan_model_path:
             work = Path(stack.enter_context(TemporaryDirectory(prefix=".image_examples", dir=flags.output)))
             with open(work / "squares.tsv", "wb") as squares:
-                write_pictures(annotations, flags, files, squares)
+                write_images(annotations, flags, files, squares)
             write_codes(work / "squares.tsv", flags, files)
         else:
-            write_pictures(annotations, flags, files, None)
+            write_images(annotations, flags, files, None)
         if not files.rows[PAIRS]:
             raise UserError(f"No image of the annotations is in {flags.images}; check --images.")
     if files.small_boxes:

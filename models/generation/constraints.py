@@ -92,7 +92,7 @@ class TokenRules:
         log_probs[:, PAD] = -math.inf
         if not inside_prefix and step < config.min_len:
             log_probs[:, EOS] = -math.inf
-        if config.gen_code and step < self.max_len:  # a picture has all its codes, then the end
+        if config.gen_code and step < self.max_len:  # an image has all its codes, then the end
             log_probs[:, :NUM_SPECIAL] = -math.inf
         self._limit_length(log_probs, step)
         if config.no_repeat_ngram_size > 0:

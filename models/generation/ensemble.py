@@ -1,4 +1,4 @@
-"""Networks that decode together: one step gives the log-probability of their mean."""
+"""Models that decode together: one step gives the log-probability of their mean."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +16,10 @@ BLOCK = 512
 
 
 class Ensemble:
-    """Networks and their decoding states, stepped in parallel; usually just one.
+    """Models and their decoding states, stepped in parallel; usually just one.
 
     Args:
-        models: networks over one vocabulary. inputs: arguments of `OFA.encode`.
+        models: those of an ensemble, over one vocabulary. inputs: arguments of `OFA.encode`.
         capacity: decoder positions needed. code: whether image codes are generated.
         temperature: logits are divided by it.
     """
@@ -33,11 +33,11 @@ class Ensemble:
         self._tables: list[Tensor] = []
 
     def step(self, tokens: Tensor) -> list[Tensor]:
-        """Next tokens (rows, n) -> for each network, features (rows, n, C)."""
+        """Next tokens (rows, n) -> for each model, features (rows, n, C)."""
         return [model.step(tokens, state) for model, state in zip(self.models, self.states, strict=True)]
 
     def log_probs(self, features: list[Tensor], rules: TokenRules, step: int) -> Tensor:
-        """Features (rows, C) of each network -> float32 log-probabilities (rows, U) of the ids the rules need."""
+        """Features (rows, C) of each model -> float32 log-probabilities (rows, U) of the ids the rules need."""
         parts = []
         for index, x in enumerate(features):
             logits = self._logits(index, x, rules.ids(step))
@@ -82,7 +82,7 @@ def project_in_blocks(features: Tensor, table: Tensor) -> Tensor:
 
 @contextmanager
 def retained_dropout(models: Sequence[OFA], active: bool) -> Iterator[None]:
-    """Keeps dropout on inside the block, in networks that are in eval mode; norms and drop path stay as they are."""
+    """Keeps dropout on inside the block, in models that are in eval mode; norms and drop path stay as they are."""
     modules = [module for model in models for module in model.modules() if hasattr(module, "dropout")]
     switched = [module for module in modules if active and not module.training]
     for module in switched:

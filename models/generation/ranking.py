@@ -59,8 +59,8 @@ def rank_candidates(
     """The best candidates, or the score of every one; both exact.
 
     Args:
-        model: a network, or several over one vocabulary (an ensemble: the mean of their probabilities).
-        enc: the encoder's output for B samples; with several networks a list, one each.
+        model: one model, or several over one vocabulary (an ensemble: the mean of their probabilities).
+        enc: the encoder's output for B samples; with several models a list, one each.
         trie: the candidates.
         prompts: B lists of ids the decoder reads first, each beginning with bos; None = bos alone.
         top_k: how many candidates to find; None = score all.
@@ -69,7 +69,7 @@ def rank_candidates(
         max_rows: decoder rows computed at once over the batch; memory grows with it, scores do not depend on it.
 
     Raises:
-        ValueError: arguments that do not fit each other or the network, and sequences longer than it has positions for.
+        ValueError: arguments that do not fit each other or the model, and sequences longer than it has positions for.
     """
     models = [model] if isinstance(model, OFA) else list(model)
     encs = [enc] if isinstance(enc, EncoderOutput) else list(enc)
@@ -155,7 +155,7 @@ class _Choices:
         below = before[:, nodes.ends] - before[:, :-1]  # of node n, those that end there or below
         self.open = torch.where(trie.targets == DONE, ending[:, nodes.sources], below[:, trie.targets]) > 0
         ways = torch.zeros_like(ending).index_add_(1, nodes.sources, self.open.long())
-        # A single way has probability 1 under the restricted softmax, whatever the network says: only nodes with a
+        # A single way has probability 1 under the restricted softmax, whatever the model says: only nodes with a
         # choice cost a decoder row.
         self.branching = ways > 1
         self.onward = self._onward(trie, ways)
@@ -180,7 +180,7 @@ class _Choices:
 
 
 class _Walk:
-    """The networks and the nodes fed to them; (A, ..) where all samples may be fed the same.
+    """The models and the nodes fed to them; (A, ..) where all samples may be fed the same.
 
     Attributes:
         slots: (A, T) nodes fed so far; DONE where nothing was fed.
@@ -204,7 +204,7 @@ class _Walk:
             self.slots = self.slots[samples]
 
     def feed(self, fed: Tensor) -> list[Tensor]:
-        """Feeds nodes (A, m), whose parents come before them -> of each network, features (B * m, C)."""
+        """Feeds nodes (A, m), whose parents come before them -> of each model, features (B * m, C)."""
         nodes = self.trie.nodes
         self.slots = torch.cat([self.slots.expand(fed.size(0), -1), fed], dim=1)
         # Depth-first numbers again: an ancestor is a node whose range contains the other. DONE, which fills unused
@@ -248,7 +248,7 @@ def _grouped_log_softmax(logits: Tensor, groups: Tensor, count: int) -> Tensor:
 
 
 def _mean_probability(parts: list[Tensor]) -> Tensor:
-    """Log of the networks' mean probability, from log-probabilities of each."""
+    """Log of the models' mean probability, from log-probabilities of each."""
     if len(parts) == 1:
         return parts[0]
     # Rounding can give a mean just above 1. The search relies on no term being positive.

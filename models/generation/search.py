@@ -1,4 +1,4 @@
-"""generate(): the loop around the network; strategies differ in the step they call.
+"""generate(): the loop around the model; strategies differ in the step they call.
 
 Shapes: B samples, K beams, n beams of a sample now (1 before the first choice, then K), rows = B * n, T tokens.
 """
@@ -55,7 +55,7 @@ def generate(
     """Decodes a batch.
 
     Args:
-        model: a network, or several over one vocabulary (an ensemble: the mean of their probabilities).
+        model: one model, or several over one vocabulary (an ensemble: the mean of their probabilities).
         inputs: keyword arguments of `OFA.encode`: src_tokens (B, L), patch_images (B, 3, R, R), ...
         config: the options.
         trie: outputs are answers of this set only.
@@ -65,11 +65,11 @@ def generate(
 
     Returns:
         For each sample up to K hypotheses, best first; fewer where fewer outputs are possible, none where the
-        network's outputs are not numbers (`require_hypotheses`).
+        model's outputs are not numbers (`require_hypotheses`).
 
     Raises:
         UserError: options that contradict each other or the inputs, or that leave no output possible.
-        ValueError: outputs longer than the network has positions for.
+        ValueError: outputs longer than the model has positions for.
     """
     models = [model] if isinstance(model, OFA) else list(model)
     source = inputs["src_tokens"]
@@ -92,7 +92,7 @@ def require_hypotheses(found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
     """What `generate` found, if every sample has a hypothesis.
 
     Raises:
-        UserError: one has none, since the network's outputs are not numbers.
+        UserError: one has none, since the model's outputs are not numbers.
     """
     if not all(found):
         raise UserError("The model's output for a sample is not a number: check the weights, or leave out --fp16.")

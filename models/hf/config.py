@@ -35,6 +35,6 @@ class OFAHFConfig(PretrainedConfig):
         return cls(**to_config(asdict(config), asdict(OFAConfig())))
 
     def network(self) -> OFAConfig:
-        """The same options for `models.ofa.OFA`; raises ValueError for a network that cannot be built."""
+        """The same options for `models.ofa.OFA`; raises ValueError for a model that cannot be built."""
         options = to_options(self.to_dict())
         return OFAConfig(**{f.name: options[f.name] for f in fields(OFAConfig) if f.name in options})

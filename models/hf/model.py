@@ -1,4 +1,4 @@
-"""The network as a `transformers` model: the modules and the attention of `models.ofa`, behind their call convention.
+"""OFA as a `transformers` model: the modules and the attention of `models.ofa`, behind their call convention.
 
 Shapes: B samples, G rows per sample (beams, samples), L source tokens, T decoder tokens, S encoder positions.
 """
@@ -101,7 +101,7 @@ class OFAHFCache(Cache):
     """`past_key_values` or `cache`: the state of step-by-step decoding of B * G rows.
 
     Args:
-        decoder: the network's. enc: the encoder's output of the B samples. groups: G. code: image codes are decoded.
+        decoder: the model's. enc: the encoder's output of the B samples. groups: G. code: image codes are decoded.
     """
 
     def __init__(self, decoder: Decoder, enc: EncoderOutput, groups: int, code: bool) -> None:
@@ -112,7 +112,7 @@ class OFAHFCache(Cache):
         super().__init__(layers=[_CacheLayer(layer) for layer in self.state.layers])
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Next tokens (B * G, n) -> features (B * G, n, C); raises ValueError beyond the network's positions."""
+        """Next tokens (B * G, n) -> features (B * G, n, C); raises ValueError beyond the model's positions."""
         needed = self.state.length + tokens.size(1)
         if needed > self.capacity:
             self.capacity = max(needed, min(2 * self.capacity, self.limit))
@@ -137,8 +137,8 @@ class _GenerationEncoder(nn.Module):
     ) -> OFAOutput:
         """Inputs as in `OFAForConditionalGeneration.forward`; unused: requests for weights and hidden states."""
         dtype: torch.dtype = self.model.dtype  # type: ignore[assignment]  # processors make float32, whatever precision a folder has
-        pictures = [images if images is None else images.to(dtype) for images in (patch_images, patch_images_2)]
-        enc = self.model.encode(input_ids, pictures[0], patch_masks, pictures[1])
+        first, second = (x if x is None else x.to(dtype) for x in (patch_images, patch_images_2))
+        enc = self.model.encode(input_ids, first, patch_masks, second)
         return OFAOutput(enc.out, padding_mask=enc.padding_mask, position_embedding=enc.positions)
 
 
@@ -163,10 +163,10 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):
     _keys_to_ignore_on_save = list(VERSION_ENTRIES)
 
     def __init__(self, config: OFAHFConfig) -> None:
-        """A network with random weights; `generate` asks the encoder for the name of its input."""
+        """A model with random weights; `generate` asks the encoder for the name of its input."""
         PreTrainedModel.__init__(self, config)
-        network = OFA(config.network())
-        self.encoder, self.decoder = network.encoder, network.decoder
+        model = OFA(config.network())
+        self.encoder, self.decoder = model.encoder, model.decoder
         self.encoder.main_input_name = self.main_input_name  # type: ignore[assignment]
         PreTrainedModel.post_init(self)
 

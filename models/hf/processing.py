@@ -1,4 +1,4 @@
-"""Text and pictures -> the model's inputs: tokenizer, image processor, and both in one."""
+"""Text and images -> the model's inputs: tokenizer, image processor, and both in one."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from data.images import HALF, decode, normalisation, standard_transform, to_rgb,
 
 logger = logging.getLogger(__name__)
 
-# Side of the pictures where a folder says nothing: that of pretraining.
+# Side of the images where a folder says nothing: that of pretraining.
 IMAGE_SIZE = 384
 
 
@@ -53,7 +53,7 @@ class OFATokenizer(RobertaTokenizerFast):
         return super().__len__() - len(self._unknown)
 
     def _convert_encoding(self, *args: Any, **kwargs: Any) -> Any:
-        """As in `transformers`; tokens that the network does not have become <unk>."""
+        """As in `transformers`; tokens that the model does not have become <unk>."""
         content, encodings = super()._convert_encoding(*args, **kwargs)
         if self._unknown:
             rows = content["input_ids"]
@@ -67,7 +67,7 @@ class OFATokenizer(RobertaTokenizerFast):
 
 
 class OFAImageProcessor(BaseImageProcessor):
-    """Pictures -> patch_images (B, 3, R, R): bicubic resize, normalised; pixel-identical to `data.images`.
+    """Images -> patch_images (B, 3, R, R): bicubic resize, normalised; pixel-identical to `data.images`.
 
     Args:
         size: {"height": R, "width": R}, or R. image_mean, image_std: 0.5 each, or ImageNet's.
@@ -104,8 +104,8 @@ class OFAImageProcessor(BaseImageProcessor):
             raise ValueError(f"OFA takes square images, normalized by 0.5 or as ImageNet, not {self.size}, {given}.")
         return standard_transform(self.size["height"], imagenet_mean_std=given == normalisation(True))
 
-    def _picture(self, image: Any) -> Image.Image:
-        """RGB picture, upright and on white as `models.predictor` has it."""
+    def _image(self, image: Any) -> Image.Image:
+        """RGB image, upright and on white as `models.predictor` has it."""
         if isinstance(image, str) and os.path.isfile(image):
             return decode(Path(image).read_bytes(), upright=True, on_white=True).image
         if not isinstance(image, Image.Image):
@@ -115,11 +115,11 @@ class OFAImageProcessor(BaseImageProcessor):
         return to_rgb(turned(image), on_white=True)
 
     def preprocess(self, images: Any, return_tensors: Any = "pt", **unused: Any) -> BatchFeature:
-        """Pictures, one or a list: PIL, arrays (H, W, 3) of bytes, paths or URLs. -> patch_images (B, 3, R, R)."""
+        """Images, one or a list: PIL, arrays (H, W, 3) of bytes, paths or URLs. -> patch_images (B, 3, R, R)."""
         given = list(images) if isinstance(images, list | tuple) else [images]
-        pictures = [self._picture(image) for image in given]
+        opened = [self._image(image) for image in given]
         transform = self._transform()
-        pixels = torch.stack([transform(picture) for picture in pictures])
+        pixels = torch.stack([transform(image) for image in opened])
         return BatchFeature({"patch_images": pixels}, tensor_type=return_tensors)
 
 
@@ -131,7 +131,7 @@ class OFAProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, name_or_path: Any, size: Any = None, **kwargs: Any) -> "OFAProcessor":
-        """Reads a folder or hub name; size: side of the pictures instead of the folder's."""
+        """Reads a folder or hub name; size: side of the images instead of the folder's."""
         sides = {} if size is None else {"size": size}
         return cls(
             OFAImageProcessor.from_pretrained(name_or_path, **sides, **kwargs),
@@ -139,7 +139,7 @@ class OFAProcessor(ProcessorMixin):
         )
 
     def __call__(self, text: Any = None, images: Any = None, return_tensors: Any = "pt", **kwargs: Any) -> BatchFeature:
-        """Texts, one or a list, and as many pictures -> input_ids (B, L) padded on the right, patch_images.
+        """Texts, one or a list, and as many images -> input_ids (B, L) padded on the right, patch_images.
 
         kwargs: as a tokenizer takes them (`truncation`, `max_length`).
         """

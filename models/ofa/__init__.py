@@ -1,4 +1,4 @@
-"""The OFA network in plain PyTorch."""
+"""The OFA model in plain PyTorch."""
 
 from models.ofa.config import OFAConfig
 from models.ofa.model import OFA

@@ -1,8 +1,8 @@
-"""Every option of the network with its help text, and the named sizes, each stated as its difference.
+"""Every option of the model with its help text, and the named sizes, each stated as its difference.
 
 The fields double as command line flags (`models/fairseq_ofa.py`), which is why types are written as
 `Optional[int]`, every boolean defaults to False, and annotations are not postponed: fairseq's flag generator
-reads them. The released networks switch several booleans on; `RELEASED` lists them.
+reads them. The released models switch several booleans on; `RELEASED` lists them.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -76,7 +76,7 @@ class OFAConfig:
     vocab_size: int = option(59457, "number of token ids V; set from the dictionary")
 
     def __post_init__(self) -> None:
-        """Refuses combinations the network cannot be built from, before anything is built."""
+        """Refuses combinations the model cannot be built from, before anything is built."""
         if self.encoder_embed_dim != self.decoder_embed_dim:
             raise ValueError(
                 f"--encoder-embed-dim {self.encoder_embed_dim} and --decoder-embed-dim {self.decoder_embed_dim} "
@@ -98,7 +98,7 @@ class OFAConfig:
 
     @classmethod
     def from_arch(cls, arch: str, **overrides: Any) -> "OFAConfig":
-        """The released network of a named size, e.g. `from_arch("ofa_base", dropout=0.1)`.
+        """The released model of a named size, e.g. `from_arch("ofa_base", dropout=0.1)`.
 
         Raises ValueError for an unknown size or field.
         """

@@ -86,7 +86,7 @@ class EncoderEmbedding(PositionTables):
     def _finish(self, x: Tensor, kind: int, norm: nn.LayerNorm | None) -> Tensor:
         """Adds the type embedding, normalises and drops out."""
         if self.type_embedding is not None:
-            # A network built for one image has two rows: its second image counts as an image like the first.
+            # A model built for one image has two rows: its second image counts as an image like the first.
             x = x + self.type_embedding.weight[min(kind, self.type_embedding.num_embeddings - 1)]
         if norm is not None:
             x = norm(x)

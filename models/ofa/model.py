@@ -18,7 +18,7 @@ ENCODER_INPUTS = ("src_tokens", "patch_images", "patch_masks", "patch_images_2")
 
 
 class OFA(nn.Module):
-    """The network; parameter names are those of the released checkpoints."""
+    """The model; parameter names are those of the released checkpoints."""
 
     def __init__(self, config: OFAConfig) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class OFA(nn.Module):
             EncoderOutput: out (B, S, C), padding_mask (B, S) True = padding, image positions first, then text.
 
         Raises:
-            ValueError: more text or patches than the network has positions for.
+            ValueError: more text or patches than the model has positions for.
         """
         images = (patch_images, patch_masks, patch_images_2)
         return self.encoder(src_tokens, *images, sample_patch_num, token_embeddings, patch_generator)

@@ -1,4 +1,4 @@
-"""The order of parameters: that of the original network, because the slots of a saved optimizer have no names.
+"""The order of parameters: that of the original model, because the slots of a saved optimizer have no names.
 
 `fairseq-train` and the original put slot i of a checkpoint's optimizer to parameter i, so that files can go back and
 forth between them and us only if both count alike.
@@ -34,9 +34,9 @@ ORDER: dict[type[nn.Module], tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def put_in_order(network: nn.Module) -> None:
+def put_in_order(model: nn.Module) -> None:
     """Registers the children of every module anew, in `ORDER`; those that are not in there stay in front."""
-    for module in list(network.modules()):
+    for module in list(model.modules()):
         children = dict(module.named_children())
         for name in ORDER.get(type(module), ()):
             if name in children:

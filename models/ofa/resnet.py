@@ -1,6 +1,6 @@
 """Image trunk: the first three stages of a bottleneck ResNet, with the parameter names of torchvision and timm.
 
-The blocks are written out: importing either library takes longer than everything else that the network needs.
+The blocks are written out: importing either library takes longer than everything else that the model needs.
 """
 
 import logging
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 STRIDE = 16
 COUNTER = "num_batches_tracked"  # of an ordinary batch norm
-CLASSIFIER = ("layer4.", "fc.")  # what ImageNet networks of torchvision and timm have beyond the trunk
+CLASSIFIER = ("layer4.", "fc.")  # what ImageNet models of torchvision and timm have beyond the trunk
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -125,7 +125,7 @@ class ResNet(nn.Module):
 
 
 def load_trunk(trunk: nn.Module, path: str, beyond: tuple[str, ...], advice: str) -> None:
-    """Takes the weights of a trunk, or of a network whose entries that begin with `beyond` are not part of it.
+    """Takes the weights of a trunk, or of a model whose entries that begin with `beyond` are not part of it.
 
     Raises ValueError, which ends in `advice`, for others.
     """

@@ -15,7 +15,7 @@ class TreeState:
     A depth counts from the prompt: its last token has depth 0, the tokens that may follow it depth 1.
 
     Args:
-        decoder: the network's decoder, for text. enc: output of the encoder for the B samples.
+        decoder: the model's decoder, for text. enc: output of the encoder for the B samples.
         prompts: (B, P) ids, each beginning with bos, right-padded. lengths: (B,) ids of each without padding.
         depth: depth of the deepest node that will be fed.
 
@@ -23,7 +23,7 @@ class TreeState:
         root: (B, C) features of each prompt's last token.
 
     Raises:
-        ValueError: the longest prompt and `depth` more tokens exceed the positions the network has.
+        ValueError: the longest prompt and `depth` more tokens exceed the positions the model has.
     """
 
     def __init__(self, decoder: Decoder, enc: EncoderOutput, prompts: Tensor, lengths: Tensor, depth: int) -> None:

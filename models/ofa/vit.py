@@ -11,7 +11,7 @@ from models.ofa.resnet import STRIDE, load_trunk
 
 BLOCKS, WIDTH, HEADS = 9, 768, 12
 SIDE = 14  # cells a side of the grid that the positions are learnt for: 224 pixels
-# What CLIP's network has beyond the trunk.
+# What CLIP's model has beyond the trunk.
 BEYOND = ("class_embedding", "proj", "ln_post.", *(f"transformer.resblocks.{i}." for i in range(BLOCKS, 12)))
 
 

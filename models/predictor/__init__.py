@@ -1,4 +1,4 @@
-"""Questions put to a trained network from Python: one class, from files to answers."""
+"""Questions put to a trained model from Python: one class, from files to answers."""
 
 from models.predictor.images import ImageLike, read_image
 from models.predictor.predictor import Box, OFAPredictor, Prediction

@@ -13,7 +13,7 @@ from PIL import Image
 from data.text import BPE_FILES
 from utils.errors import UserError
 
-PICTURE = (str, os.PathLike, bytes, Image.Image, np.ndarray)
+IMAGE_TYPES = (str, os.PathLike, bytes, Image.Image, np.ndarray)
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 # Texts that may be empty: the name of nothing is a name.
 MAY_BE_EMPTY = ("objects", "premises")
@@ -56,7 +56,7 @@ def columns(optional: Collection[str] = (), **values: Any) -> tuple[list[list[An
 def _check_item(name: str, where: str, item: Any) -> None:
     if isinstance(item, Choices):
         return
-    kinds, what = (PICTURE, "a path, bytes, a Pillow picture or an array") if name == "images" else (str, "a text")
+    kinds, what = (IMAGE_TYPES, "a path, bytes, a Pillow image or an array") if name == "images" else (str, "a text")
     if item is None:
         raise UserError(f"{where} is None: give {what}.")
     if not isinstance(item, kinds):

@@ -1,4 +1,4 @@
-"""The forms in which a picture may be given."""
+"""The forms in which an image may be given."""
 
 import logging
 import os
@@ -16,41 +16,41 @@ logger = logging.getLogger(__name__)
 
 
 def read_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """RGB picture of a path, an encoded file (bytes), a Pillow picture or a uint8 array (H, W, 3).
+    """RGB image of a path, an encoded file (bytes), a Pillow image or a uint8 array (H, W, 3).
 
     It stands upright, as its EXIF orientation says, and what is transparent is white. What is there of a file that
     is cut off is taken, with a warning.
 
     Raises:
         UserError: a missing or undecodable file, one of more than `max_pixels` pixels or of numbers without a known
-            range, an array of another form, a picture without pixels.
+            range, an array of another form, an image without pixels.
     """
     name = f"The image {image}" if isinstance(image, str | os.PathLike) else "The image"
     try:
-        picture = _decode(image, name, max_pixels)
+        decoded = _decode(image, name, max_pixels)
     except OSError as error:
         raise UserError(f"{name} cannot be read ({error.strerror or error}): check the path.") from error
     except (ValueError, SyntaxError, MemoryError) as error:
         raise UserError(f"{name} cannot be used: {str(error) or 'there is not enough memory'}.") from error
-    if 0 in picture.size:
-        raise UserError(f"{name} is {picture.width} x {picture.height} pixels: give one with pixels.")
-    picture.info.clear()  # it is upright and opaque now, whatever was said of the file
-    return picture
+    if 0 in decoded.size:
+        raise UserError(f"{name} is {decoded.width} x {decoded.height} pixels: give one with pixels.")
+    decoded.info.clear()  # it is upright and opaque now, whatever was said of the file
+    return decoded
 
 
 def _decode(image: ImageLike, name: str, max_pixels: int) -> Image.Image:
     if isinstance(image, str | os.PathLike | bytes):
         data = image if isinstance(image, bytes) else Path(image).read_bytes()
-        picture, damaged, _ = decode(data, max_pixels, upright=True, on_white=True)
+        decoded, damaged, _ = decode(data, max_pixels, upright=True, on_white=True)
         if damaged:
             logger.warning("%s is cut off or damaged: what is there is used.", name)
-        return picture
+        return decoded
     if isinstance(image, Image.Image):
         check_pixels(image.size, max_pixels)
         image.load()
         return to_rgb(turned(image), on_white=True)
     if not isinstance(image, np.ndarray):
-        raise ValueError(f"it is a {type(image).__name__}, not a path, bytes, a Pillow picture or an array")
+        raise ValueError(f"it is a {type(image).__name__}, not a path, bytes, a Pillow image or an array")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"the array is {image.dtype} {image.shape}, not uint8 (height, width, 3)")
     check_pixels((image.shape[1], image.shape[0]), max_pixels)

@@ -1,4 +1,4 @@
-"""`OFAPredictor`: pictures and texts in, answers with scores out; rows take the same way as in evaluation.
+"""`OFAPredictor`: images and texts in, answers with scores out; rows take the same way as in evaluation.
 
 Shapes: B samples, R image side, K candidates or hypotheses.
 """
@@ -61,7 +61,7 @@ SYMBOL = re.compile(r"( ?<(?:bin|code)_\d+>)")
 
 @dataclass(frozen=True)
 class Prediction:
-    """A text and how sure the network is of it, from 0 to 1.
+    """A text and how sure the model is of it, from 0 to 1.
 
     The score of a candidate is its probability among all candidates, that of a free text the geometric mean of its
     tokens' probabilities, end of sentence included.
@@ -73,7 +73,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Box:
-    """A box in pixels of the picture as given, (x0, y0) top left; the score is that of a free text."""
+    """A box in pixels of the image as given, (x0, y0) top left; the score is that of a free text."""
 
     x0: float
     y0: float
@@ -83,10 +83,10 @@ class Box:
 
 
 class OFAPredictor:
-    """A network with its vocabulary and transforms; get one with `OFAPredictor.load`.
+    """A model with its vocabulary and transforms; get one with `OFAPredictor.load`.
 
     Every method takes one item or a list (or tuple) of them; one result or a list of results comes back, in the same
-    order. One picture may go with a list of texts, and the other way round. Pictures are what `read_image` takes.
+    order. One image may go with a list of texts, and the other way round. Images are what `read_image` takes.
     Methods that write free text take the options of `GenerationConfig` as keywords, e.g. `beam=1`.
 
     Attributes:
@@ -128,9 +128,9 @@ class OFAPredictor:
         Args:
             path: a fairseq file, a Hugging Face folder or a safetensors file.
             device: "auto" takes a GPU if there is one. dtype: "float32", "bfloat16" or "float16".
-            ema: take the averaged weights; None = if the network was validated with them and the file holds them.
+            ema: take the averaged weights; None = if the model was validated with them and the file holds them.
             vqgan: checkpoint and yaml of the VQGAN that `draw` needs.
-            overrides: options of the task or the network that win over the file's: bpe_dir, patch_image_size,
+            overrides: options of the task or the model that win over the file's: bpe_dir, patch_image_size,
                 prompt_type, ans2label_file, max_image_size, max_image_pixels, ...
 
         Raises:
@@ -150,13 +150,13 @@ class OFAPredictor:
             description.card.check_prompts(str(path))
         if ema is None:
             ema = description.averaged and bool(description.options.get("uses_ema"))
-        of_network = {f.name for f in fields(OFAConfig)}
-        options = {name: given[name] for name in given if name in of_network} | {"vocab_size": len(vocab)}
+        model_options = {f.name for f in fields(OFAConfig)}
+        options = {name: given[name] for name in given if name in model_options} | {"vocab_size": len(vocab)}
         model = load_model(path, options, ema=ema, device=place).to(precision).requires_grad_(False)
         return cls(model, vocab, description, batch_size, vqgan)
 
     def caption(self, images: ImageLike | Sequence[ImageLike], **decoding: Any) -> Prediction | list[Prediction]:
-        """What each picture shows, without punctuation."""
+        """What each image shows, without punctuation."""
         (rows,), one = columns(images=images)
         examples = [Example(None, prompt("caption", self.vocab.bpe), "")] * len(rows)
         found = self._write(examples, rows, self.description.decoding("caption", decoding), caption_text)
@@ -170,12 +170,12 @@ class OFAPredictor:
         objects: str | Sequence[str] | None = None,
         **decoding: Any,
     ) -> Prediction | list[Prediction]:
-        """The answer to a question about each picture.
+        """The answer to a question about each image.
 
         Args:
             candidates: the answers to choose among, exactly the best one is found; None = those the checkpoint was
                 trained with, or any text if it has none; [] = any text. A list of lists has those of each question.
-            objects: names of objects in each picture joined by `&&`, for networks trained with --add-object.
+            objects: names of objects in each image joined by `&&`, for models trained with --add-object.
             decoding: for free answers.
 
         Raises UserError for a missing file of candidates, see `load`.
@@ -203,22 +203,22 @@ class OFAPredictor:
     ) -> Box | list[Box] | list[list[Box]]:
         """The box that each phrase describes; with `n_best` above 1 a list of so many, best first.
 
-        Raises UserError when the network has no location tokens.
+        Raises UserError when the model has no location tokens.
         """
         n_best = check_count("n_best", n_best)
         if not self.vocab.num_bins:
-            raise UserError(f"{self.description.source} has no location tokens: load a network trained for grounding.")
+            raise UserError(f"{self.description.source} has no location tokens: load a model trained for grounding.")
         rows_config = self.description.config(refcoco.RefcocoData, "refcoco")
         config = self.description.decoding("refcoco", decoding)
         config = box_options(replace(config, beam=max(config.beam, n_best)), self.vocab)
         (rows, texts), one = columns(images=images, phrases=phrases)
         examples = [Example(None, refcoco.source_text(text, rows_config, self.vocab.bpe), "") for text in texts]
 
-        def find(batch: Batch, pictures: Sequence[Image.Image | None]) -> list[list[Box]]:
+        def find(batch: Batch, opened: Sequence[Image.Image | None]) -> list[list[Box]]:
             found = require_hypotheses(generate(self.model, self._inputs(batch), config))
             return [
-                self._boxes(hypotheses[:n_best], picture, rows_config)
-                for hypotheses, picture in zip(found, pictures, strict=True)
+                self._boxes(hypotheses[:n_best], image, rows_config)
+                for hypotheses, image in zip(found, opened, strict=True)
             ]
 
         boxes = self._run(examples, rows, find)
@@ -231,7 +231,7 @@ class OFAPredictor:
         hypotheses: str | Sequence[str],
         premises: str | Sequence[str] | None = None,
     ) -> Prediction | list[Prediction]:
-        """Whether each picture, with its premise if there is one, proves a sentence: yes, no or maybe."""
+        """Whether each image, with its premise if there is one, proves a sentence: yes, no or maybe."""
         config = self.description.config(snli_ve.SnliVeData, "snli_ve")
         (rows, texts, captions), one = columns(("premises",), images=images, hypotheses=hypotheses, premises=premises)
         kind = check_prompt_type(config.prompt_type)
@@ -244,7 +244,7 @@ class OFAPredictor:
     def classify(
         self, images: ImageLike | Sequence[ImageLike], names: Sequence[str] | None = None, top_k: int = 5
     ) -> list[Prediction] | list[list[Prediction]]:
-        """The `top_k` best class names of each picture, best first.
+        """The `top_k` best class names of each image, best first.
 
         Args:
             names: the classes; None = those the checkpoint was trained with.
@@ -277,7 +277,7 @@ class OFAPredictor:
     def generate(
         self, images: ImageLike | Sequence[ImageLike | None] | None, prompts: str | Sequence[str], **decoding: Any
     ) -> Prediction | list[Prediction]:
-        """What the network writes after any instruction, with or without a picture.
+        """What the model writes after any instruction, with or without an image.
 
         `<bin_N>` and `<code_N>` in a prompt are location and image tokens; they are spelled so in what comes back.
         """
@@ -293,19 +293,19 @@ class OFAPredictor:
         vqgan: tuple[PathLike, PathLike] | None = None,
         **decoding: Any,
     ) -> Image.Image | list[Image.Image] | list[list[Image.Image]]:
-        """A picture for each caption, or a list of `n`; `info["score"]` of a picture is its score as of a free text.
+        """An image for each caption, or a list of `n`; `info["score"]` of an image is its score as of a free text.
 
         Samples are drawn with torch's random numbers: `torch.manual_seed` makes them repeat.
 
         Args:
             vqgan: checkpoint and yaml of the VQGAN; None = those given to `load`.
 
-        Raises UserError without a VQGAN and for a network without image codes, ValueError for a text without words.
+        Raises UserError without a VQGAN and for a model without image codes, ValueError for a text without words.
         """
         n = check_count("n", n)
         files = self._vqgan if vqgan is None else check_vqgan(vqgan)
         if not self.vocab.num_codes:
-            raise UserError(f"{self.description.source} has no image codes: load a text-to-image network.")
+            raise UserError(f"{self.description.source} has no image codes: load a text-to-image model.")
         if files is None:
             raise UserError("Drawing needs a VQGAN: pass vqgan=(checkpoint, yaml), e.g. its last.ckpt and model.yaml.")
         (texts,), one = columns(prompts=prompts)
@@ -322,10 +322,10 @@ class OFAPredictor:
         def paint(batch: Batch, _: Sequence[Image.Image | None]) -> list[list[Image.Image]]:
             generators = row_generators(seed, batch["rows"], self.device)
             samples = sample_codes([self.model], self._inputs(batch), config, generators=generators)
-            return [self._pictures(hypotheses, painter) for hypotheses in samples]
+            return [self._images(hypotheses, painter) for hypotheses in samples]
 
         drawn = self._run(examples, [None] * len(examples), paint, max(1, self.batch_size // n))
-        results: Any = [pictures[0] for pictures in drawn] if n == 1 else drawn
+        results: Any = [images[0] for images in drawn] if n == 1 else drawn
         return results[0] if one else results
 
     def _rank(
@@ -378,24 +378,24 @@ class OFAPredictor:
         answer: Callable[[Batch, Sequence[Image.Image | None]], list[R]],
         batch_size: int | None = None,
     ) -> list[R]:
-        """What `answer` says of batches of samples and their pictures, in the order of the examples."""
+        """What `answer` says of batches of samples and their images, in the order of the examples."""
         results: dict[int, R] = {}
         with torch.inference_mode():
             for rows in _plan(examples, images, batch_size or self.batch_size):
-                pictures = [None if (image := images[i]) is None else self.read_image(image) for i in rows]
+                opened = [None if (image := images[i]) is None else self.read_image(image) for i in rows]
                 samples = [
-                    encode_example(i, replace(examples[i], image=picture), self.vocab, self.transform)
-                    for i, picture in zip(rows, pictures, strict=True)
+                    encode_example(i, replace(examples[i], image=whole), self.vocab, self.transform)
+                    for i, whole in zip(rows, opened, strict=True)
                 ]
-                results.update(zip(rows, answer(collate(samples, self.vocab.pad), pictures), strict=True))
+                results.update(zip(rows, answer(collate(samples, self.vocab.pad), opened), strict=True))
         return [results[i] for i in range(len(examples))]
 
     def read_image(self, image: ImageLike) -> Image.Image:
-        """The picture as the network sees it before it is resized; see `models.predictor.read_image`."""
+        """The image as the model sees it before it is resized; see `models.predictor.read_image`."""
         return read_image(image, self.shared.max_image_pixels)
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
-        """What the encoder takes of a batch, on the network's device and in its precision."""
+        """What the encoder takes of a batch, on the model's device and in its precision."""
         given: Mapping[str, Any] = batch["net_input"]
         tensors: dict[str, Tensor] = {name: given[name].to(self.device) for name in ENCODER_INPUTS if name in given}
         return {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in tensors.items()}
@@ -410,18 +410,18 @@ class OFAPredictor:
         return ids
 
     def _boxes(
-        self, hypotheses: Sequence[Hypothesis], picture: Image.Image | None, config: refcoco.RefcocoData
+        self, hypotheses: Sequence[Hypothesis], image: Image.Image | None, config: refcoco.RefcocoData
     ) -> list[Box]:
-        assert picture is not None
-        ratios = refcoco.resize_ratios(*picture.size, config)
+        assert image is not None
+        ratios = refcoco.resize_ratios(*image.size, config)
         boxes = refcoco.predicted_boxes([h.tokens for h in hypotheses], ratios, self.vocab, config).tolist()
         return [Box(x0, y0, x1, y1, _score(h)) for (x0, y0, x1, y1), h in zip(boxes, hypotheses, strict=True)]
 
-    def _pictures(self, hypotheses: Sequence[Hypothesis], painter: Painter) -> list[Image.Image]:
-        pictures = painter.draw([hypothesis.tokens for hypothesis in hypotheses])
-        for picture, hypothesis in zip(pictures, hypotheses, strict=True):
-            picture.info["score"] = _score(hypothesis)
-        return pictures
+    def _images(self, hypotheses: Sequence[Hypothesis], painter: Painter) -> list[Image.Image]:
+        images = painter.draw([hypothesis.tokens for hypothesis in hypotheses])
+        for image, hypothesis in zip(images, hypotheses, strict=True):
+            image.info["score"] = _score(hypothesis)
+        return images
 
     def _make_trie(self, names: tuple[str, ...]) -> CandidateTrie:
         return CandidateTrie.from_texts(names, self.vocab.encode)
@@ -443,7 +443,7 @@ def _score(hypothesis: Hypothesis, given: int = 0) -> float:
 
 
 def _plan(examples: Sequence[Example], images: Sequence[ImageLike | None], size: int) -> Iterator[list[int]]:
-    """Numbers of the rows in each batch: those with and without a picture apart, texts of like length together."""
+    """Numbers of the rows in each batch: those with and without an image apart, texts of like length together."""
     for blind in (False, True):
         rows = [i for i, image in enumerate(images) if (image is None) == blind]
         rows.sort(key=lambda i: len(examples[i].source))

@@ -1,6 +1,6 @@
-"""Networks and files: what a checkpoint holds becomes a network, and a network a checkpoint.
+"""Builds models from checkpoints and saves them:
 
-`loading` (whole networks), `upgrade` (rules for older and other files), `bart`, `convert` (to other layouts), `card`
+`loading` (whole models), `upgrade` (rules for older and other files), `bart`, `convert` (to other layouts), `card`
 and `description` (what a checkpoint says of itself).
 """
 

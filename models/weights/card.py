@@ -18,7 +18,7 @@ from utils.errors import UserError
 KEY = "ofa_card"
 FORMAT = 1
 LISTED = 1_000_000  # characters of a candidate list, as JSON, above which the card holds its digest only
-# Options of the rows; those of vocabulary and picture have parts of their own.
+# Options of the rows; those of vocabulary and image have parts of their own.
 ROW_OPTIONS = (
     "max_src_length", "max_tgt_length", "max_image_size", "code_image_size", "prompt_type", "add_object",
     "max_object_length", "add_caption", "unconstrained_training", "constraint_range", "uses_ema",
@@ -144,9 +144,9 @@ class Card:
         if self.candidates and self.candidates.answers is not None:
             if answers_digest(self.candidates.answers) != self.candidates.digest:
                 raise ValueError("its candidates do not have its digest")
-        self.picture_options(source)
+        self.image_options(source)
 
-    def picture_options(self, source: str) -> dict[str, Any]:
+    def image_options(self, source: str) -> dict[str, Any]:
         """Side and normalisation as options of `DataConfig`; UserError for a normalisation that is none of them."""
         for imagenet in (False, True):
             if tuple(map(tuple, (self.picture.mean, self.picture.std))) == normalisation(imagenet):
@@ -161,7 +161,7 @@ class Card:
         own = self.vocabulary
         numbers = {"bpe": own.bpe, "code_dict_size": own.code_dict_size, "num_bins": own.num_bins}
         rows = {name: value for name, value in self.options.items() if name in ROW_OPTIONS and value is not None}
-        return {**rows, **numbers, **self.picture_options(source)}
+        return {**rows, **numbers, **self.image_options(source)}
 
     def fits(self, vocab: Vocabulary, grown: bool = False) -> bool:
         """Whether a vocabulary is the checkpoint's; with `grown`, other ids may follow behind its own."""
@@ -182,7 +182,7 @@ class Card:
             )
 
     def check_prompts(self, source: str) -> None:
-        """Raises UserError when the network was trained with other prompts than the task asks here."""
+        """Raises UserError when the model was trained with other prompts than the task asks here."""
         own = {name: PROMPTS.get(name) and prompt(name, self.vocabulary.bpe) for name in self.prompts}
         if changed := [name for name in self.prompts if own[name] != self.prompts[name]]:
             name = changed[0]

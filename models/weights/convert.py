@@ -5,7 +5,7 @@
 IN is a file or folder that `load_checkpoint` reads. OUT says by its ending what is written: `.pt`, `.safetensors`, or
 else a folder (config.json, model.safetensors, vocab.json, merges.txt, and what transformers asks for beside them).
 Weights stay as they are, bit by bit (the table of code positions has the length that a kind wants), unless `--half`
-makes a small file to give away: half precision, and without the tables that every network computes anew. Training
+makes a small file to give away: half precision, and without the tables that every model computes anew. Training
 history is left behind, the run's options and its card go along.
 """
 
@@ -55,7 +55,7 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
         sentences on what could not be taken along. A folder is written whole or not at all.
 
     Raises:
-        UserError: unreadable input, no OFA network, an ending that says nothing, another vocabulary than the network's.
+        UserError: unreadable input, no OFA model, an ending that says nothing, another vocabulary than the model's.
     """
     if target.suffix in OTHER_ENDINGS:
         raise UserError(f"{target}: use a name that ends in .pt or .safetensors, or name a folder.")
@@ -129,7 +129,7 @@ def _complete(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _task_options(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the run that say how texts and pictures were prepared; empty when the checkpoint has none."""
+    """Options of the run that say how texts and images were prepared; empty when the checkpoint has none."""
     if checkpoint.get("cfg"):
         return dict(checkpoint["cfg"].get("task") or {})
     args = checkpoint.get("args")
@@ -156,13 +156,13 @@ def _write_image_processor(target: Path, task: Mapping[str, Any]) -> None:
     hf_layout.write_json(target / "preprocessor_config.json", {**content, "image_mean": mean, "image_std": std})
 
 
-def _write_tokenizer(target: Path, network: Description, bpe_dir: Path | None) -> list[str]:
+def _write_tokenizer(target: Path, description: Description, bpe_dir: Path | None) -> list[str]:
     """Writes the tokenizer's files and tokenizer_config.json, or returns why not."""
-    if network.option("bpe", "gpt2") != "gpt2":
+    if description.option("bpe", "gpt2") != "gpt2":
         return [
             "No tokenizer files: the layout has GPT-2's byte-level BPE only, not BERT's; transformers cannot load it."
         ]
-    folder, vocab = _find_vocabulary(network, bpe_dir)
+    folder, vocab = _find_vocabulary(description, bpe_dir)
     bpe = folder if (folder / "encoder.json").is_file() else GPT2_DIR
     encoder = json.loads(read_text(bpe / "encoder.json"))
     token_of = {str(number): token for token, number in encoder.items()}
@@ -175,7 +175,7 @@ def _write_tokenizer(target: Path, network: Description, bpe_dir: Path | None) -
         (target / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
         shutil.copyfile(bpe / "vocab.bpe", target / "merges.txt")
         return []
-    # Merges need the tokens they make: those the network lacks have ids behind its own, and become <unk> when read.
+    # Merges need the tokens they make: those the model lacks have ids behind its own, and become <unk> when read.
     ids |= {vocab[number]: number for number in range(len(symbols), len(vocab))}
     ids |= {token: number for number, token in enumerate(missing, len(vocab))}
     merges = [line for line in text_lines(read_text(bpe / "vocab.bpe")) if line]
@@ -186,26 +186,29 @@ def _write_tokenizer(target: Path, network: Description, bpe_dir: Path | None) -
     ]
 
 
-def _find_vocabulary(network: Description, bpe_dir: Path | None) -> tuple[Path, Vocabulary]:
-    """The folder given, or the one that the predictor would find; for a network without a card one that is smaller."""
-    numbers = {"code_dict_size": network.option("code_dict_size", 8192), "num_bins": network.option("num_bins", 1000)}
+def _find_vocabulary(description: Description, bpe_dir: Path | None) -> tuple[Path, Vocabulary]:
+    """The folder given, or the one that the predictor would find; for a model without a card one that is smaller."""
+    numbers = {
+        "code_dict_size": description.option("code_dict_size", 8192),
+        "num_bins": description.option("num_bins", 1000),
+    }
     if bpe_dir is None:
         try:
-            found, vocab = find_vocabulary(network, "--bpe-dir")
+            found, vocab = find_vocabulary(description, "--bpe-dir")
             return Path(found), vocab
         except UserError:
-            if network.card is not None:
+            if description.card is not None:
                 raise
-    folder = bpe_dir or _first_folder(network.options.get("bpe_dir"), GPT2_DIR)
-    vocab, size = Vocabulary.load(folder, **numbers), network.network.vocab_size
+    folder = bpe_dir or _first_folder(description.options.get("bpe_dir"), GPT2_DIR)
+    vocab, size = Vocabulary.load(folder, **numbers), description.model.vocab_size
     if len(vocab) > size:
         raise UserError(
             f"The vocabulary of {folder} has {len(vocab)} tokens, the model {size}: name the folder it was trained "
             "with (--bpe-dir)."
         )
-    if network.card is not None:
+    if description.card is not None:
         advice = "name the folder it was trained with"
-        network.card.check_vocabulary(vocab, network.source, f"--bpe-dir={folder}", advice)
+        description.card.check_vocabulary(vocab, description.source, f"--bpe-dir={folder}", advice)
     return folder, vocab
 
 

@@ -21,13 +21,13 @@ from utils.option_values import odd_option
 C = TypeVar("C", bound=DataConfig)
 ROOT = Path(__file__).parents[2]
 BPE_DIRS = (ROOT / "utils" / "BPE", ROOT / "digits" / "BPE")
-# Options that belong to the network; the others hold for the task that it was trained for.
+# Options that belong to the model; the others hold for the task that it was trained for.
 SHARED = (
     "patch_image_size", "imagenet_default_mean_and_std", "bpe", "code_dict_size", "num_bins", "max_image_size",
 )  # fmt: skip
 # Options that are read as they are stored.
 USED = (*SHARED, "bpe_dir", "max_src_length", "max_tgt_length", "prompt_type", "ans2label_file", "ans2label_dict")
-# Width of a published network -> side of its pictures (pixels): Hugging Face folders do not tell.
+# Width of a published model -> side of its images (pixels): Hugging Face folders do not tell.
 PUBLISHED_SIDES = {256: 256, 512: 256, 768: 384, 1024: 480, 1280: 480}
 CHINESE_SIZE = 4 + 21128 + 1 + 8192 + 1000  # ids with BERT's vocabulary
 ANSWER_OPTIONS = {"ans2label_file", "ans2label_dict"}
@@ -38,7 +38,7 @@ class Description:
     """What is known of a checkpoint.
 
     Attributes:
-        source: its path, for messages. task: what it was trained for. network: the network's options.
+        source: its path, for messages. task: what it was trained for. model: the model's options.
         options: the task's options as stored, without those that are None.
         averaged: whether the file holds a running average of the weights.
         given: options that the caller named; they win, for every task.
@@ -47,20 +47,20 @@ class Description:
 
     source: str
     task: str | None
-    network: OFAConfig
+    model: OFAConfig
     options: Mapping[str, Any] = field(default_factory=dict)
     averaged: bool = False
     given: Mapping[str, Any] = field(default_factory=dict)
     card: Card | None = None
 
     def option(self, name: str, default: Any = None) -> Any:
-        """An option of the network, given, stored or else the default."""
+        """An option of the model, given, stored or else the default."""
         return self.given.get(name, self.options.get(name, default))
 
     def config(self, kind: type[C], task: str) -> C:
         """Options of a task's rows: those stored and those given, which win.
 
-        For a task that the network was not trained for, the recipe's take the place of those stored.
+        For a task that the model was not trained for, the recipe's take the place of those stored.
         """
         names = {f.name for f in fields(kind)}
         stored = {name: value for name, value in self.options.items() if name in SHARED or task == self.task}
@@ -122,7 +122,7 @@ class Description:
 
 
 def decoding_defaults(task: str, eval_args: str | None) -> dict[str, Any]:
-    """How a network decodes unless told otherwise: as the recipe does, and as --eval-args say (JSON)."""
+    """How a model decodes unless told otherwise: as the recipe does, and as --eval-args say (JSON)."""
     try:
         recipe = TASKS[task].decoding if task in TASKS else {}
         return {**recipe, **dict(json.loads(eval_args or "{}").items())}
@@ -135,16 +135,16 @@ def describe(checkpoint: Mapping[str, Any], source: str = "The checkpoint", **gi
 
     Args:
         checkpoint: as `load_checkpoint` returns it. source: its path, for messages.
-        given: options that the caller names; those of the network's size are passed on to it.
+        given: options that the caller names; those of the model's size are passed on to it.
 
     Raises:
-        UserError: no OFA network, an option that does not exist, a picture size that is neither stored nor known, or
+        UserError: no OFA model, an option that does not exist, an image size that is neither stored nor known, or
             a card that cannot be read.
     """
-    of_network = {f.name for f in fields(OFAConfig)}
-    network = model_config(checkpoint, {name: given[name] for name in given if name in of_network}, source)
+    model_options = {f.name for f in fields(OFAConfig)}
+    model = model_config(checkpoint, {name: given[name] for name in given if name in model_options}, source)
     stored = checkpoint.get("cfg") or {}
-    # Old fairseq keeps all options flat in "args"; released files have the network's as such a Namespace too.
+    # Old fairseq keeps all options flat in "args"; released files have the model's as such a Namespace too.
     of_model, args, task = (_plain(part) for part in (stored.get("model"), checkpoint.get("args"), stored.get("task")))
     options = {**of_model, **args, **task}
     options = {name: value for name, value in options.items() if value is not None}
@@ -153,12 +153,12 @@ def describe(checkpoint: Mapping[str, Any], source: str = "The checkpoint", **gi
     if odd := odd_option(AnswerConfig, {name: options[name] for name in USED if name in options}):
         raise UserError(f"{source} was trained with an impossible option ({odd}): copy the file again.")
     if "patch_image_size" not in {**options, **given}:
-        if network.encoder_embed_dim not in PUBLISHED_SIDES:
-            raise UserError(f"{source} does not say how large its pictures are: pass patch_image_size=... (pixels).")
-        options["patch_image_size"] = PUBLISHED_SIDES[network.encoder_embed_dim]
+        if model.encoder_embed_dim not in PUBLISHED_SIDES:
+            raise UserError(f"{source} does not say how large its images are: pass patch_image_size=... (pixels).")
+        options["patch_image_size"] = PUBLISHED_SIDES[model.encoder_embed_dim]
     averaged = (checkpoint.get("extra_state") or {}).get("ema") is not None
     name = task.get("_name") or args.get("task") if card is None else card.task
-    return Description(source, name, network, options, averaged, given, card)
+    return Description(source, name, model, options, averaged, given, card)
 
 
 def load_vocabulary(description: Description) -> Vocabulary:
@@ -174,7 +174,7 @@ def find_vocabulary(description: Description, option: str = "bpe_dir") -> tuple[
 
     See `load_vocabulary`.
     """
-    size, card, source = description.network.vocab_size, description.card, description.source
+    size, card, source = description.model.vocab_size, description.card, description.source
     kind = "bert" if size == CHINESE_SIZE else "gpt2"
     options = [description.option(*pair) for pair in (("bpe", kind), ("code_dict_size", 8192), ("num_bins", 1000))]
     advice = f"pass {option}=..., the folder of the dict.txt it was trained with"

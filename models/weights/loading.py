@@ -1,4 +1,4 @@
-"""Networks from checkpoints and back: their options, their weights."""
+"""Models from checkpoints and back: their options, their weights."""
 
 import argparse
 import logging
@@ -26,16 +26,16 @@ def load_model(
     ema: bool = False,
     device: str | torch.device = "cpu",
 ) -> OFA:
-    """The network of a checkpoint, float32, in eval mode.
+    """The model of a checkpoint, float32, in eval mode.
 
     Its options are those of the file, corrected by what the tensors tell; without options in the file, what the
-    tensors tell and the released networks' defaults.
+    tensors tell and the released models' defaults.
 
     Args:
         path: as in `load_checkpoint`. overrides: options of `OFAConfig` that win over the file's.
         ema: take the running average of the weights (`extra_state.ema`) instead of the last ones.
 
-    Raises UserError when the file is no OFA network, has no such average, or an override does not fit the weights.
+    Raises UserError when the file is no OFA model, has no such average, or an override does not fit the weights.
     """
     checkpoint = load_checkpoint(path, mmap=True)
     state = checkpoint["model"]
@@ -64,7 +64,7 @@ def load_model(
 def model_config(
     checkpoint: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, source: str = "The checkpoint"
 ) -> OFAConfig:
-    """Options of a checkpoint's network: those of its size, the stored ones, what the tensors tell, the overrides.
+    """Options of a checkpoint's model: those of its size, the stored ones, what the tensors tell, the overrides.
 
     Where they disagree the later ones win, except for `code_image_size`: the tensor it is told by had another length
     in older files. A flag that is absent from stored options was not given, hence False.
@@ -72,7 +72,7 @@ def model_config(
     Args:
         checkpoint: as `load_checkpoint` returns it. source: what error messages call it.
 
-    Raises UserError for anything but a whole OFA network, and for unknown or impossible overrides.
+    Raises UserError for anything but a whole OFA model, and for unknown or impossible overrides.
     """
     known = {f.name for f in fields(OFAConfig)}
     if unknown := sorted(set(overrides or {}) - known):
@@ -110,5 +110,5 @@ def _infer(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
 
 
 def save_model(model: OFA, path: PathLike) -> None:
-    """Writes weights and options, from which `load_model` rebuilds this very network."""
+    """Writes weights and options, from which `load_model` rebuilds this very model."""
     save_checkpoint(without_history(model.state_dict(), asdict(model.config)), path)

@@ -1,6 +1,6 @@
 """Fits the state dict of an older, smaller or language-only checkpoint to a model, and reports what it did.
 
-`RULES` is the whole of it; `describe` reads a network's options off its tensors. Names are the released ones.
+`RULES` is the whole of it; `describe` reads a model's options off its tensors. Names are the released ones.
 """
 
 import math
@@ -32,7 +32,7 @@ OLD_NORMS = {
     "encoder": ("self_attn_layer_norm", "final_layer_norm"),
     "decoder": ("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
 }
-# Option -> an entry that only networks with this option have (layer 0 stands for all).
+# Option -> an entry that only models with this option have (layer 0 stands for all).
 PRESENCE = {
     "scale_attn": "encoder.layers.0.attn_ln.weight",
     "scale_fc": "encoder.layers.0.ffn_layernorm.weight",
@@ -218,7 +218,7 @@ def upgrade_state_dict(state: State, model: nn.Module, source: str = "The checkp
         state: names and tensors of a checkpoint; afterwards it has exactly the model's names and shapes.
         source: what error messages call it.
 
-    Raises UserError when it is another network: the message names the flags to pass.
+    Raises UserError when it is another model: the message names the flags to pass.
     """
     target = model.state_dict()
     renamed = bart.rename_entries(state)
@@ -229,11 +229,11 @@ def upgrade_state_dict(state: State, model: nn.Module, source: str = "The checkp
     try:
         for rule, _ in RULES:
             rule(upgrade)
-    except (IndexError, RuntimeError) as error:  # tensors of fewer dimensions than a network's
+    except (IndexError, RuntimeError) as error:  # tensors of fewer dimensions than a model's
         raise UserError(f"{source} is not an OFA model ({error!s:.200}): name an OFA checkpoint.") from error
     strange = [name for name in state if name not in target]
     strange += [name for name, value in target.items() if state[name].shape != value.shape]
-    # Missing layers would be filled, but a network with some layers random is never what is wanted.
+    # Missing layers would be filled, but a model with some layers random is never what is wanted.
     shallow = [name for name in ("encoder_layers", "decoder_layers", "resnet_type") if name in found]
     if strange or any(found[name] != wanted[name] for name in shallow):
         raise UserError(_explain(source, found, wanted, strange))
@@ -296,7 +296,7 @@ def _blocks(state: Mapping[str, Tensor], stack: str) -> int:
 
 
 def _trunk(state: Mapping[str, Tensor]) -> str:
-    """Type of the image trunk; of two types that are one network (resnet34, resnet50) the usual name."""
+    """Type of the image trunk; of two types that are one model (resnet34, resnet50) the usual name."""
     if "encoder.embed_images.positional_embedding" in state:
         layers = _blocks(state, r"encoder\.embed_images\.transformer\.resblocks")
         return VIT if layers == VIT_BLOCKS else f"{VIT} of {layers} blocks"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Shows what stage 2 does, on two CPU cores (a quarter of an hour): a stage 1 cut short, on pictures of one
-# digit, then self-critical training on its own captions; ends with the COCO scores of both on the test pictures.
+# Shows what stage 2 does, on two CPU cores (a quarter of an hour): a stage 1 cut short, on images of one
+# digit, then self-critical training on its own captions; ends with the COCO scores of both on the test images.
 # (From checkpoints/ofa_demo.pt stage 1 alone is all but perfect.) Started again, it leaves out what is finished.
 set -e
 . "$(dirname "$0")/../lib.sh"
@@ -11,7 +11,7 @@ export SIZE=demo OUTPUT_DIR=$out STEPS_DIR=$out GPUS_PER_NODE=1 CAPTION_EPOCHS=3
 export OFA_PYTHON=$(ofa_python)
 mkdir -p "$out"
 
-# last STAGE: its checkpoint. train STAGE UPDATES FLAGS...: on pictures of one digit, the rate decays over the updates.
+# last STAGE: its checkpoint. train STAGE UPDATES FLAGS...: on images of one digit, the rate decays over the updates.
 last() { ls "$out/$1_checkpoints"/*/checkpoint_last.pt; }
 train() {
     DATA_DIR=$out/data/first sh "run_scripts/caption/train_caption_$1.sh" --update-freq=1 --save-interval-updates=0 \

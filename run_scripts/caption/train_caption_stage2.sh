@@ -1,6 +1,6 @@
 #!/bin/sh
 # Captioning, stage 2: self-critical training on CIDEr-D, from the best checkpoint of stage 1. SIZE=tiny..huge (large).
-# CHECKPOINT names another file to start from; other flags are passed through. Recipe: 8 GPUs, 64 pictures an update.
+# CHECKPOINT names another file to start from; other flags are passed through. Recipe: 8 GPUs, 64 images an update.
 set -e
 . "$(dirname "$0")/../lib.sh"
 ofa_size large

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Classes of ImageNet's validation pictures by exact ranking of all names. SIZE=tiny..huge (large).
+# Classes of ImageNet's validation images by exact ranking of all names. SIZE=tiny..huge (large).
 # CHECKPOINT names another file than the released one; other flags are passed through. Recipe: 4 GPUs.
 set -e
 . "$(dirname "$0")/../lib.sh"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The demo's text-to-image files, in the released order of columns, from its pictures: `python -m data.demo dataset
+# The demo's text-to-image files, in the released order of columns, from its images: `python -m data.demo dataset
 # --tasks image_gen` writes those. A file of codes that is there already is kept.
 set -e
 . "$(dirname "$0")/../lib.sh"

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Pictures of the test prompts, the best of 24 by CLIP; with gt_stat.npz in the data folder also Inception score and FID.
+# Images of the test prompts, the best of 24 by CLIP; with gt_stat.npz in the data folder also Inception score and FID.
 # SIZE=tiny..huge (large). CHECKPOINT names another file than the released one, SUBSET another split than test (full).
 set -e
 . "$(dirname "$0")/../lib.sh"
 ofa_size large
 data=$DATA_DIR/coco_image_gen_data vqgan=${VQGAN_DIR:-$CHECKPOINT_DIR/vqgan} clip=$CHECKPOINT_DIR/clip/ViT-B-16.pt
-[ "$SIZE" != demo ] || clip='' # no CLIP: the first sample is the picture
+[ "$SIZE" != demo ] || clip='' # no CLIP: the first sample is the image
 subset=${SUBSET:-test}
 case $subset in test) file=$data/coco_vqgan_full_test.tsv ;; *) file=$data/coco_vqgan_$subset.tsv ;; esac
 out=$RESULTS_DIR/image_gen

@@ -1,4 +1,4 @@
-"""Prompt in, picture out: python image_gen_example.py "a red bus" --out bus.png (without a prompt, a line of stdin)."""
+"""Prompt in, image out: python image_gen_example.py "a red bus" --out bus.png (without a prompt, a line of stdin)."""
 
 import argparse
 import math
@@ -42,12 +42,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--times", type=int, default=2, help="rounds of them (default %(default)s)")
     parser.add_argument("--sampling-topk", type=int, default=256, help="likeliest codes to draw (default %(default)s)")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1: less variety (default %(default)s)")
-    parser.add_argument("--sheet", type=int, default=4, help="best pictures on the sheet (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=7, help="another one draws other pictures (default %(default)s)")
+    parser.add_argument("--sheet", type=int, default=4, help="best images on the sheet (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=7, help="another one draws other images (default %(default)s)")
     return parser.parse_args()
 
 
-def best_pictures(args: argparse.Namespace, text: str) -> list[Image.Image]:
+def best_images(args: argparse.Namespace, text: str) -> list[Image.Image]:
     """All samples of a prompt, best first."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     vocab = Vocabulary.load(args.bpe_dir, code_dict_size=args.code_dict_size, num_bins=args.num_bins)
@@ -64,15 +64,15 @@ def best_pictures(args: argparse.Namespace, text: str) -> list[Image.Image]:
     inputs = {"src_tokens": torch.tensor([[vocab.bos, *ids, vocab.eos]], device=device)}
     generators = row_generators(args.seed, [0], torch.device(device))
     samples = sample_codes([model], inputs, config, args.times, generators)
-    return [picture.image for picture in painter.choose(samples, [text])[0]]
+    return [image.image for image in painter.choose(samples, [text])[0]]
 
 
-def sheet(pictures: list[Image.Image]) -> Image.Image:
-    """Pictures row by row on a square."""
-    across, (width, height) = math.ceil(math.sqrt(len(pictures))), pictures[0].size
-    page = Image.new("RGB", (across * width, math.ceil(len(pictures) / across) * height))
-    for number, picture in enumerate(pictures):
-        page.paste(picture, (number % across * width, number // across * height))
+def sheet(images: list[Image.Image]) -> Image.Image:
+    """Images row by row on a square."""
+    across, (width, height) = math.ceil(math.sqrt(len(images))), images[0].size
+    page = Image.new("RGB", (across * width, math.ceil(len(images) / across) * height))
+    for number, image in enumerate(images):
+        page.paste(image, (number % across * width, number // across * height))
     return page
 
 
@@ -83,7 +83,7 @@ def main() -> int:
     try:
         if not text or args.sheet < 1:
             raise UserError("There is nothing to draw: give a prompt, and --sheet of at least 1.")
-        sheet(best_pictures(args, text)[: args.sheet]).save(args.out)
+        sheet(best_images(args, text)[: args.sheet]).save(args.out)
     except (UserError, OSError) as error:
         print(f"image_gen_example.py: error: {one_sentence(error)}", file=sys.stderr)
         return 2

@@ -22,7 +22,7 @@ ofa_once vqgan "$OFA_PYTHON" -m digits.train_vqgan "$vqgan.ckpt" "$vqgan.yaml" -
 codes() {
     "$OFA_PYTHON" -m utils.image_codes encode --vqgan-model-path "$vqgan.ckpt" --vqgan-config-path "$vqgan.yaml" "$@"
 }
-# The text column repeats the picture, so that it stands beside its codes.
+# The text column repeats the image, so that it stands beside its codes.
 ofa_once codes codes --file "$data/picture_examples.tsv" --selected-cols 0,0,1,1 --outputs "$data/image_examples.tsv" \
     --code-image-size 64 --crop 32
 ofa_once image_gen_codes codes --file "$data/described_examples.tsv" --selected-cols 0,1,2,3 \
@@ -43,7 +43,7 @@ one_digit() {
 }
 runs=$out/checkpoints/ofa_demo_pretraining
 ofa_once pretrain pretrain "$(ls -t "$out"/stage1_checkpoints/*/checkpoint_best.pt | head -n 1)" 2
-# To compare a text with a picture is hardest. Among large losses it is not learnt; by itself, about one digit, it soon is.
+# To compare a text with an image is hardest. Among large losses it is not learnt; by itself, about one digit, it soon is.
 ofa_once one_digit one_digit "$DATA_DIR/one_digit/pretrain_data"
 DATA_DIR=$DATA_DIR/one_digit RUN_SUFFIX=_matching ofa_once matching pretrain "$runs/checkpoint_last.pt" 4 --seed=2 --matching-weight=20 \
     --text-data= --image-data= --detection-data=

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Boxes of the pretrained network, not fine-tuned, on the validation split of RefCOCO. SIZE=tiny..huge (large).
+# Boxes of the pretrained model, not fine-tuned, on the validation split of RefCOCO. SIZE=tiny..huge (large).
 # CHECKPOINT names another file than the pretrained one; other flags are passed through. Recipe: 4 GPUs.
 set -e
 . "$(dirname "$0")/../lib.sh"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Entailment by the pretrained network, not fine-tuned, from the picture alone. SIZE=tiny..huge (base).
+# Entailment by the pretrained model, not fine-tuned, from the image alone. SIZE=tiny..huge (base).
 # CHECKPOINT names another file than the pretrained one; other flags are passed through. Recipe: 4 GPUs.
 set -e
 . "$(dirname "$0")/../lib.sh"

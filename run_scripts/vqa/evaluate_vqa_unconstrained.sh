@@ -1,5 +1,5 @@
 #!/bin/sh
-# Free answers by beam search, of a network trained with --unconstrained-training: [val|test] [CHECKPOINT] [FLAGS].
+# Free answers by beam search, of a model trained with --unconstrained-training: [val|test] [CHECKPOINT] [FLAGS].
 # CHECKPOINT may be in the environment instead. Recipe: 4 GPUs.
 set -e
 . "$(dirname "$0")/../lib.sh"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Answers of the pretrained network, not fine-tuned, by free beam search: [val|test] [FLAGS]. SIZE=tiny..huge (large).
+# Answers of the pretrained model, not fine-tuned, by free beam search: [val|test] [FLAGS]. SIZE=tiny..huge (large).
 # CHECKPOINT names another file than the pretrained one. Recipe: 4 GPUs.
 set -e
 . "$(dirname "$0")/../lib.sh"

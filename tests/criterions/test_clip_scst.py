@@ -34,7 +34,7 @@ def untrained():
 
 @pytest.fixture
 def make(world):
-    """Configuration, task, network, criterion and a training batch of two prompts."""
+    """Configuration, task, model, criterion and a training batch of two prompts."""
     folder, models = world
 
     def build(*flags):
@@ -85,7 +85,7 @@ def test_loss_equals_the_plain_computation(make):
     assert logged["score"] == pytest.approx(scores.sum().item(), rel=1e-5)
 
 
-def test_reward_and_score_of_the_best_picture_have_names_of_their_own(make):
+def test_reward_and_score_of_the_best_image_have_names_of_their_own(make):
     _, task, model, criterion, batch = make('--eval-args={"beam":2}')
     loss, _, logged = task.valid_step(batch, model, criterion)
     with metrics.aggregate(new_root=True) as shown:

@@ -1,4 +1,4 @@
-"""The registered loss through the whole network, against figures of the original."""
+"""The registered loss through the whole model, against figures of the original."""
 
 import random
 from dataclasses import replace
@@ -121,11 +121,11 @@ def small_batch(target=TARGET, **more):
 
 
 def result(criterion, sample, update_num=1):
-    """Loss, sample size and all gradients, on a network of its own."""
-    network = Network()
-    loss, sample_size, logged = criterion(network, sample, update_num=update_num)
+    """Loss, sample size and all gradients, on a model of its own."""
+    model = Network()
+    loss, sample_size, logged = criterion(model, sample, update_num=update_num)
     loss.backward()
-    return loss, sample_size, logged, [p.grad for p in network.parameters()], network.heads
+    return loss, sample_size, logged, [p.grad for p in model.parameters()], model.heads
 
 
 PAIRS = {
@@ -227,13 +227,13 @@ def test_head_works_in_a_wrapper_with_recomputed_layers(tmp_path):
         destroy_process_group()
 
 
-def test_half_precision_network_gets_half_precision_gradients():
-    network = FairseqOFA(OFAConfig.from_arch("ofa_demo", vocab_size=90)).to(torch.bfloat16)
+def test_half_precision_model_gets_half_precision_gradients():
+    model = FairseqOFA(OFAConfig.from_arch("ofa_demo", vocab_size=90)).to(torch.bfloat16)
     sample = small_batch(TARGET)
     sample["net_input"]["src_tokens"] = torch.tensor([[0, 5, 6, 2], [0, 8, 2, 1]])
-    loss, _, _ = make_criterion(label_smoothing=0.1)(network, sample)
+    loss, _, _ = make_criterion(label_smoothing=0.1)(model, sample)
     loss.backward()
-    table = network.encoder.embed_tokens.weight
+    table = model.encoder.embed_tokens.weight
     assert loss.dtype == torch.float32 and table.grad.dtype == torch.bfloat16 and table.grad.isfinite().all()
 
 

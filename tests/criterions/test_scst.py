@@ -23,7 +23,7 @@ ARGS = [
     "--selected-cols=1,4,2", "--patch-image-size=48", "--bpe-dir=utils/BPE", "--batch-size=2", "--optimizer=adam",
     "--lr=1e-3", "--lr-scheduler=fixed", "--clip-norm=1.0", "--disable-entangle", "--num-workers=0",
 ]  # fmt: skip
-FREQUENT = "--constraint-range=4,60"  # so that an untrained network says words of the captions: the, of, a, in
+FREQUENT = "--constraint-range=4,60"  # so that an untrained model says words of the captions: the, of, a, in
 BEAMS = '--scst-args={"beam":3,"max_len_b":5,"no_repeat_ngram_size":3}'
 
 
@@ -40,7 +40,7 @@ def untrained():
 
 
 def make(*flags):
-    """Configuration, task, network, criterion and a training batch of two images."""
+    """Configuration, task, model, criterion and a training batch of two images."""
     cfg = parse(*flags)
     task = tasks.setup_task(cfg.task)
     criterion = task.build_criterion(cfg.criterion)
@@ -157,7 +157,7 @@ def keep(buckets, bucket):
     return done
 
 
-def test_validation_changes_nothing_in_the_network():
+def test_validation_changes_nothing_in_the_model():
     _, task, model, criterion, sample = make(BEAMS, "--eval-cider", '--eval-args={"beam":2,"max_len_b":4}')
     state = {name: value.clone() for name, value in model.state_dict().items()}
     loss, size, logged = task.valid_step(sample, model, criterion)

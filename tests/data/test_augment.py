@@ -37,7 +37,7 @@ def transform_480() -> Any:
 
 
 @pytest.mark.parametrize("row", range(len(ROWS)))
-def test_golden_pictures(row: int, transform_480: Any) -> None:
+def test_golden_images(row: int, transform_480: Any) -> None:
     golden = SECTION["samples"][row]["patch_image"]
     set_seeds(1000 + row)
     result = transform_480(picture(row))
@@ -56,25 +56,25 @@ def test_rows_are_golden() -> None:
 
 
 def test_default_normalisation_is_a_half() -> None:
-    results = [seeded_picture(picture(0), row) for row in range(16)]
+    results = [seeded_image(picture(0), row) for row in range(16)]
     whole = torch.cat([result for result in results if result.abs().max() <= 1])  # no noise erased a part
     assert len(whole) >= 3 * 8 and whole.min() == -1 and whole.max() == 1
     grey = (whole + 1) * 127.5
     torch.testing.assert_close(grey, grey.round(), rtol=0, atol=1e-4)
 
 
-def seeded_picture(image: Image.Image, row: int) -> Tensor:
+def seeded_image(image: Image.Image, row: int) -> Tensor:
     with seeded(random.Random(row)):
         return TRANSFORM(image)
 
 
-def test_same_row_same_picture_whatever_happened_before() -> None:
+def test_same_row_same_image_whatever_happened_before() -> None:
     results = []
     for noise in (1, 2):
         set_seeds(noise)
-        results.append(seeded_picture(picture(0), 5))
+        results.append(seeded_image(picture(0), 5))
     assert torch.equal(*results)
-    others = [seeded_picture(picture(0), row) for row in range(6, 12)]
+    others = [seeded_image(picture(0), row) for row in range(6, 12)]
     assert not any(torch.equal(results[0], other) for other in others)
 
 
@@ -106,32 +106,32 @@ def test_each_generator_is_seeded_by_the_row() -> None:
     assert all(a != b for a, b in zip(seen[1], seen[2], strict=True))
 
 
-class Pictures(Dataset[Tensor]):
+class Images(Dataset[Tensor]):
     """Six augmented rows."""
 
     def __len__(self) -> int:
         return 6
 
     def __getitem__(self, index: int) -> Tensor:
-        return seeded_picture(picture(index), index)
+        return seeded_image(picture(index), index)
 
 
-def test_workers_do_not_change_pictures() -> None:
-    alone, shared = (torch.cat(list(DataLoader(Pictures(), 2, num_workers=workers))) for workers in (0, 2))
+def test_workers_do_not_change_images() -> None:
+    alone, shared = (torch.cat(list(DataLoader(Images(), 2, num_workers=workers))) for workers in (0, 2))
     assert torch.equal(alone, shared)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
 def test_every_mode_is_made_rgb(mode: str) -> None:
-    assert seeded_picture(picture(0).convert(mode), 0).shape == (3, 32, 32)
+    assert seeded_image(picture(0).convert(mode), 0).shape == (3, 32, 32)
 
 
-def test_picture_without_pixels_is_refused() -> None:
+def test_image_without_pixels_is_refused() -> None:
     with pytest.raises(ValueError, match="0 x 5 pixels"):
         TRANSFORM(Image.new("RGB", (0, 5)))
 
 
-def test_no_draw_fails_on_a_good_picture() -> None:
+def test_no_draw_fails_on_a_good_image() -> None:
     """The strongest posterize keeps 0 bits, which Pillow 13 refuses: about one draw in 300."""
     transform = imagenet_train_transform(8)
     for seed in range(1500):

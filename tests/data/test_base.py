@@ -96,9 +96,7 @@ def test_bad_row_names_file_line_and_reason(tmp_path: Path, vocab: Vocabulary, n
     assert good(dataset, 2)["row"] == 2
 
 
-def test_picture_without_pixels_is_a_bad_row(
-    tmp_path: Path, vocab: Vocabulary, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_image_without_pixels_is_a_bad_row(tmp_path: Path, vocab: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
     # Pillow's own decoders refuse such files already; a format that does not must still not pass
     monkeypatch.setattr("data.base.decode", lambda *_: Decoded(Image.new("RGB", (0, 3)), False, False))
     with pytest.raises(BadRowError, match="line 1: the image is 0 x 3 pixels"):
@@ -159,7 +157,7 @@ def test_random_numbers_depend_on_seed_epoch_and_row_only(tmp_path: Path, vocab:
         assert all(one != two for one, two in zip(first, other, strict=True))
 
 
-def test_pictures_are_taken_decoded_too(tmp_path: Path, vocab: Vocabulary) -> None:
+def test_images_are_taken_decoded_too(tmp_path: Path, vocab: Vocabulary) -> None:
     class Decoded(CaptionDataset):
         def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
             example = super().example(row, rng)

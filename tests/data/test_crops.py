@@ -1,4 +1,4 @@
-"""Pictures and boxes through the transforms of pretraining, on worked examples."""
+"""Images and boxes through the transforms of pretraining, on worked examples."""
 
 import math
 import random
@@ -76,7 +76,7 @@ def test_centre_crop() -> None:
     assert crop.getpixel((0, 0))[:2] == gradient(533, 400).getpixel((74, 8))[:2]  # type: ignore[index]
 
 
-def test_jittered_crop_moves_boxes_with_the_picture() -> None:
+def test_jittered_crop_moves_boxes_with_the_image() -> None:
     """Whatever is drawn, the colours at the corners of a box are those of the original corners."""
     image, generator, rng, scales = gradient(640, 480), torch.Generator().manual_seed(0), random.Random(0), []
     flips = 0
@@ -99,7 +99,7 @@ def test_jittered_crop_moves_boxes_with_the_picture() -> None:
     assert min(scales) > 0.95 and max(scales) < 1.55 and max(scales) - min(scales) > 0.3
 
 
-def test_small_picture_is_enlarged() -> None:
+def test_small_image_is_enlarged() -> None:
     box = torch.tensor([[0.0, 0.0, 20.0, 10.0]])
     crop, boxes = jittered_crop(gradient(20, 10), box, 256, random.Random(0), torch.Generator().manual_seed(0))
     assert crop.size == (256, 256) and boxes.tolist() == [[0, 0, 256, 256]]

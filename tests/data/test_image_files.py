@@ -58,7 +58,7 @@ def in_mode(mode: str) -> Image.Image:
 
 @pytest.mark.parametrize("on_white", [False, True])
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_becomes_the_same_picture_or_is_named(mode: str, on_white: bool) -> None:
+def test_every_mode_becomes_the_same_image_or_is_named(mode: str, on_white: bool) -> None:
     image = in_mode(mode)
     assert image.mode == mode
     if mode in ("I", "F"):
@@ -136,8 +136,8 @@ def test_a_transparent_colour_of_sixteen_bits_is_white() -> None:
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
 def test_sixteen_bit_grey_keeps_its_levels(kind: str) -> None:
     values = np.arange(4096, dtype=np.uint16).reshape(64, 64) * 16
-    picture = np.asarray(decode(encoded(Image.fromarray(values), kind)).image).astype(int)
-    assert np.abs(picture - (values // 256)[:, :, None]).max() <= 1
+    image = np.asarray(decode(encoded(Image.fromarray(values), kind)).image).astype(int)
+    assert np.abs(image - (values // 256)[:, :, None]).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
@@ -160,7 +160,7 @@ def test_black_on_transparent_case() -> None:
 
 
 def stored_turned(orientation: int) -> tuple[Image.Image, bytes]:
-    """An upright picture and the JPEG file of a camera that was held otherwise."""
+    """An upright image and the JPEG file of a camera that was held otherwise."""
     upright = Image.new("RGB", (48, 32), "white")
     upright.paste("red", (0, 0, 16, 16))
     undo = {

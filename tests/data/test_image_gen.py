@@ -45,12 +45,12 @@ def test_golden_samples(section):
         for key in ("source", "target", "prev_output_tokens"):
             assert sample[key].tolist() == expected[key], key
         assert sample["extras"]["code_masks"].item() is expected["code_mask"][0]
-        picture = sample["extras"].get("code_images")
+        image = sample["extras"].get("code_images")
         if expected["code_image"]["pixel_sum"]:
-            assert list(picture.size) == expected["code_image"]["size"]
-            assert int(np.asarray(picture, dtype=np.int64).sum()) == expected["code_image"]["pixel_sum"]
+            assert list(image.size) == expected["code_image"]["size"]
+            assert int(np.asarray(image, dtype=np.int64).sum()) == expected["code_image"]["pixel_sum"]
         else:
-            assert picture is None  # the original makes a black one, which means nothing
+            assert image is None  # the original makes a black one, which means nothing
 
 
 def test_golden_batches(section):
@@ -75,7 +75,7 @@ def rows_of(path, vocab, *rows, **options):
     return ImageGenDataset(TsvFile(str(path), columns), vocab, ImageGenData(**options), "train")
 
 
-def test_captions_are_the_words_that_the_network_reads(tmp_path, vocab):
+def test_captions_are_the_words_that_the_model_reads(tmp_path, vocab):
     dataset = rows_of(tmp_path / "x.tsv", vocab, ["a", " A  dog/cat {x}\u00a0of red "], max_src_length=3)
     batch = dataset.collater([dataset[0]])
     assert batch["captions"] == ["A dog/cat {x}"]
@@ -111,13 +111,13 @@ def test_bad_rows_are_named(text, codes, words, tmp_path, vocab):
         dataset[1]
 
 
-def test_pictures_are_decoded_or_refused(tmp_path, vocab):
+def test_images_are_decoded_or_refused(tmp_path, vocab):
     file = io.BytesIO()
     Image.new("RGBA", (3, 2), (255, 0, 0, 255)).save(file, "PNG")
     good = base64.b64encode(file.getvalue()).decode()
     dataset = rows_of(tmp_path / "x.tsv", vocab, ["1", good, "a", "5"], ["2", "AAAA", "a", "5"], code_image_size=8)
     batch = dataset.collater([dataset[0]])
-    assert [(picture.mode, picture.size) for picture in batch["code_images"]] == [("RGB", (3, 2))]
+    assert [(image.mode, image.size) for image in batch["code_images"]] == [("RGB", (3, 2))]
     with pytest.raises(BadRowError, match="line 2: the image cannot be decoded"):
         dataset[1]
 

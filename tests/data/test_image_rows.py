@@ -34,7 +34,7 @@ def vocab() -> Vocabulary:
 
 
 def write(path: Path, task: str, *names: str) -> str:
-    """A file of the task with a row for each picture of the cases."""
+    """A file of the task with a row for each image of the cases."""
     images = (base64.b64encode((CASES / name).read_bytes()).decode() for name in names)
     path.write_text("".join(f"{ROWS[task] % image}\n" for image in images))
     return str(path)

@@ -70,7 +70,7 @@ def test_what_is_no_base64_is_named(text: str, words: str) -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "P"])
-def test_every_kind_of_picture_becomes_rgb(kind: str, mode: str) -> None:
+def test_every_kind_of_image_becomes_rgb(kind: str, mode: str) -> None:
     if (kind, mode) == ("JPEG", "P"):
         mode = "CMYK"  # JPEG has no palette but this
     image = decode_image(encoded(picture(7, 5, mode), kind))
@@ -84,7 +84,7 @@ def test_transparency_is_dropped_not_blended() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_truncated_picture_keeps_its_first_rows(kind: str) -> None:
+def test_truncated_image_keeps_its_first_rows(kind: str) -> None:
     whole = encoded(picture(64, 64), kind)
     cut = decode_image(whole[: len(whole) // 2])
     expected = np.array(decode_image(whole))
@@ -99,7 +99,7 @@ def test_undecodable_data_is_refused(data: bytes) -> None:
         decode_image(data)
 
 
-def test_pictures_above_pillows_own_limit_of_pixels_are_read() -> None:
+def test_images_above_pillows_own_limit_of_pixels_are_read() -> None:
     # 200 million pixels are above the 179 million that Pillow refuses
     header = encoded(Image.new("1", (8, 8)), "PPM").split(b"\n")[0]
     big = header + b"\n20000 10000\n" + bytes(20000 // 8 * 10000)
@@ -127,6 +127,6 @@ def test_transform_of_a_known_colour() -> None:
     assert torch.equal(result, torch.ones(3, 4, 4))
 
 
-def test_picture_without_pixels_is_refused() -> None:
+def test_image_without_pixels_is_refused() -> None:
     with pytest.raises(ValueError, match="0 x 5 pixels"):
         standard_transform(8)(Image.new("RGB", (0, 5)))

@@ -1,11 +1,11 @@
-"""Folders as inputs of predict.py: what counts as a picture, and what is said of the rest."""
+"""Folders as inputs of predict.py: what counts as an image, and what is said of the rest."""
 
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from data.items import open_items, picture_endings, picture_files
+from data.items import image_endings, image_files, open_items
 from utils.errors import UserError
 
 IMAGE = ("id", "image")
@@ -31,18 +31,18 @@ def test_every_ending_that_pillow_reads_counts(album: Path) -> None:
 
 
 def test_folders_in_folders(album: Path) -> None:
-    files, left_out = picture_files(album, recursive=True)
+    files, left_out = image_files(album, recursive=True)
     assert [file.name for file in files][-2:] == ["h.tiff", "g.png"] and len(files) == 8
     assert "3 files" in left_out and "no ending" in left_out and "--recursive" not in left_out
     assert open_items(str(album), IMAGE, "0,1", recursive=True).size == 8
-    assert picture_files(album / "more" / "deep", recursive=False)[1] == ""
+    assert image_files(album / "more" / "deep", recursive=False)[1] == ""
     (album / "none").mkdir()
     with pytest.raises(UserError, match="none holds no images"):
         open_items(str(album / "none"), IMAGE, "0,1")
 
 
-def test_endings_are_those_of_pictures_only() -> None:
-    endings = picture_endings()
+def test_endings_are_those_of_images_only() -> None:
+    endings = image_endings()
     assert {".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".tif", ".webp", ".avif", ".ppm"} <= endings
     assert not endings & {".mpg", ".mpeg", ".h5", ".hdf", ".eps", ".ps", ".wmf", ".pdf", ".txt"}
     assert endings <= Image.registered_extensions().keys()

@@ -56,7 +56,7 @@ def test_validate_advises_no_flag_that_it_does_not_have(task, tmp_path, capsys):
     assert ", line " in said and not set(re.findall(r"--[a-z0-9-]+", said)) - known
 
 
-def test_validate_takes_the_size_of_pictures_that_codes_describe(tmp_path, capsys):
+def test_validate_takes_the_size_of_images_that_codes_describe(tmp_path, capsys):
     (tmp_path / "codes.tsv").write_text(f"1\t{' '.join(['5'] * 256)}\ta cat\n")
     assert main(["image_gen", str(tmp_path / "codes.tsv"), "--workers=0"]) == 1
     assert "--code-image-size" in capsys.readouterr().out

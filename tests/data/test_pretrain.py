@@ -26,7 +26,7 @@ from utils.errors import BadRowError, UserError
 
 ROOT = Path(__file__).parents[2]
 FIGURES = load_golden("samples_pretrain.json")
-SAME_FOR_ALL = FIGURES["numpy_seed"]  # the original augments all pictures of an epoch alike
+SAME_FOR_ALL = FIGURES["numpy_seed"]  # the original augments all images of an epoch alike
 PAIRS = 17
 TEXT, IMAGE, DETECTION = PAIRS, PAIRS + 6, PAIRS + 9  # first numbers of the further files' rows
 
@@ -69,7 +69,7 @@ def dataset(folder: Path, vocab: Vocabulary, config: PretrainData) -> PretrainDa
 
 
 def as_original(dataset: PretrainDataset, monkeypatch: pytest.MonkeyPatch, folder: Path) -> PretrainDataset:
-    """Pictures augmented as if all rows had one seed; captions without blank lines, which the original drops first."""
+    """Images augmented as if all rows had one seed; captions without blank lines, which the original drops first."""
 
     @contextlib.contextmanager
     def seeded_alike(rng: random.Random) -> Iterator[None]:
@@ -139,7 +139,7 @@ def test_texts_of_the_original(dataset: PretrainDataset) -> None:
             assert_sample(texts._encode(row, texts.infilling(*texts.rows[row], generator)), expected)
 
 
-def test_pictures_with_codes_of_the_original(dataset: PretrainDataset) -> None:
+def test_images_with_codes_of_the_original(dataset: PretrainDataset) -> None:
     for row, (expected,) in enumerate(FIGURES["pure_image"]["samples"]):
         sample: Any = dataset[IMAGE + row]
         assert_sample(sample, expected)
@@ -178,7 +178,7 @@ def test_rows_repeat_and_change_with_epoch_and_seed(dataset: PretrainDataset) ->
     assert (states[1][1] == after[1]).all()
 
 
-def test_pretrain_seed_changes_pictures_alone(folder: Path, vocab: Vocabulary, config: PretrainData) -> None:
+def test_pretrain_seed_changes_images_alone(folder: Path, vocab: Vocabulary, config: PretrainData) -> None:
     one, other = build(folder, vocab, config), build(folder, vocab, replace(config, pretrain_seed=8))
     samples: Any = [(one[row], other[row]) for row in (0, 1, 3, 4)]
     assert all(torch.equal(a["second"]["source"], b["second"]["source"]) for a, b in samples)
@@ -273,7 +273,7 @@ def test_bad_rows(
     assert first["nsentences"] == 2 and second["nsentences"] == 1
 
 
-def test_picture_of_another_size(folder: Path, vocab: Vocabulary, config: PretrainData) -> None:
+def test_image_of_another_size(folder: Path, vocab: Vocabulary, config: PretrainData) -> None:
     rewritten(folder / "image_examples.tsv", 1, TsvFile(folder / "detection_examples.tsv", (1,))[0][0])
     with pytest.raises(BadRowError, match="pixels, not 256 x 256"):
         build(folder, vocab, config)[IMAGE + 1]
@@ -365,12 +365,12 @@ def test_ratio_of_nothing(folder: Path, vocab: Vocabulary, config: PretrainData)
 
 
 def test_texts_with_codes_are_drawn(folder: Path, vocab: Vocabulary, config: PretrainData) -> None:
-    """Prompt and target are those of text-to-image generation; a picture is there for the shape only."""
+    """Prompt and target are those of text-to-image generation; an image is there for the shape only."""
     codes, text = " ".join(map(str, range(256))), " ".join(f"word{number}" for number in range(100))
     (folder / "drawn.tsv").write_text(f"g0\t{text}\t{codes}\n")
     drawn = replace(config, image_gen_data=str(folder / "drawn.tsv"), text_data=None, image_gen_ratio=1.0)
     dataset: Any = build(folder, vocab, drawn)
-    sample = dataset[PAIRS + 3 + 4]  # behind pictures and detection
+    sample = dataset[PAIRS + 3 + 4]  # behind images and detection
     wanted = prompt("image_gen", vocab.bpe).format(caption=" ".join(text.split()[:80]))
     assert sample["id"] == "g0" and sample["source"][1:-1].tolist() == vocab.encode(wanted)
     assert sample["target"].tolist() == [*map(vocab.code_id, range(256)), vocab.eos]

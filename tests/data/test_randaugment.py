@@ -1,4 +1,4 @@
-"""The ten operations on pictures whose outcome is known."""
+"""The ten operations on images whose outcome is known."""
 
 from collections.abc import Callable
 
@@ -31,7 +31,7 @@ def applied(name: str, image: Image.Image, sign: int = 1) -> np.ndarray:
 
 
 def turned(sign: int) -> Coordinates:
-    """Where the pixels of a picture turned by 21 degrees come from."""
+    """Where the pixels of an image turned by 21 degrees come from."""
     angle = np.radians(21 * sign)
     dx, dy = X - WIDTH / 2, Y - HEIGHT / 2
     return WIDTH / 2 + np.cos(angle) * dx + np.sin(angle) * dy, HEIGHT / 2 - np.sin(angle) * dx + np.cos(angle) * dy
@@ -61,7 +61,7 @@ def test_pixels_come_from_where_they_should(name: str, sign: int) -> None:
 
 def test_edges_blend_into_grey() -> None:
     sheared = applied("ShearX", Image.new("RGB", (WIDTH, HEIGHT), (28, 28, 28)))
-    # Row 1 starts 0.21 of a pixel left of the picture.
+    # Row 1 starts 0.21 of a pixel left of the image.
     assert sheared[1, 0].tolist() == [49] * 3  # 28 + 0.21 * 100
 
 

@@ -67,7 +67,7 @@ def test_the_released_evaluation_decodes_so(name):
     flags = set()
     for option, value in TASKS[name].decoding.items():
         flags.add(f"--{option.replace('_', '-')}" + ("" if value is True else f"={value}"))
-    flags.discard("--sampling")  # always, for pictures
+    flags.discard("--sampling")  # always, for images
     assert any(flags <= set(line.split()) for line, _ in lines_of(name) if "--path=" in line)
 
 

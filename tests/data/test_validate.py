@@ -7,7 +7,7 @@ import pytest
 
 from data.validate import main
 
-CODES = 256  # of a whole picture, as many as of the middle of the others
+CODES = 256  # of a whole image, as many as of the middle of the others
 GOLDEN = Path(__file__).parents[1] / "golden" / "tsv" / "pretrain"
 FILES = {
     "pretrain": "vision_language",

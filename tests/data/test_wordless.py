@@ -23,7 +23,7 @@ GOOD = {
     "pretrain_text": ["1", "a cat sleeps"],
     "pretrain": ["1", IMAGE, "a cat", "", "", "", "coco", "caption"],
 }
-# task -> columns of texts that a network learns from
+# task -> columns of texts that a model learns from
 TEXTS = {
     "caption": [2], "vqa_gen": [2], "refcoco": [2], "snli_ve": [2], "gigaword": [0, 1], "image_gen": [1],
     "cola": [0], "mnli": [0, 1], "mrpc": [0, 1], "qnli": [0, 1], "qqp": [0, 1], "rte": [0, 1], "sst2": [0],
@@ -51,7 +51,7 @@ def changed(task, column, value):
 
 
 @pytest.mark.parametrize("task", TEXTS)
-def test_a_text_without_a_word_is_a_bad_row_where_a_network_learns(task, tmp_path, vocab):
+def test_a_text_without_a_word_is_a_bad_row_where_a_model_learns(task, tmp_path, vocab):
     splits = ["check"] if task == "pretrain" else ["check", "train"]
     for split in splits:
         assert isinstance(dataset(tmp_path / f"{split}.tsv", GOOD[task], task, vocab, split)[0], dict)

@@ -186,7 +186,7 @@ def test_captions_are_540_and_name_what_is_drawn() -> None:
         assert scene_caption(scene) == f"a {spec.colour} {spec.digit} at the {spec.position}"
 
 
-def test_picture_shows_the_colour_at_the_position() -> None:
+def test_image_shows_the_colour_at_the_position() -> None:
     table = np.array(list(COLOURS.values()), dtype=np.float32)
     for scene in scenes(100):
         (item,) = scene.objects

@@ -13,7 +13,7 @@ TASK = TASKS["image_classify"]
 
 
 @pytest.mark.parametrize("file", range(3))
-def test_label_name_and_picture_agree(file: int) -> None:
+def test_label_name_and_image_agree(file: int) -> None:
     for number in range(20):
         scene, label, name = TASK.row(file, number, 1, 48)
         assert isinstance(scene, Scene)

@@ -32,9 +32,9 @@ def test_things_of_other_scenes_are_read_at_chance() -> None:
 
 def test_each_of_several_digits_is_read_in_its_box() -> None:
     pairs = [
-        (read_spec(picture, item.box), item.spec)
+        (read_spec(image, item.box), item.spec)
         for scene in scenes(20, digits=3)
-        for picture in [render(scene)]
+        for image in [render(scene)]
         for item in scene.objects
     ]
     assert sum(seen == spec for seen, spec in pairs) > 0.9 * len(pairs)
@@ -49,9 +49,9 @@ def test_an_empty_canvas_shows_nothing() -> None:
 
 def test_a_speck_does_not_hide_the_digit() -> None:
     scene = next(scene for scene in scenes(30) if scene.specs[0].position == "center")
-    picture = render(scene)
-    picture.paste((255, 255, 255), (1, 1, 3, 3))
-    assert read_spec(picture) == read_spec(render(scene))
+    image = render(scene)
+    image.paste((255, 255, 255), (1, 1, 3, 3))
+    assert read_spec(image) == read_spec(render(scene))
 
 
 def test_a_digit_over_the_edge_is_read() -> None:
@@ -63,9 +63,9 @@ def test_a_digit_over_the_edge_is_read() -> None:
     assert seen is not None and seen.position == "top left" and seen.colour == scene.specs[0].colour
 
 
-def test_pictures_and_things_must_match() -> None:
+def test_images_and_things_must_match() -> None:
     (scene,) = scenes(1)
     with pytest.raises(ValueError, match="longer|shorter"):
         legibility([render(scene)], [])
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="no image"):
         legibility([], [])

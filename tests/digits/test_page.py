@@ -1,4 +1,4 @@
-"""Scores beside chance and the page of pictures, from answers made up for a tiny demo data set."""
+"""Scores beside chance and the page of images, from answers made up for a tiny demo data set."""
 
 import json
 from pathlib import Path
@@ -46,11 +46,11 @@ def answer(out: Path, run: Run, wrong: int = 0, scores: dict[str, float] | None 
         records = [{"box": [float(x) + d for x in t.split(",")]} for t, d in zip(truths, shifts, strict=True)]
     stem = out / "results" / run.results
     stem.parent.mkdir(parents=True, exist_ok=True)
-    if run.task == "image_gen":  # the answers are the true pictures, or black ones
+    if run.task == "image_gen":  # the answers are the true images, or black ones
         records = [{"image": f"{number}.png"} for number in range(len(truths))]
         for number, row in enumerate(rows_of(out, run)):
-            picture = decode_image(decode_base64(row[2]))
-            (Image.new("RGB", picture.size) if number < wrong else picture).save(stem.parent / f"{number}.png")
+            image = decode_image(decode_base64(row[2]))
+            (Image.new("RGB", image.size) if number < wrong else image).save(stem.parent / f"{number}.png")
     stem.with_name(f"{stem.name}_predict.json").write_text(json.dumps(records))
     given = {m: 90.0 if m.startswith("rouge") else 0.9 for m in run.metrics if m != EXACT} if scores is None else scores
     stem.with_name(f"{stem.name}_scores.json").write_text(json.dumps(given))
@@ -109,10 +109,10 @@ def test_tasks_without_results_are_missing_and_off_the_page(out: Path) -> None:
     answer(out, RUN["vqa_test.tsv"])
     assert page.main([str(out)]) == 0
     assert pixels(out / "page.png").shape[0] > 2 * only_text.shape[0]
-    assert (only_text < 100).all(axis=-1).sum() > 500  # text, and no pictures
+    assert (only_text < 100).all(axis=-1).sum() > 500  # text, and no images
 
 
-def test_grounding_has_one_row_of_pictures(out: Path) -> None:
+def test_grounding_has_one_row_of_images(out: Path) -> None:
     heights = []
     for split in ("testA", "val"):
         answer(out, RUN[f"refcoco_{split}.tsv"])
@@ -145,7 +145,7 @@ def test_cases_say_what_is_right(out: Path) -> None:
     truth = rows[0][3].removeprefix("1.0|!+")
     assert wrong[:3] == (rows[0][2], f"not {truth} 0.99 ({truth})", False)
     assert right[:3] == (rows[1][2], f"{rows[1][3].removeprefix('1.0|!+')} 0.99", True)
-    assert wrong.picture is not None and wrong.picture.size == (48, 48) and wrong.boxes is None
+    assert wrong.image is not None and wrong.image.size == (48, 48) and wrong.boxes is None
     run = RUN["snli_ve_test.tsv"]
     answer(out, run)
     assert [case.verdict for case in read_run(run, out)[1][:3]] == ["maybe", "yes", "no"]
@@ -166,7 +166,7 @@ def test_boxes_hit_from_half_overlap(out: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
-def test_nonsense_of_an_untrained_network_is_drawn(out: Path) -> None:
+def test_nonsense_of_an_untrained_model_is_drawn(out: Path) -> None:
     for file in ("caption_test.tsv", "gigaword_test.tsv"):
         answer(out, run := RUN[file], scores={"CIDEr": 0.0, "rougeL_f1": 0.0})
         nonsense = ["", "$\\frac{", "x" * 500, "\x07\u4e2d\n\n ", "_^$$"]

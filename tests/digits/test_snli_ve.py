@@ -1,4 +1,4 @@
-"""Demo entailment: the label follows from the picture and from nothing else."""
+"""Demo entailment: the label follows from the image and from nothing else."""
 
 from collections import Counter, defaultdict
 
@@ -27,7 +27,7 @@ def claimed(text: str, spec: DigitSpec) -> bool:
 
 
 @pytest.mark.parametrize("file", range(3))
-def test_label_follows_from_the_picture(file: int) -> None:
+def test_label_follows_from_the_image(file: int) -> None:
     for scene, hypothesis, _, label in table(150, file):
         place = position_of(hypothesis)
         if place == scene.card:

@@ -86,7 +86,7 @@ def test_labels_balance_and_chance_is_a_class(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_columns_are_texts_without_tabs_and_one_picture(name: str) -> None:
+def test_columns_are_texts_without_tabs_and_one_image(name: str) -> None:
     task = TASKS[name]
     for file, (split, _) in enumerate(task.files):
         assert split in SPLITS

@@ -46,7 +46,7 @@ SIDES = {
 
 
 def small_model() -> OFA:
-    """A network of 4 million numbers, most of them its image trunk's."""
+    """A model of 4 million numbers, most of them its image trunk's."""
     torch.manual_seed(0)
     sizes = dict(vocab_size=50, token_bucket_size=4, image_bucket_size=4, code_image_size=32)
     return OFA(OFAConfig.from_arch("ofa_demo", **SIDES, **sizes, max_source_positions=16, max_target_positions=16))

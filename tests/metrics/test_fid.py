@@ -19,9 +19,9 @@ from metrics.fid import (
     fid_main,
     folder_statistics,
     frechet_distance,
+    images_below,
     inception_score,
     inception_score_main,
-    pictures_below,
     read_statistics,
     released_scaling,
     released_selection,
@@ -45,14 +45,14 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Five small pictures, one of them below, and a file that is none."""
+    """Five small images, one of them below, and a file that is none."""
     path = tmp_path_factory.mktemp("pictures")
     (path / "sub").mkdir()
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.jpeg", "c.PNG", "d.webp", "sub/e.png"):
         Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path / name)
     for name in ("readme.txt", "a.png.txt", "jpg"):
-        (path / name).write_text("no picture")
+        (path / name).write_text("no image")
     return path
 
 
@@ -79,7 +79,7 @@ def test_distance_of_correlated_features_by_the_symmetric_form():
 
 
 def test_covariances_without_full_rank():
-    features = np.random.default_rng(2).normal(size=(5, 20))  # fewer pictures than features
+    features = np.random.default_rng(2).normal(size=(5, 20))  # fewer images than features
     stats = statistics(features)
     assert frechet_distance(stats, stats) == pytest.approx(0, abs=1e-4)
     assert frechet_distance(gaussian([0, 0], np.zeros((2, 2))), gaussian([0, 2], np.zeros((2, 2)))) == pytest.approx(4)
@@ -126,7 +126,7 @@ def test_the_released_way_drops_the_rest():
     assert released_selection(files, 11) == (files, 1)
 
 
-# the network
+# the model
 
 
 def hooked_features(net: Inception, images: torch.Tensor, layer: str) -> torch.Tensor:
@@ -150,7 +150,7 @@ def test_features_are_those_of_torchvision(weights, dims, layer):
 
 
 def test_folders_give_statistics_of_whole_batches(weights, folder):
-    files = pictures_below(folder)
+    files = images_below(folder)
     assert [path.name for path in files] == ["a.png", "b.jpeg", "c.PNG", "d.webp", "e.png"]
     net = Inception(weights, 64)
     features = torch.cat([net.features(batch) for batch in batches(files, 5)]).double().numpy()
@@ -162,7 +162,7 @@ def test_folders_give_statistics_of_whole_batches(weights, folder):
 # Inception score
 
 
-def test_score_of_certain_and_varied_pictures():
+def test_score_of_certain_and_varied_images():
     assert inception_score(np.eye(10)) == (pytest.approx(10), 0)
     assert inception_score(np.full((7, 10), 0.1)) == (pytest.approx(1), 0)
 
@@ -226,7 +226,7 @@ def test_the_inception_score_program(weights, folder, capsys):
     assert inception_score_main([f"--path1={folder}", f"--inception={weights}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     net = Inception(weights)
-    (batch,) = batches(pictures_below(folder), 5)
+    (batch,) = batches(images_below(folder), 5)
     expected = inception_score(net.probabilities(batch).numpy())[0]
     assert lines[0].startswith("IS mean: ") and float(lines[0].split()[-1]) == pytest.approx(expected, rel=1e-5)
     assert lines[1] == "IS std:  0.0"
@@ -246,8 +246,8 @@ def test_unusable_input_is_one_sentence(tmp_path, weights):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="another model"):
         Inception(tmp_path / "other.pth")
-    (tmp_path / "x.png").write_bytes(b"no picture")
+    (tmp_path / "x.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="x.png cannot be read as an image"):
-        fid.read_picture(tmp_path / "x.png")
+        fid.read_image(tmp_path / "x.png")
     with pytest.raises(UserError, match="has no images"):
-        pictures_below(tmp_path / "nowhere")
+        images_below(tmp_path / "nowhere")

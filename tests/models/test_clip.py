@@ -134,7 +134,7 @@ def test_features_follow_the_formulas(clip, weights, images):
     torch.testing.assert_close(clip.similarity(images, texts), expected @ expected_texts.T, atol=1e-4, rtol=0)
 
 
-def test_the_archive_gives_the_same_network(clip, weights, images, tmp_path):
+def test_the_archive_gives_the_same_model(clip, weights, images, tmp_path):
     torch.jit.save(torchscript(weights), tmp_path / "ViT-B-16.pt")
     loaded = CLIP.load(tmp_path / "ViT-B-16.pt")
     torch.testing.assert_close(loaded.image_features(images), clip.image_features(images))
@@ -147,9 +147,9 @@ def test_batches_do_not_matter(clip, images):
 
 
 def test_pixels_are_resized_cropped_and_normalised(clip):
-    picture = Image.new("RGBA", (2 * SIDE, SIDE), (0, 0, 0, 255))
-    picture.paste((255, 255, 255, 255), (SIDE // 2, 0, SIDE // 2 + SIDE, SIDE))
-    pixels = clip.preprocess(picture)
+    image = Image.new("RGBA", (2 * SIDE, SIDE), (0, 0, 0, 255))
+    image.paste((255, 255, 255, 255), (SIDE // 2, 0, SIDE // 2 + SIDE, SIDE))
+    pixels = clip.preprocess(image)
     assert pixels.shape == (3, SIDE, SIDE)
     white = [(1 - 0.48145466) / 0.26862954, (1 - 0.4578275) / 0.26130258, (1 - 0.40821073) / 0.27577711]
     torch.testing.assert_close(pixels.amin(dim=(1, 2)), torch.tensor(white))
@@ -174,7 +174,7 @@ def test_long_texts_are_cut_with_one_warning(weights, clip, caplog):
     assert len(caplog.records) == 1 and CUT in caplog.text
 
 
-def test_pictures_are_ranked_by_text_or_reference(clip, images):
+def test_images_are_ranked_by_text_or_reference(clip, images):
     ranking = clip.rerank(images, "a red seven")
     scores = clip.similarity(images, ["a red seven"])[:, 0]
     assert ranking.scores.tolist() == sorted(scores.tolist(), reverse=True)

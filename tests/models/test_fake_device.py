@@ -72,7 +72,7 @@ def inputs(dtype: torch.dtype) -> dict[str, Any]:
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_network_takes_every_kind_of_input(dtype: torch.dtype, training: bool) -> None:
+def test_the_model_takes_every_kind_of_input(dtype: torch.dtype, training: bool) -> None:
     with fake_gpu():
         given = inputs(dtype)
         images, flags = given["images"], given["flags"]
@@ -111,7 +111,7 @@ def test_image_codes() -> None:
         model = build(lambda: VQGAN(VQGANConfig(**sizes)))
         with torch.device("cuda"):
             images = torch.zeros(B, 3, 16, 16)
-        assert model.encode(images).device.type == model(images).pictures.device.type == "cuda" and not stand_in.asked
+        assert model.encode(images).device.type == model(images).images.device.type == "cuda" and not stand_in.asked
 
 
 def test_a_mix_of_devices_would_be_noticed() -> None:

@@ -1,4 +1,4 @@
-"""The `transformers` classes: figures of the original, cache, search, files of the layout, texts and pictures."""
+"""The `transformers` classes: figures of the original, cache, search, files of the layout, texts and images."""
 
 import inspect
 import json
@@ -34,9 +34,9 @@ from models.weights.convert import convert
 from utils.hf_layout import DEFAULTS, to_layout_names
 
 EOS, PAD = 2, 1
-# Of 6, 3 and 2 tokens; a picture of 48 pixels has 9 patches.
+# Of 6, 3 and 2 tokens; an image of 48 pixels has 9 patches.
 SOURCES = torch.tensor([[0, 45, 100, 7, 12, 2], [0, 99, 2, 1, 1, 1], [0, 2, 1, 1, 1, 1]])
-PICTURES = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 NEW_TOKENS = 9
 
 
@@ -47,7 +47,7 @@ def make(**options):
 
 @pytest.fixture(scope="module")
 def model():
-    """Small, with weights under which outputs differ by picture and end at different lengths."""
+    """Small, with weights under which outputs differ by image and end at different lengths."""
     return fill_(make())
 
 
@@ -113,18 +113,18 @@ def test_config_defaults(tmp_path):
     assert not (set(released.to_dict()) - set(config.to_dict()))  # needs no option of ours
 
 
-def search(model, pictures, use_cache, **options):
+def search(model, images, use_cache, **options):
     return model.generate(
-        SOURCES, patch_images=pictures, use_cache=use_cache, return_dict_in_generate=True, output_scores=True,
+        SOURCES, patch_images=images, use_cache=use_cache, return_dict_in_generate=True, output_scores=True,
         **{"num_beams": 5, "num_return_sequences": 3, "no_repeat_ngram_size": 3, "max_new_tokens": 90, **options},
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("pictures", [None, PICTURES], ids=["text", "pictures"])
-def test_cache_changes_nothing(model, pictures):
+@pytest.mark.parametrize("images", [None, IMAGES], ids=["text", "images"])
+def test_cache_changes_nothing(model, images):
     """90 tokens: the cache grows on the way."""
     options = {"forced_eos_token_id": None, "min_new_tokens": 80}
-    cached, plain = (search(model, pictures, use_cache, **options) for use_cache in (True, False))
+    cached, plain = (search(model, images, use_cache, **options) for use_cache in (True, False))
     assert cached.past_key_values.get_seq_length() >= 80 and plain.past_key_values is None
     assert torch.equal(cached.sequences, plain.sequences)
     torch.testing.assert_close(cached.sequences_scores, plain.sequences_scores, atol=1e-4, rtol=0)
@@ -136,7 +136,7 @@ def test_greedy_sampling_and_image_codes(model):
         for use_cache in (True, False):
             torch.manual_seed(0)
             outputs.append(
-                model.generate(SOURCES, patch_images=PICTURES, max_new_tokens=9, use_cache=use_cache, **options)
+                model.generate(SOURCES, patch_images=IMAGES, max_new_tokens=9, use_cache=use_cache, **options)
             )
         assert torch.equal(*outputs) and outputs[0].size(0) == 3 * options.get("num_return_sequences", 1)
 
@@ -144,7 +144,7 @@ def test_greedy_sampling_and_image_codes(model):
 @pytest.mark.parametrize("name", ["past_key_values", "cache"])
 def test_both_names_of_the_cache(model, name):
     """`transformers` 5.24 renamed it; a caller written for either version is served by either."""
-    inputs = {"input_ids": SOURCES, "patch_images": PICTURES}
+    inputs = {"input_ids": SOURCES, "patch_images": IMAGES}
     tokens = torch.tensor([[0, 5, 6], [0, 7, 8], [0, 8, 9]])
     with torch.no_grad():
         whole = model(**inputs, decoder_input_ids=tokens, use_cache=False).logits
@@ -162,7 +162,7 @@ def test_both_names_of_the_cache(model, name):
 
 
 def test_cache_has_the_name_that_generate_reads(model):
-    output = search(model, PICTURES, True, max_new_tokens=4)
+    output = search(model, IMAGES, True, max_new_tokens=4)
     assert type(output[CACHE_NAME]) is OFAHFCache
     assert CACHE_NAME in inspect.signature(type(model).prepare_inputs_for_generation).parameters
 
@@ -181,14 +181,14 @@ class EndAsInFairseq(LogitsProcessor):
 def test_search_by_the_same_rules(model, penalty):
     """With these options the best output and its score are those of `models.generation`; see docs/huggingface.md."""
     output = search(
-        model, PICTURES, True, num_return_sequences=1, max_new_tokens=NEW_TOKENS, min_new_tokens=1,
+        model, IMAGES, True, num_return_sequences=1, max_new_tokens=NEW_TOKENS, min_new_tokens=1,
         length_penalty=penalty, early_stopping=True, forced_eos_token_id=None,
         logits_processor=LogitsProcessorList([EndAsInFairseq()]),
     )  # fmt: skip
     options = GenerationConfig(
         max_len_b=NEW_TOKENS - 1, no_repeat_ngram_size=3, lenpen=penalty, unnormalized=penalty == 0
     )
-    ours = [hyps[0] for hyps in generate(model, {"src_tokens": SOURCES, "patch_images": PICTURES}, options)]
+    ours = [hyps[0] for hyps in generate(model, {"src_tokens": SOURCES, "patch_images": IMAGES}, options)]
     found = [[token for token in row.tolist()[1:] if token != PAD] for row in output.sequences]
     assert found == [best.tokens.tolist() for best in ours]
     assert output.sequences_scores.tolist() == pytest.approx([best.score for best in ours], abs=1e-4)
@@ -198,13 +198,13 @@ def test_search_by_the_same_rules(model, penalty):
 
 def test_forced_end_costs_nothing(model):
     """What the layout's forced_eos_token_id does to the score of an output that is cut off."""
-    forced, cut = (search(model, PICTURES, True, max_new_tokens=4, forced_eos_token_id=end) for end in (EOS, None))
+    forced, cut = (search(model, IMAGES, True, max_new_tokens=4, forced_eos_token_id=end) for end in (EOS, None))
     assert (forced.sequences[:, -1] <= EOS).all() and (cut.sequences[:, -1] > EOS).any()
 
 
 def test_encoder_outputs_labels_and_wrong_calls(model):
     targets = torch.tensor([[5, 6, 2], [7, 2, -100], [8, 9, 2]])
-    inputs = {"input_ids": SOURCES, "patch_images": PICTURES, "patch_masks": torch.tensor([True, False, True])}
+    inputs = {"input_ids": SOURCES, "patch_images": IMAGES, "patch_masks": torch.tensor([True, False, True])}
     with torch.no_grad():
         output = model(**inputs, labels=targets)
         shifted = torch.tensor([[0, 5, 6], [0, 7, 2], [0, 8, 9]])
@@ -217,7 +217,7 @@ def test_encoder_outputs_labels_and_wrong_calls(model):
     for wrong, message in (
         ({"input_ids": SOURCES}, "decoder_input_ids are missing"),
         ({"decoder_input_ids": shifted}, "input_ids or encoder_outputs"),
-        ({"encoder_outputs": (PICTURES,), "decoder_input_ids": shifted}, "padding_mask"),
+        ({"encoder_outputs": (IMAGES,), "decoder_input_ids": shifted}, "padding_mask"),
         ({"input_ids": SOURCES, "decoder_input_ids": shifted, "past_key_values": DynamicCache()}, "DynamicCache"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -276,11 +276,11 @@ def test_more_tokens(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A converted network with the whole vocabulary."""
+    """A converted model with the whole vocabulary."""
     folder = tmp_path_factory.mktemp("hf")
     config = OFAConfig.from_arch("ofa_demo", encoder_embed_dim=8, decoder_embed_dim=8)
-    network = OFAForConditionalGeneration(OFAHFConfig.from_network(config))
-    torch.save({"model": network.state_dict(), "cfg": {"task": {"patch_image_size": 48}}}, folder / "a.pt")
+    model = OFAForConditionalGeneration(OFAHFConfig.from_network(config))
+    torch.save({"model": model.state_dict(), "cfg": {"task": {"patch_image_size": 48}}}, folder / "a.pt")
     assert convert(folder / "a.pt", folder / "hf") == []
     return folder / "hf"
 
@@ -305,19 +305,19 @@ def test_tokenizer(folder, tmp_path):
 
 def test_processor(folder, tmp_path):
     processor = AutoProcessor.from_pretrained(folder)
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8))
-    batch = processor(text=[" a dog", " a"], images=[picture, np.asarray(picture)])
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8))
+    batch = processor(text=[" a dog", " a"], images=[image, np.asarray(image)])
     assert batch["input_ids"].tolist() == [[0, 10, 2335, 2], [0, 10, 2, 1]]
-    assert torch.equal(batch["patch_images"], standard_transform(48)(picture).expand(2, -1, -1, -1))
-    assert set(processor(text=" a", images=picture)) == {"input_ids", "patch_images"}
+    assert torch.equal(batch["patch_images"], standard_transform(48)(image).expand(2, -1, -1, -1))
+    assert set(processor(text=" a", images=image)) == {"input_ids", "patch_images"}
     with pytest.raises(ValueError, match="text, images, or both"):
         processor()
     processor.save_pretrained(tmp_path)
     AutoConfig.from_pretrained(folder).save_pretrained(tmp_path)
     assert AutoProcessor.from_pretrained(tmp_path).image_processor.size == {"height": 48, "width": 48}
     images = AutoImageProcessor.from_pretrained(tmp_path, size=32, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD)
-    expected = standard_transform(32, imagenet_mean_std=True)(picture)
-    assert torch.equal(images(picture)["patch_images"][0], expected)
+    expected = standard_transform(32, imagenet_mean_std=True)(image)
+    assert torch.equal(images(image)["patch_images"][0], expected)
     (folder / "preprocessor_config.json").unlink()
     assert OFAProcessor.from_pretrained(folder).image_processor.size["height"] == 384
     assert OFAProcessor.from_pretrained(folder, size=256).image_processor.size["width"] == 256

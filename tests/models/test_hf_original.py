@@ -80,7 +80,7 @@ def test_the_authors_folder_is_read(model, tmp_path):
     assert_same(load_model(folder), model)
 
 
-def test_a_folder_that_does_not_say_how_large_code_pictures_are(model, tmp_path):
+def test_a_folder_that_does_not_say_how_large_code_images_are(model, tmp_path):
     folder = write_authors_folder(tmp_path / "OFA-tiny", model)
     config = json.loads((folder / "config.json").read_text())
     del config["code_image_size"]

@@ -50,7 +50,7 @@ TASKS = {
 
 
 def network(**options):
-    """A small random network; its outputs are sharpened, so that nothing hangs on a rounding error."""
+    """A small random model; its outputs are sharpened, so that nothing hangs on a rounding error."""
     torch.manual_seed(3)
     sizes = {f"{side}_{name}": value for side in ("encoder", "decoder")
              for name, value in dict(embed_dim=32, ffn_embed_dim=32, layers=1, attention_heads=4).items()}  # fmt: skip
@@ -60,7 +60,7 @@ def network(**options):
 
 
 def store(path, model, task=None, **more):
-    """Writes the network as training does, with the options of a task."""
+    """Writes the model as training does, with the options of a task."""
     cfg = {"model": {**asdict(model.config), "_name": "ofa_demo"}, "task": task} if task else None
     save_checkpoint({"args": None, "cfg": cfg, "model": model.state_dict(), "extra_state": {}, **more}, path)
     return path
@@ -142,7 +142,7 @@ def test_rows_are_what_evaluation_makes_of_them(task, folder, model, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["caption", "vqa_gen", "refcoco", "gigaword"])
-def test_a_network_without_numbers_is_one_sentence(task, folder, tmp_path):
+def test_a_model_without_numbers_is_one_sentence(task, folder, tmp_path):
     broken = network()
     torch.nn.init.constant_(broken.decoder.layer_norm.weight, float("nan"))
     kind, config, file, columns, options = TASKS[task]
@@ -169,7 +169,7 @@ def test_impossible_lengths_are_one_sentence(predictor, pictures):
         predictor.ground(pictures[0], "the sea", **impossible)
 
 
-def test_forms_of_pictures_and_order_of_results(predictor, pictures, tmp_path):
+def test_forms_of_images_and_order_of_results(predictor, pictures, tmp_path):
     file = io.BytesIO()
     pictures[1].save(file, format="PNG")
     pictures[0].save(tmp_path / "a.png")
@@ -185,7 +185,7 @@ def test_forms_of_pictures_and_order_of_results(predictor, pictures, tmp_path):
     assert predictor.caption([]) == []
 
 
-def test_one_picture_goes_with_many_texts_but_not_two_with_three(predictor, pictures):
+def test_one_image_goes_with_many_texts_but_not_two_with_three(predictor, pictures):
     found = predictor.answer(pictures[0], ["what?", "is it red?", "where"], ["red", "blue"])
     assert [type(answer) for answer in found] == [Prediction] * 3
     with pytest.raises(UserError, match="There are 2 images and 3 questions"):
@@ -203,7 +203,7 @@ def test_one_picture_goes_with_many_texts_but_not_two_with_three(predictor, pict
         (7, "it is a int, not a path"),
     ],
 )
-def test_bad_pictures_are_named(image, message):
+def test_bad_images_are_named(image, message):
     with pytest.raises(UserError, match=message):
         read_image(image)
 
@@ -234,17 +234,17 @@ def test_free_answers_begin_after_the_decoder_prompt(bare, predictor, pictures):
         ended.answer(pictures[0], "what?")
 
 
-def test_boxes_are_in_pixels_of_the_picture_best_first(predictor):
+def test_boxes_are_in_pixels_of_the_image_best_first(predictor):
     wide = Image.new("RGB", (200, 30), (9, 90, 200))
     boxes = predictor.ground(wide, "the sea", n_best=7)
     assert len(boxes) == 7 and all(isinstance(box, Box) for box in boxes)
     assert all(0 <= x <= 200 and 0 <= y <= 30 for b in boxes for x, y in ((b.x0, b.y0), (b.x1, b.y1)))
     assert [box.score for box in boxes] == sorted((box.score for box in boxes), reverse=True)
     lists = predictor.ground([wide, wide], "the sea", n_best=2)
-    assert [len(of_picture) for of_picture in lists] == [2, 2] and isinstance(predictor.ground(wide, "a"), Box)
+    assert [len(of_image) for of_image in lists] == [2, 2] and isinstance(predictor.ground(wide, "a"), Box)
 
 
-def test_any_instruction_with_location_tokens_and_without_a_picture(predictor, pictures):
+def test_any_instruction_with_location_tokens_and_without_an_image(predictor, pictures):
     vocab = predictor.vocab
     ids = predictor._instruction("what is in <bin_3> <bin_999> here <bin_1000>")
     assert ids[:3] == vocab.encode(" what is in") and ids[3:5] == [vocab.bin_id(3), vocab.bin_id(999)]
@@ -254,7 +254,7 @@ def test_any_instruction_with_location_tokens_and_without_a_picture(predictor, p
 
 
 def test_what_a_checkpoint_says_and_what_is_asked_for(model, bare, folder):
-    with pytest.raises(UserError, match="bare.pt does not say how large its pictures are: pass patch_image_size=..."):
+    with pytest.raises(UserError, match="bare.pt does not say how large its images are: pass patch_image_size=..."):
         OFAPredictor.load(bare)
     with pytest.raises(UserError, match="There is no option patch_size: choose among .*patch_image_size"):
         OFAPredictor.load(bare, patch_size=3)

@@ -25,7 +25,7 @@ def hypotheses(count, first):
 
 
 class Redness:
-    """Ranks pictures by red, whatever is asked for."""
+    """Ranks images by red, whatever is asked for."""
 
     def rerank(self, images, target):
         scores = torch.tensor([image.resize((1, 1)).getpixel((0, 0))[0] / 255 for image in images])
@@ -33,7 +33,7 @@ class Redness:
         return Ranking(ordered.indices, ordered.values)
 
 
-def test_every_picture_has_all_its_codes():
+def test_every_image_has_all_its_codes():
     config = GenerationConfig(beam=2, sampling_topk=5, **code_options(100, 64, 16))
     assert (config.sampling, config.gen_code, config.min_len, config.max_len_b) == (True, True, 16, 16)
     assert config.token_range == (100, 164) and code_options(100, 64, 16, "110,120")["constraint_range"] == "110,120"
@@ -77,15 +77,15 @@ def test_the_best_comes_first_for_each_prompt(vqgan):
     chosen = Painter(vqgan, Redness(), 0).choose(samples, ["a", "b"])
     assert [len(own) for own in chosen] == [4, 3]
     for own, given in zip(chosen, samples, strict=True):
-        scores = [picture.score for picture in own]
+        scores = [image.score for image in own]
         assert scores == sorted(scores, reverse=True)
-        assert {id(picture.hypothesis) for picture in own} == {id(sample) for sample in given}
-        for picture in own:
-            (drawn,) = Painter(vqgan, None, 0).draw([picture.hypothesis.tokens])
-            assert isinstance(picture.image, Image.Image) and drawn.size == picture.image.size
-            assert Redness().rerank([drawn], "").scores.item() == pytest.approx(picture.score, abs=1 / 254)
+        assert {id(image.hypothesis) for image in own} == {id(sample) for sample in given}
+        for image in own:
+            (drawn,) = Painter(vqgan, None, 0).draw([image.hypothesis.tokens])
+            assert isinstance(image.image, Image.Image) and drawn.size == image.image.size
+            assert Redness().rerank([drawn], "").scores.item() == pytest.approx(image.score, abs=1 / 254)
     plain = Painter(vqgan, None, 0).choose(samples, ["a", "b"])
-    assert [picture.hypothesis for picture in plain[0]] == samples[0] and plain[1][0].score is None
+    assert [image.hypothesis for image in plain[0]] == samples[0] and plain[1][0].score is None
 
 
 def test_missing_files(tmp_path):

@@ -27,10 +27,10 @@ def released():
 def figures(golden):
     found = golden("vqgan.json")
     rng = np.random.default_rng(4100)
-    picture = torch.from_numpy(rng.uniform(-1, 1, (2, 3, 64, 64)).astype(np.float32))
+    image = torch.from_numpy(rng.uniform(-1, 1, (2, 3, 64, 64)).astype(np.float32))
     codes = torch.from_numpy(rng.integers(0, 8192, (2, 8, 8)))
     assert codes.tolist() == found["codes"]
-    return found, picture, codes
+    return found, image, codes
 
 
 @pytest.fixture(scope="module")
@@ -46,29 +46,29 @@ def test_names_and_shapes_are_the_released_ones(released, figures):
 
 
 def test_encoder_gives_the_released_figures(released, figures):
-    found, picture, _ = figures
+    found, image, _ = figures
     with torch.no_grad():
-        logits = released.logits(picture)
+        logits = released.logits(image)
     assert logits.argmax(dim=1).tolist() == found["encoder_argmax"]
     assert [logits.mean().item(), logits.std().item()] == pytest.approx(found["encoder_logits_mean_std"], abs=1e-5)
     expected = torch.tensor(found["encoder_logits_slice"])
     torch.testing.assert_close(logits[:, :4, :2, :2], expected, atol=1e-4, rtol=0)
-    assert released.encode(picture).tolist() == [sum(rows, []) for rows in found["encoder_argmax"]]
+    assert released.encode(image).tolist() == [sum(rows, []) for rows in found["encoder_argmax"]]
 
 
 def test_decoder_gives_the_released_figures(released, figures):
     found, _, codes = figures
-    pictures = released.decode(codes)
-    assert list(pictures.shape) == found["decoded_shape"]
-    assert [pictures.mean().item(), pictures.std().item()] == pytest.approx(found["decoded_mean_std"], abs=1e-5)
-    torch.testing.assert_close(pictures[:, :, ::16, ::16], torch.tensor(found["decoded_slice"]), atol=1e-3, rtol=0)
-    torch.testing.assert_close(released.decode(codes.flatten(1)), pictures)
+    images = released.decode(codes)
+    assert list(images.shape) == found["decoded_shape"]
+    assert [images.mean().item(), images.std().item()] == pytest.approx(found["decoded_mean_std"], abs=1e-5)
+    torch.testing.assert_close(images[:, :, ::16, ::16], torch.tensor(found["decoded_slice"]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(released.decode(codes.flatten(1)), images)
 
 
-def test_oblong_pictures_make_oblong_grids(small):
-    picture = torch.rand(1, 3, 16, 32)
-    assert small.logits(picture).shape == (1, 64, 2, 4)
-    assert small.decode(small.encode(picture).unflatten(1, (2, 4))).shape == picture.shape
+def test_oblong_images_make_oblong_grids(small):
+    image = torch.rand(1, 3, 16, 32)
+    assert small.logits(image).shape == (1, 64, 2, 4)
+    assert small.decode(small.encode(image).unflatten(1, (2, 4))).shape == image.shape
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_draws_follow_the_softmax_of_the_scores():
 
 
 def test_argmax_repeats_and_draws_depend_on_the_generator_only(small):
-    picture = torch.rand(2, 3, 32, 32) * 2 - 1
-    assert torch.equal(small.encode(picture), small.encode(picture))
+    image = torch.rand(2, 3, 32, 32) * 2 - 1
+    assert torch.equal(small.encode(image), small.encode(image))
     first, again, other = (
-        small.encode(picture, sample=True, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+        small.encode(image, sample=True, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert first.shape == (2, 16) and first.dtype == torch.int64
@@ -110,12 +110,12 @@ def test_argmax_repeats_and_draws_depend_on_the_generator_only(small):
 
 def test_fractions_of_a_pixel_value_are_cut_off():
     values = torch.tensor([-2.0, -1.0, -0.5, 0.0, 0.999, 1.0, 3.0])
-    (picture,) = to_pil(values.view(1, 1, 1, 7).expand(1, 3, 1, 7))
-    assert picture.mode == "RGB" and picture.size == (7, 1)
-    assert np.asarray(picture)[0, :, 0].tolist() == [0, 0, 63, 127, 254, 255, 255]
+    (image,) = to_pil(values.view(1, 1, 1, 7).expand(1, 3, 1, 7))
+    assert image.mode == "RGB" and image.size == (7, 1)
+    assert np.asarray(image)[0, :, 0].tolist() == [0, 0, 63, 127, 254, 255, 255]
 
 
-def test_square_pictures_keep_every_pixel():
+def test_square_images_keep_every_pixel():
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     tensor = from_pil(Image.fromarray(pixels), 16)
     assert tensor.min() >= -1 and tensor.max() <= 1
@@ -123,15 +123,15 @@ def test_square_pictures_keep_every_pixel():
 
 
 @pytest.mark.parametrize("size", [(64, 32), (32, 64)])
-def test_the_centre_of_an_oblong_picture_is_taken(size):
-    picture = Image.new("L", size, 0)
-    picture.paste(255, (size[0] // 2 - 16, size[1] // 2 - 16, size[0] // 2 + 16, size[1] // 2 + 16))
-    tensor = from_pil(picture, 32)
+def test_the_centre_of_an_oblong_image_is_taken(size):
+    image = Image.new("L", size, 0)
+    image.paste(255, (size[0] // 2 - 16, size[1] // 2 - 16, size[0] // 2 + 16, size[1] // 2 + 16))
+    tensor = from_pil(image, 32)
     assert tensor.shape == (3, 32, 32) and tensor.min() == 1  # no resize was needed
-    assert from_pil(picture, 16)[:, 4:-4, 4:-4].min() > 0.99
+    assert from_pil(image, 16)[:, 4:-4, 4:-4].min() > 0.99
 
 
-def test_a_picture_without_pixels_is_refused():
+def test_an_image_without_pixels_is_refused():
     with pytest.raises(ValueError, match="0 x 5 pixels"):
         from_pil(Image.new("RGB", (0, 5)), 8)
 
@@ -150,8 +150,8 @@ def test_saved_files_load_with_the_same_codes(small, tmp_path):
     small.save(tmp_path / "last.ckpt", tmp_path / "model.yaml")
     loaded = VQGAN.load(tmp_path / "last.ckpt", tmp_path / "model.yaml")
     assert loaded.config == SMALL and not loaded.training
-    picture = torch.rand(1, 3, 32, 32)
-    assert torch.equal(loaded.encode(picture), small.encode(picture))
+    image = torch.rand(1, 3, 32, 32)
+    assert torch.equal(loaded.encode(image), small.encode(image))
 
 
 def test_a_lightning_file_loads_without_its_classes(small, tmp_path, monkeypatch):
@@ -263,12 +263,12 @@ def test_other_yaml_files_are_refused(tmp_path, change, message):
 def test_training_reaches_every_weight_and_lowers_the_loss():
     torch.manual_seed(1)
     model = VQGAN(SMALL).train()
-    pictures = torch.rand(4, 3, 1, 1).expand(4, 3, 32, 32) * 2 - 1  # four plain colours
+    images = torch.rand(4, 3, 1, 1).expand(4, 3, 32, 32) * 2 - 1  # four plain colours
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     losses = []
     for _ in range(40):
-        out = model(pictures, temperature=1.0)
-        loss = (out.pictures - pictures).abs().mean() + 1e-4 * out.kl
+        out = model(images, temperature=1.0)
+        loss = (out.images - images).abs().mean() + 1e-4 * out.kl
         optimizer.zero_grad()
         loss.backward()
         if not losses:

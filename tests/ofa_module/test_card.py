@@ -135,18 +135,18 @@ def test_options_that_only_sampling_takes_are_no_mistake_of_a_task_that_samples(
 def test_it_is_used_without_any_other_file(checkpoint, plain, folder, tmp_path):
     assert not Path(load_checkpoint(checkpoint)["cfg"]["task"]["ans2label_file"]).exists()
     predictor = OFAPredictor.load(checkpoint, "cpu")
-    picture = Image.new("RGB", (40, 30), (200, 0, 0))
-    found = predictor.answer(picture, "what color is it?", objects="zero")
+    image = Image.new("RGB", (40, 30), (200, 0, 0))
+    found = predictor.answer(image, "what color is it?", objects="zero")
     assert found.text in answers_of(folder)
     told = OFAPredictor.load(plain, "cpu", ans2label_file=folder / "here/vqa_data/trainval_ans2label.pkl")
-    assert told.answer(picture, "what color is it?", objects="zero") == found
+    assert told.answer(image, "what color is it?", objects="zero") == found
     with pytest.raises(UserError, match="trainval_ans2label.pkl, which is not there: load it with ans2label_file="):
-        OFAPredictor.load(plain, "cpu").answer(picture, "what?")
+        OFAPredictor.load(plain, "cpu").answer(image, "what?")
     assert predictor.description.decoding("vqa_gen", {}).beam == 2 and predictor.shared.imagenet_default_mean_and_std
     bare = load_checkpoint(checkpoint) | {"cfg": None}
     torch.save(bare, tmp_path / "bare.pt")  # not even the options of the run
     again = OFAPredictor.load(tmp_path / "bare.pt", "cpu", disable_entangle=False, entangle_position_embedding=True)
-    assert again.answer(picture, "what color is it?", objects="zero").text == found.text
+    assert again.answer(image, "what color is it?", objects="zero").text == found.text
     records = evaluation(folder, checkpoint, tmp_path / "alone")
     files = {"ans2label_file": f"{folder}/here/vqa_data/trainval_ans2label.pkl", "bpe_dir": f"{folder}/here/BPE"}
     assert records == evaluation(folder, plain, tmp_path / "told", **files) and len(records) == 3
@@ -196,7 +196,7 @@ def test_another_vocabulary_is_refused(checkpoint, plain, folder, tmp_path, caps
     assert "pass --bpe-dir=..." in capsys.readouterr().err
 
 
-def test_other_pictures_candidates_and_prompts_are_refused_or_overridden(
+def test_other_images_candidates_and_prompts_are_refused_or_overridden(
     checkpoint, folder, tmp_path, capsys, monkeypatch
 ):
     (tmp_path / "few.txt").write_text("yes\nno\n")

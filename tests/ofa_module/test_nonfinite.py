@@ -29,8 +29,8 @@ def batch(seed, **more):
     rng = np.random.default_rng(seed)
     target = torch.from_numpy(rng.integers(4, 50000, (2, 5)))
     previous = torch.cat([torch.zeros(2, 1, dtype=torch.long), target[:, :-1]], 1)
-    pictures = torch.from_numpy(rng.standard_normal((2, 3, 32, 32), dtype=np.float32))
-    inputs = {"src_tokens": target.flip(1), "prev_output_tokens": previous, "patch_images": pictures}
+    images = torch.from_numpy(rng.standard_normal((2, 3, 32, 32), dtype=np.float32))
+    inputs = {"src_tokens": target.flip(1), "prev_output_tokens": previous, "patch_images": images}
     ids = np.array([f"{seed}a", f"{seed}b"])
     return {"id": ids, "nsentences": 2, "ntokens": 10, "target": target, "net_input": inputs, **more}
 
@@ -144,7 +144,7 @@ def test_validation_losses_are_not_watched(task, tmp_path):
 
 
 def text(seed, **more):
-    """A batch without pictures: batch norm in float16 needs a GPU."""
+    """A batch without images: batch norm in float16 needs a GPU."""
     sample = batch(seed, **more)
     del sample["net_input"]["patch_images"]
     return sample

@@ -9,7 +9,7 @@ from models.weights import load_model, model_config, save_model
 from tests.ofa_module.engine.test_trainer import make_trainer
 from utils.checkpoint import load_checkpoint, save_checkpoint
 
-# The original's network fills in what is absent, in this order, after the function of the named size did; a file's
+# The original's model fills in what is absent, in this order, after the function of the named size did; a file's
 # options take no new ones (OmegaConf's struct flag). From its description: those of the sizes, then the generic ones.
 OF_SIZES = {
     "encoder_embed_path": None, "encoder_learned_pos": True, "decoder_embed_path": None, "decoder_learned_pos": True,
@@ -65,7 +65,7 @@ def test_it_is_read_here_as_before(file):
     assert describe(load_checkpoint(file)).task == "caption"
 
 
-def test_a_saved_network_has_them_too(tmp_path):
+def test_a_saved_model_has_them_too(tmp_path):
     model = OFA(OFAConfig.from_arch("ofa_demo", vocab_size=40))
     save_model(model, tmp_path / "a.pt")
     cfg = OmegaConf.create(load_checkpoint(tmp_path / "a.pt")["cfg"])
@@ -74,5 +74,5 @@ def test_a_saved_network_has_them_too(tmp_path):
         cfg.model, {name: value for name, value in GENERIC.items() if not name.endswith(("_dim", "patch_image_size"))}
     )
     assert (cfg.model.decoder_output_dim, cfg.model.encoder_prompt_dim) == (128, 256)
-    assert "patch_image_size" not in cfg.model  # a network does not know
+    assert "patch_image_size" not in cfg.model  # a model does not know
     assert load_model(tmp_path / "a.pt").config == model.config

@@ -95,11 +95,11 @@ def test_rows_of_the_validation_file(data, tmp_path, refused):
     def break_last(number, row):
         row[4] = "!!!" if number == 3 else row[4]
 
-    picture = rows[3][4]
+    image = rows[3][4]
     write("broken.tsv", break_last)
     said = refused(argv(tmp_path, tmp_path, *CIDER, "--batch-size-valid=2", valid="broken.tsv"))
     assert "broken.tsv, line 4" in said and "base64" in said
-    rows[3][4] = picture
+    rows[3][4] = image
     write("silent.tsv", lambda number, row: row.__setitem__(2, ""))
     assert "silent.tsv has no references" in refused(argv(tmp_path, tmp_path, *CIDER, valid="silent.tsv"))
 

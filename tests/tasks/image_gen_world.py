@@ -5,7 +5,7 @@ import torch
 from models.vqgan import VQGAN, VQGANConfig
 from tests.models.test_clip import released_weights
 
-CODES, SIDE = 64, 32  # pictures of 4 x 4 codes
+CODES, SIDE = 64, 32  # images of 4 x 4 codes
 COUNT = (SIDE // 8) ** 2
 FIRST = 50265  # id of code 0
 CAPTIONS = ["a red seven", "a/b blue three", "two green ones", "a white zero on the left", "a five", "a yellow nine"]
@@ -24,7 +24,7 @@ def write_models(folder):
     """Flags that name a VQGAN and a CLIP, written to a folder."""
     torch.manual_seed(0)
     vqgan = VQGAN(VQGAN_SIZES)
-    torch.nn.init.normal_(vqgan.quantize.embed.weight, std=4.0)  # pictures that differ
+    torch.nn.init.normal_(vqgan.quantize.embed.weight, std=4.0)  # images that differ
     vqgan.save(folder / "last.ckpt", folder / "model.yaml")
     torch.save(released_weights(), folder / "ViT-B-16.pt")
     names = {"vqgan-model-path": "last.ckpt", "vqgan-config-path": "model.yaml", "clip-model-path": "ViT-B-16.pt"}

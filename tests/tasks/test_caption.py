@@ -1,4 +1,4 @@
-"""The captioning task: row -> batch -> loss -> caption -> record and score, on a tiny network."""
+"""The captioning task: row -> batch -> loss -> caption -> record and score, on a tiny model."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The text-to-image task: row -> batch -> loss -> pictures -> record, score and files, on tiny networks."""
+"""The text-to-image task: row -> batch -> loss -> images -> record, score and files, on tiny models."""
 
 import base64
 import io
@@ -44,7 +44,7 @@ def network(codes):
 
 @pytest.fixture
 def make(world):
-    """Task, network and criterion for some flags, and the first four rows as a batch."""
+    """Task, model and criterion for some flags, and the first four rows as a batch."""
     folder, models = world
 
     def build(*flags, files=("vqgan-model-path", "vqgan-config-path", "clip-model-path"), rows="rows.tsv"):
@@ -84,7 +84,7 @@ def test_loss_of_codes_and_score_of_validation(make, tmp_path):
     assert (config.sampling, config.gen_code, config.sampling_topk, config.min_len) == (True, True, 20, COUNT)
 
 
-def test_best_picture_by_clip_is_kept_under_its_id(make, world, tmp_path):
+def test_best_image_by_clip_is_kept_under_its_id(make, world, tmp_path):
     task, model, _, batch = make(f"--gen-images-path={tmp_path}")
     torch.manual_seed(1)
     result = task.evaluate([model], batch, config_of(task))
@@ -104,7 +104,7 @@ def test_best_picture_by_clip_is_kept_under_its_id(make, world, tmp_path):
     assert all(confidence["log_prob"] < 0 for confidence in result.confidences)
 
 
-def test_without_clip_the_first_sample_is_the_picture(make, world, tmp_path):
+def test_without_clip_the_first_sample_is_the_image(make, world, tmp_path):
     files = ("vqgan-model-path", "vqgan-config-path")
     task, model, _, batch = make(f"--gen-images-path={tmp_path}", files=files)
     torch.manual_seed(1)
@@ -144,7 +144,7 @@ def test_rounds_of_samples_add_up(make, tmp_path):
     assert len({path.read_bytes() for path in (tmp_path / "all_results").glob("id0_*")}) == 6
 
 
-def test_pictures_like_the_true_one(make, world, tmp_path):
+def test_images_like_the_true_one(make, world, tmp_path):
     folder = world[0]
     file = io.BytesIO()
     Image.new("RGB", (20, 20), (200, 30, 30)).save(file, "PNG")
@@ -161,7 +161,7 @@ def test_pictures_like_the_true_one(make, world, tmp_path):
         task.evaluate([model], batch, config_of(task))
 
 
-def test_nothing_is_loaded_before_a_picture_is_drawn(make):
+def test_nothing_is_loaded_before_an_image_is_drawn(make):
     for flags, files in (([], ()), ([BEAM], ("vqgan-model-path", "vqgan-config-path"))):
         task, model, criterion, batch = make(*flags, files=files)
         assert task.validation_config is None and "_score_0" not in task.valid_step(batch, model, criterion)[2]
@@ -194,7 +194,7 @@ def test_more_codes_than_the_vqgan_has(make):
         task.evaluate([model], batch, config_of(task))
 
 
-def test_network_of_other_pictures_is_refused(make):
+def test_model_of_other_images_is_refused(make):
     task, model, _, batch = make()
     task.cfg.code_image_size = 64
     with pytest.raises(UserError, match="pass --code-image-size=32"):
@@ -214,7 +214,7 @@ def test_prompts_alone_are_drawn_but_not_learnt(make, world):
 
 def test_two_rows_of_one_name_are_refused(make, world, tmp_path):
     (world[0] / "twice.tsv").write_text("a/b\tx\nc\tx\na_b\ty\n")
-    with pytest.raises(UserError, match="lines 1 and 3: pictures are named by id"):
+    with pytest.raises(UserError, match="lines 1 and 3: images are named by id"):
         make("--selected-cols=0,1", f"--gen-images-path={tmp_path}", rows="twice.tsv")
     make("--selected-cols=0,1", rows="twice.tsv")
 
@@ -263,7 +263,7 @@ def test_training_validates_by_score_and_evaluation_writes_an_index(world, train
     evaluate.main([*evaluation(world, trained, tmp_path / "one"), "--bpe-dir=utils/BPE", check])
 
 
-def test_two_processes_draw_the_same_pictures(world, trained, tmp_path):
+def test_two_processes_draw_the_same_images(world, trained, tmp_path):
     evaluate.main(evaluation(world, trained, tmp_path / "one"))
     (tmp_path / "commands.json").write_text(json.dumps([evaluation(world, trained, tmp_path / "two")]))
     run("tests/tasks/evaluate_many.py", tmp_path / "commands.json", processes=2)
@@ -274,7 +274,7 @@ def test_two_processes_draw_the_same_pictures(world, trained, tmp_path):
     assert contents(tmp_path / "one") != two
 
 
-def test_the_example_draws_a_picture(world, trained, tmp_path):
+def test_the_example_draws_an_image(world, trained, tmp_path):
     script = str(ROOT / "run_scripts/image_gen/image_gen_example.py")
     flags = [f"--path={trained}/checkpoint_best.pt", *world[1].values(), "--samples=5", "--sheet=4"]
     flags += [f"--code-dict-size={CODES}", "--num-bins=0", "--sampling-topk=20"]

@@ -1,4 +1,4 @@
-"""Pretraining killed in an epoch and started again: every sample of every file, and the network, are as without it.
+"""Pretraining killed in an epoch and started again: every sample of every file, and the model, are as without it.
 
 Started again with another batch size or number of processes, it reads the rows that were left, each once.
 """
@@ -40,8 +40,8 @@ def data(tmp_path_factory):
     folder, vqgan = out / "pretrain_data", ROOT / "checkpoints/ofa_demo_vqgan"
     files = {name: folder / f"{name}_examples.tsv" for name in ROWS}
     models = [f"--vqgan-model-path={vqgan}/last.ckpt", f"--vqgan-config-path={vqgan}/model.yaml"]
-    pictures = [f"--file={folder}/picture_examples.tsv", f"--outputs={files['image']}", "--selected-cols=0,0,1,1"]
-    assert image_codes(["encode", *models, *pictures, "--code-image-size=64", "--crop=32"]) == 0
+    images = [f"--file={folder}/picture_examples.tsv", f"--outputs={files['image']}", "--selected-cols=0,0,1,1"]
+    assert image_codes(["encode", *models, *images, "--code-image-size=64", "--crop=32"]) == 0
     for name, file in files.items():
         lines = file.read_text().splitlines(keepends=True)
         assert len(lines) == ROWS[name]

@@ -30,7 +30,7 @@ SIZES = ["tiny", "medium", "base", "large", "huge"]
 
 
 def small_config(**options: Any) -> OFAConfig:
-    """A network that is built and stored in milliseconds."""
+    """A model that is built and stored in milliseconds."""
     dims = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in (("embed_dim", 32), ("layers", 1))}
     small = dict(vocab_size=40, image_bucket_size=8, code_image_size=64)
     return OFAConfig.from_arch("ofa_demo", **{**dims, **small, **options})
@@ -44,14 +44,14 @@ def model() -> OFA:
 
 @torch.no_grad()
 def logits(model: OFA) -> Tensor:
-    """Of one caption, one text-only sample and one picture."""
+    """Of one caption, one text-only sample and one image."""
     generator = torch.Generator().manual_seed(1)
     src, prev = (torch.randint(4, 40, (2, n), generator=generator) for n in (5, 3))
-    pictures = torch.randn(2, 3, 32, 32, generator=generator)
-    return model(src, prev, patch_images=pictures, patch_masks=torch.tensor([True, False]))
+    images = torch.randn(2, 3, 32, 32, generator=generator)
+    return model(src, prev, patch_images=images, patch_masks=torch.tensor([True, False]))
 
 
-def assert_same_network(loaded: OFA, model: OFA) -> None:
+def assert_same_model(loaded: OFA, model: OFA) -> None:
     """Same options, same weights: the same outputs (see test_model_round_trip)."""
     assert not loaded.training and loaded.config == model.config
     torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
@@ -106,7 +106,7 @@ def test_released_layout(model, tmp_path, zipped):
     assert loaded["last_optimizer_state"]["state"][0]["exp_avg"].shape == (6,)
     torch.testing.assert_close(loaded["model"], dict(model.state_dict()), rtol=0, atol=0)
     if zipped:
-        assert_same_network(load_model(tmp_path / "ofa.pt"), model)
+        assert_same_model(load_model(tmp_path / "ofa.pt"), model)
 
 
 @pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"], ids=["numpy1", "numpy2"])
@@ -137,7 +137,7 @@ def test_old_layout_with_args(model, tmp_path):
     old = {**released(model), "args": namespace(model, attn_scale_factor=2)}
     del old["cfg"]
     torch.save(old, tmp_path / "old.pt")
-    assert_same_network(load_model(tmp_path / "old.pt"), model)
+    assert_same_model(load_model(tmp_path / "old.pt"), model)
 
 
 def test_absent_flags_are_false_and_tensors_win(model):
@@ -211,7 +211,7 @@ def write_folder(folder: Path, model: OFA, weights: str, **options: Any) -> Path
 @pytest.mark.parametrize("weights", ["pytorch_model.bin", "model.safetensors"])
 def test_hugging_face_folder(model, tmp_path, weights):
     folder = write_folder(tmp_path / "OFA", model, weights, dropout=0.0)  # the layout's default is 0.1
-    assert_same_network(load_model(folder), model)
+    assert_same_model(load_model(folder), model)
     assert model_config(load_checkpoint(folder / weights)) == model.config  # without config.json all is inferred
     loaded = load_checkpoint(folder)
     assert "decoder.layers.0.encoder_attn.q_proj.weight" in loaded["model"]
@@ -224,7 +224,7 @@ def test_hugging_face_folder(model, tmp_path, weights):
 
 def test_bare_state_dict(model, tmp_path):
     torch.save(model.state_dict(), tmp_path / "weights.pt")
-    assert_same_network(load_model(tmp_path / "weights.pt"), model)
+    assert_same_model(load_model(tmp_path / "weights.pt"), model)
     assert model_config({"model": model.state_dict()}, source="The state dict") == model.config
 
 
@@ -254,7 +254,7 @@ def test_inference_of_options(options):
     assert model_config({"model": state}, source="The state dict") == config
 
 
-def test_inference_refuses_other_networks(model):
+def test_inference_refuses_other_models(model):
     language = {name: v for name, v in model.state_dict().items() if "embed_images" not in name}
     with pytest.raises(UserError, match=r"not a whole OFA model \(no image trunk\): start training from it"):
         model_config({"model": language}, source="The state dict")
@@ -379,7 +379,7 @@ def test_model_round_trip(tmp_path, caplog, options):
     model = OFA(small_config(**options)).eval()
     save_model(model, tmp_path / "m.pt")
     loaded = load_model(tmp_path / "m.pt")
-    assert_same_network(loaded, model)
+    assert_same_model(loaded, model)
     assert not caplog.messages
     assert torch.equal(logits(loaded), logits(model))
     assert {f.name for f in fields(OFAConfig)} < set(load_checkpoint(tmp_path / "m.pt")["cfg"]["model"])

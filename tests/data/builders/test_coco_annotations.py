@@ -35,8 +35,8 @@ def test_instances_without_crowds(save: Any) -> None:
     found = Annotations(BadEntries(False))
     found.add_instances(save("i.json", INSTANCES))
     assert found.categories == {7: "cat", 9: "dining table"}
-    assert found.pictures[1].objects == [((1.0, 2.0, 3.0, 4.0), "7", "cat")]
-    assert found.pictures[1].is_used() and not found.pictures[2].is_used()
+    assert found.images[1].objects == [((1.0, 2.0, 3.0, 4.0), "7", "cat")]
+    assert found.images[1].is_used() and not found.images[2].is_used()
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_phrases(save: Any, entry: dict[str, Any], texts: list[str], box: tuple[
     found = Annotations(BadEntries(False))
     found.add_instances(save("i.json", INSTANCES))
     found.add_phrases(save("r.json", [entry] if bare else {"annotations": [entry]}))
-    assert [region.text for region in found.pictures[1].phrases] == texts
-    assert {region.box for region in found.pictures[1].phrases} == {box}
+    assert [region.text for region in found.images[1].phrases] == texts
+    assert {region.box for region in found.images[1].phrases} == {box}
 
 
 def test_soft_scores_are_the_released_ones() -> None:
@@ -106,7 +106,7 @@ def test_bad_entries_are_named_or_counted(save: Any, key: str, entry: Any, words
     bad = BadEntries(True)
     found = Annotations(bad)
     found.add_instances(path)
-    assert bad.count == 1 and len(found.pictures[1].objects) == 1
+    assert bad.count == 1 and len(found.images[1].objects) == 1
 
 
 def test_questions_need_both_files(save: Any) -> None:
@@ -115,7 +115,7 @@ def test_questions_need_both_files(save: Any) -> None:
     questions = save("q.json", {"questions": [{"question_id": 4, "image_id": 2, "question": "How many cats?"}]})
     answer = {"question_id": 4, "image_id": 2, "answers": [{"answer": "2"}] * 9 + [{"answer": "3"}]}
     found.add_questions(questions, save("a.json", {"annotations": [answer]}))
-    (question,) = found.pictures[2].questions
+    (question,) = found.images[2].questions
     assert question == ("4", "How many cats?", {"2": 1.0, "3": 0.3})
     assert found.answer_kinds == {("2", "how many"): 1}
     with pytest.raises(UserError, match="there is no question 5"):

@@ -1,4 +1,4 @@
-"""Pictures to code files and back: layouts, shares, resuming, range check, errors."""
+"""Images to code files and back: layouts, shares, resuming, range check, errors."""
 
 import base64
 import io
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.builders.image_codes import encode_share, main, parse_args, parse_codes, picture_name
+from data.builders.image_codes import encode_share, image_name, main, parse_args, parse_codes
 from data.images import decode_image
 from models.vqgan import VQGAN, VQGANConfig, from_pil, to_pil
 
@@ -43,7 +43,7 @@ def pictures() -> list[bytes]:
 
 @pytest.fixture
 def run(tmp_path, pictures, released, monkeypatch):
-    """Encode the pictures in a 2-column file to OUT with more flags; returns the rows."""
+    """Encode the images in a 2-column file to OUT with more flags; returns the rows."""
     monkeypatch.setenv("OFA_CACHE", str(tmp_path / "cache"))
     rows = (f"{number}\t{base64.b64encode(data).decode()}\n" for number, data in enumerate(pictures))
     (tmp_path / "in.tsv").write_text("".join(rows))
@@ -68,7 +68,7 @@ def codes_of(model: VQGAN, picture: bytes, edge: int = 0) -> str:
 def test_two_columns_give_id_and_codes(run, released, pictures):
     rows = run("out.tsv", "--batch-size=2")
     assert [row[0] for row in rows] == ["0", "1", "2", "3", "4"]
-    assert [row[1] for row in rows] == [codes_of(released[0], picture) for picture in pictures]
+    assert [row[1] for row in rows] == [codes_of(released[0], image) for image in pictures]
     assert len({row[1] for row in rows}) == 5 and len(rows[0][1].split()) == 16
 
 
@@ -85,7 +85,7 @@ def test_a_folder_gives_the_paths_as_ids(tmp_path, released, pictures):
     (tmp_path / "in" / "b").mkdir(parents=True)
     (tmp_path / "in" / "b" / "x.PNG").write_bytes(pictures[0])
     (tmp_path / "in" / "a.png").write_bytes(pictures[1])
-    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
     flags = ["--file", str(tmp_path / "in"), "--outputs", str(tmp_path / "out.tsv"), "--code-image-size=32"]
     assert main(["encode", *flags, *released[1]]) == 0
     expected = [["a", codes_of(released[0], pictures[1])], ["b/x", codes_of(released[0], pictures[0])]]
@@ -93,9 +93,7 @@ def test_a_folder_gives_the_paths_as_ids(tmp_path, released, pictures):
 
 
 def test_the_centre_is_encoded_on_its_own(run, released, pictures):
-    assert [row[1] for row in run("out.tsv", "--crop=16")] == [
-        codes_of(released[0], picture, 8) for picture in pictures
-    ]
+    assert [row[1] for row in run("out.tsv", "--crop=16")] == [codes_of(released[0], image, 8) for image in pictures]
 
 
 def test_draws_depend_on_seed_and_row_only(run):
@@ -155,7 +153,7 @@ def test_a_part_of_other_options_is_not_continued(run, tmp_path, released):
     assert all(len(row[1].split()) == 16 for row in run("x.tsv"))
 
 
-def test_pictures_of_codes(run, tmp_path, released):
+def test_images_of_codes(run, tmp_path, released):
     rows = run("out.tsv")
     flags = [f"--file={tmp_path / 'out.tsv'}", f"--outputs={tmp_path / 'png'}", "--selected-cols=0,1", *released[1]]
     assert main(["decode", *flags, "--batch-size=2"]) == 0
@@ -193,7 +191,7 @@ def test_bad_code_rows_are_named(tmp_path, released, capsys, monkeypatch, rows, 
     ("row", "message"),
     [("0\t!!\n", "line 1: the image is not valid base64"), ("0\taGVsbG8=\n", "line 1: the image cannot be decoded")],
 )
-def test_bad_pictures_are_named(run, tmp_path, released, capsys, row, message):
+def test_bad_images_are_named(run, tmp_path, released, capsys, row, message):
     (tmp_path / "bad.tsv").write_text(row)
     flags = [f"--file={tmp_path / 'bad.tsv'}", f"--outputs={tmp_path / 'x.tsv'}", "--code-image-size=32", *released[1]]
     assert main(["encode", *flags, "--selected-cols=0,1"]) == 2
@@ -230,6 +228,6 @@ def test_a_finished_file_is_not_overwritten(run, tmp_path, released, capsys):
 
 
 def test_file_names_are_safe_and_distinct():
-    assert picture_name("a cup/mug") == "a cup_mug.png"
-    long = [picture_name("ü" * 300 + end) for end in "ab"]
+    assert image_name("a cup/mug") == "a cup_mug.png"
+    long = [image_name("ü" * 300 + end) for end in "ab"]
     assert long[0] != long[1] and all(len(name.encode()) <= 200 for name in long)

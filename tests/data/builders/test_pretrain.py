@@ -1,4 +1,4 @@
-"""From pictures and annotations to pretraining files that the checker and the dataset take."""
+"""From images and annotations to pretraining files that the checker and the dataset take."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ def save(folder: Path, name: str, content: Any) -> Path:
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
-    """Three pictures and annotations of every kind in COCO's form."""
+    """Three images and annotations of every kind in COCO's form."""
     folder = tmp_path / "coco"
     (folder / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -143,7 +143,7 @@ def test_only_captions_and_objects(coco: Path, tmp_path: Path, capsys: pytest.Ca
     assert validate.main([*argv, f"--neg-sample-dir={out}/negative_sample"]) == 0
 
 
-def test_pictures_and_boxes_shrink_together(coco: Path, tmp_path: Path) -> None:
+def test_images_and_boxes_shrink_together(coco: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main([*everything(coco), f"--output={out}", "--max-side=20"]) == 0
     first, second = rows(out / "detection_examples.tsv")
@@ -168,15 +168,15 @@ def test_names_are_found_as_words() -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "broken"])
-def test_bad_pictures_stop_the_program_or_are_counted(
+def test_bad_images_stop_the_program_or_are_counted(
     coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
-    picture = coco / "images/1.png"
-    picture.unlink() if damage == "missing" else picture.write_bytes(b"no picture")
+    image = coco / "images/1.png"
+    image.unlink() if damage == "missing" else image.write_bytes(b"no image")
     out = tmp_path / "out"
     assert main([*everything(coco), f"--output={out}"]) == 2
     error = capsys.readouterr().err
-    assert str(picture) in error and "cannot be read" in error and "--skip-bad-rows" in error
+    assert str(image) in error and "cannot be read" in error and "--skip-bad-rows" in error
     assert not [path for path in out.rglob("*") if path.is_file()]  # nothing half-done
     assert main([*everything(coco), f"--output={out}", "--skip-bad-rows"]) == 0
     assert "1 entries or images were skipped" in capsys.readouterr().out
@@ -225,6 +225,6 @@ def test_a_text_that_is_not_utf_8(coco: Path, tmp_path: Path, capsys: pytest.Cap
     assert "texts.txt, line 2 is not UTF-8" in capsys.readouterr().err
 
 
-def test_no_picture() -> None:
+def test_no_image() -> None:
     with pytest.raises(ValueError, match="not a format that Pillow reads"):
         store(b"x", None)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Networks this small only lose by a second thread, most of all on a busy machine."""
+    """Models this small only lose by a second thread, most of all on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -29,7 +29,7 @@ def one_thread():
 
 
 def make_model(seed: int, scale: float = 4.0) -> OFA:
-    """A small network with random weights; `scale` of the token table sets how peaked it is."""
+    """A small model with random weights; `scale` of the token table sets how peaked it is."""
     torch.manual_seed(seed)
     model = OFA(OFAConfig.from_arch("ofa_demo", vocab_size=V)).eval()
     with torch.no_grad():
@@ -154,7 +154,7 @@ def test_exact_ties_go_to_the_lower_number(model):
 
 
 def fixed_logits(values: list[float]) -> OFA:
-    """A network whose logit of token i is exactly values[i], whatever came before."""
+    """A model whose logit of token i is exactly values[i], whatever came before."""
     model = make_model(0)
     with torch.no_grad():
         model.decoder.layer_norm.weight.zero_()
@@ -240,7 +240,7 @@ def test_each_sample_its_own_candidates(seed, kind):
 
 
 @pytest.mark.parametrize("top_k", [None, 1])
-def test_a_single_answer_needs_no_network(model, top_k, monkeypatch):
+def test_a_single_answer_needs_no_model(model, top_k, monkeypatch):
     enc = encode(model, 2)
     monkeypatch.setattr(ranking, "TreeState", None)
     best = rank_candidates(model, enc, CandidateTrie([[5, 6, 7]]), top_k=top_k)
@@ -259,7 +259,7 @@ def test_single_continuations_cost_exactly_nothing(model):
 
 
 def test_expanded_rows():
-    """200 branches below the root: all are fed for all scores, few when the network is sure."""
+    """200 branches below the root: all are fed for all scores, few when the model is sure."""
     answers = [[i, j, k] for i in range(10, 30) for j in range(10, 20) for k in (4, 5)]
     trie = CandidateTrie(answers)
     rows = {}

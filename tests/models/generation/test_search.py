@@ -17,7 +17,7 @@ RUNS = [
     "trie_long_answers_lenpen0.3", "prefix",
 ]  # fmt: skip
 CAPTION = GenerationConfig(beam=4, max_len_b=7, no_repeat_ngram_size=3)
-# Text of 5, 3 and 4 tokens for the small network of 90 token ids.
+# Text of 5, 3 and 4 tokens for the small model of 90 token ids.
 SOURCES = torch.tensor([[0, 40, 51, 62, 2], [0, 73, 2, 1, 1], [0, 84, 45, 2, 1]])
 
 
@@ -29,7 +29,7 @@ def figures(golden):
 @pytest.fixture(scope="module")
 def inputs(figures):
     rng = np.random.default_rng(figures["seed"])
-    rng.integers(4, 50000, (3, 12))  # the ids were drawn before the pictures
+    rng.integers(4, 50000, (3, 12))  # the ids were drawn before the images
     images = rng.standard_normal((3, 3, 128, 128), dtype=np.float32)
     np.testing.assert_array_equal(images.ravel()[:8], np.float32(figures["patch_images_first8"]))
     return {"src_tokens": torch.tensor(figures["src_tokens"]), "patch_images": torch.from_numpy(images)}

@@ -28,7 +28,7 @@ def network(seed=0):
 
 @pytest.fixture
 def model():
-    """A network with biases in its cache."""
+    """A model with biases in its cache."""
     model = network()
     with torch.no_grad():
         model.encode(TEXT, IMAGES)
@@ -38,7 +38,7 @@ def model():
 
 @torch.no_grad()
 def assert_fresh(model):
-    """The model's output is that of a network without a cache."""
+    """The model's output is that of a model without a cache."""
     found = model.encode(TEXT, IMAGES.to(model.encoder.pos_ln.weight.dtype))
     other = copy.deepcopy(model)
     assert len(other.encoder.bias_cache) == 0

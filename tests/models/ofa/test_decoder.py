@@ -35,8 +35,8 @@ def test_groups_equal_a_repeated_encoder_output(model, options, codes):
     if codes == "mixed":
         masks[::2] = False
     torch.manual_seed(1)
-    pictures = torch.randn(B, 3, 48, 48, dtype=torch.double)
-    enc = model.encode(SOURCES, pictures, **options)
+    images = torch.randn(B, 3, 48, 48, dtype=torch.double)
+    enc = model.encode(SOURCES, images, **options)
     weights = torch.randn(B * G, PREVIOUS.size(1), 60, dtype=torch.double) * REAL.unsqueeze(-1)
     results = []
     for memory in (enc, repeated(enc)):

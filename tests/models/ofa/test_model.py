@@ -1,4 +1,4 @@
-"""The network against figures of the original implementation: names, shapes, forward passes."""
+"""The model against figures of the original implementation: names, shapes, forward passes."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Options of the network without golden figures: two images, absent images, memory savers, caches, limits."""
+"""Options of the model without golden figures: two images, absent images, memory savers, caches, limits."""
 
 import random
 
@@ -34,7 +34,7 @@ def test_second_image_comes_first_and_is_not_ignored(demo):
 
 
 @torch.no_grad()
-def test_second_image_has_its_own_type_when_the_network_has_two():
+def test_second_image_has_its_own_type_when_the_model_has_two():
     model = OFA(OFAConfig.from_arch("ofa_demo", vocab_size=50, num_images=2)).eval()
     assert model.encoder.type_embedding.weight.shape[0] == 3
     pictures, text = images(1), tokens(1, 4, high=50)

@@ -28,6 +28,6 @@ def test_image_buckets():
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (42, 42)])
-def test_grid_ids_step_by_the_table_not_the_picture(height, width):
+def test_grid_ids_step_by_the_table_not_the_image(height, width):
     ids = grid_ids(height, width, 42).view(height, width)
     assert ids[0, 0] == 1 and torch.equal(ids, torch.arange(height)[:, None] * 42 + torch.arange(width) + 1)

@@ -67,11 +67,11 @@ def test_training_computes_as_timm(rates: float) -> None:
         theirs.append(timm.models.resnet.Bottleneck(512 if i else 256, 128, drop_path=path, **first))  # type: ignore
     theirs.load_state_dict(stage.state_dict())
     results = []
-    for network in (stage, theirs.train()):
+    for model in (stage, theirs.train()):
         torch.manual_seed(5)
         pixels = torch.linspace(-1, 1, 4 * 256 * 7 * 7).view(4, 256, 7, 7).requires_grad_()
-        network(pixels).square().sum().backward()
-        results.append([pixels.grad, *(p.grad for p in network.parameters()), *network.buffers()])
+        model(pixels).square().sum().backward()
+        results.append([pixels.grad, *(p.grad for p in model.parameters()), *model.buffers()])
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected)
 

@@ -17,7 +17,7 @@ def trunk() -> ViT:
 
 @pytest.mark.parametrize("size", [(224, 224), (230, 239), (48, 80), (224, 320), (16, 16)])
 @torch.no_grad()
-def test_grids_of_any_picture(trunk: ViT, size: tuple[int, int]) -> None:
+def test_grids_of_any_image(trunk: ViT, size: tuple[int, int]) -> None:
     images = torch.randn(2, 3, *size)
     features = trunk(images)
     assert features.shape == (2, 768, *trunk.grid(*size)) == (2, 768, size[0] // 16, size[1] // 16)

@@ -13,13 +13,13 @@ from models.predictor.arguments import answer_sets, check_count, pick_device
 from utils.errors import UserError
 
 CASES = Path(__file__).parents[2] / "cases"
-PICTURE = Image.new("RGB", (40, 30), (200, 30, 60))
+IMAGE = Image.new("RGB", (40, 30), (200, 30, 60))
 QUICK = dict(beam=1, max_len_b=3)
-# What is neither a picture nor a text, nor a list of them.
+# What is neither an image nor a text, nor a list of them.
 NONSENSE = [None, 7, 0.5, True, {"a": 1}, {"a"}, object(), [None], [7], [[]], [["a"]], [["a"], "b"], iter("ab")]
-NO_TEXTS = [*NONSENSE, "", " ", ["a", ""], ["a", None], b"text", PICTURE, [PICTURE], np.zeros(3)]
-NO_PICTURES = [
-    *NONSENSE, "", ["", PICTURE], [PICTURE, None], "what is it?", b"", b"text", "\0", "a" * 5000, np.zeros(3),
+NO_TEXTS = [*NONSENSE, "", " ", ["a", ""], ["a", None], b"text", IMAGE, [IMAGE], np.zeros(3)]
+NO_IMAGES = [
+    *NONSENSE, "", ["", IMAGE], [IMAGE, None], "what is it?", b"", b"text", "\0", "a" * 5000, np.zeros(3),
     np.zeros((2, 2, 3)), np.zeros((0, 2, 3), np.uint8), Image.new("I", (3, 3)), Image.new("F", (3, 3)),
     Image.new("RGB", (0, 3)), Path("/nowhere"), "/",
 ]  # fmt: skip
@@ -38,7 +38,7 @@ def p(checkpoint):
 
 
 def calls(p):
-    """name -> (call, number of pictures among its two first arguments: it takes pictures first, then a text)."""
+    """name -> (call, number of images among its two first arguments: it takes images first, then a text)."""
     return {
         "caption": (lambda image, _: p.caption(image, **QUICK), "image"),
         "answer": (lambda image, text: p.answer(image, text, **QUICK), "both"),
@@ -56,28 +56,28 @@ METHODS = list(calls(None))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_text_and_no_picture_is_answered(p, method):
+def test_no_text_and_no_image_is_answered(p, method):
     call, needs = calls(p)[method]
     for nonsense in NO_TEXTS if needs in ("text", "both") else ():
         with pytest.raises(UserError) as caught:
-            call(PICTURE, nonsense)
+            call(IMAGE, nonsense)
         assert "Error" not in str(caught.value) and len(str(caught.value)) < 300
-    for nonsense in NO_PICTURES if needs in ("image", "both") else ():
+    for nonsense in NO_IMAGES if needs in ("image", "both") else ():
         with pytest.raises(UserError):
             call(nonsense, "what is it?")
     if needs == "both":  # swapped
         with pytest.raises(UserError):
-            call("what is it?", PICTURE)
+            call("what is it?", IMAGE)
 
 
-def test_only_generate_takes_none_for_a_picture(p):
+def test_only_generate_takes_none_for_an_image(p):
     assert isinstance(p.generate(None, "what is it?", **QUICK), Prediction)
-    assert len(p.generate([PICTURE, None], "what is it?", **QUICK)) == 2
-    with pytest.raises(UserError, match=r"images is None: give a path, bytes, a Pillow picture or an array"):
+    assert len(p.generate([IMAGE, None], "what is it?", **QUICK)) == 2
+    with pytest.raises(UserError, match=r"images is None: give a path, bytes, a Pillow image or an array"):
         p.caption(None)
     with pytest.raises(UserError, match=r"images\[1\] is None"):
-        p.answer([PICTURE, None], "what is it?")
-    for nonsense in NO_PICTURES:
+        p.answer([IMAGE, None], "what is it?")
+    for nonsense in NO_IMAGES:
         if nonsense is None or (isinstance(nonsense, list) and None in nonsense):
             continue
         with pytest.raises(UserError):
@@ -85,48 +85,48 @@ def test_only_generate_takes_none_for_a_picture(p):
 
 
 def test_optional_texts(p):
-    assert p.entail(PICTURE, "it is red", "").text and p.answer(PICTURE, "what?", ["a"], "").text == "a"
-    for nonsense in (7, [None, 7], b"a", PICTURE, {"a": 1}):
+    assert p.entail(IMAGE, "it is red", "").text and p.answer(IMAGE, "what?", ["a"], "").text == "a"
+    for nonsense in (7, [None, 7], b"a", IMAGE, {"a": 1}):
         with pytest.raises(UserError, match="premises"):
-            p.entail(PICTURE, "it is red", nonsense)
+            p.entail(IMAGE, "it is red", nonsense)
         with pytest.raises(UserError, match="objects"):
-            p.answer(PICTURE, "what?", ["a"], nonsense)
+            p.answer(IMAGE, "what?", ["a"], nonsense)
 
 
 @pytest.mark.parametrize("nonsense", NO_SETS, ids=repr)
 def test_candidates_that_are_no_set(p, nonsense):
     with pytest.raises(UserError, match=r"candidates|names"):
-        p.answer(PICTURE, "what?", nonsense)
+        p.answer(IMAGE, "what?", nonsense)
     with pytest.raises(UserError, match="names"):
-        p.classify(PICTURE, nonsense)
+        p.classify(IMAGE, nonsense)
 
 
 def test_candidates_count_once_whatever_holds_them(p):
-    once = p.classify(PICTURE, ["red", "blue"])
+    once = p.classify(IMAGE, ["red", "blue"])
     for names in (["red", "red", "blue"], ("red", "blue", "blue"), np.array(["red", "blue"]), iter(["red", "blue"])):
-        assert p.classify(PICTURE, names) == once
-    assert sorted(x.text for x in p.classify(PICTURE, {"red", "blue"})) == ["blue", "red"]
-    assert p.answer(PICTURE, "what?", ["red", "red"]) == Prediction("red", 1.0)
+        assert p.classify(IMAGE, names) == once
+    assert sorted(x.text for x in p.classify(IMAGE, {"red", "blue"})) == ["blue", "red"]
+    assert p.answer(IMAGE, "what?", ["red", "red"]) == Prediction("red", 1.0)
 
 
 def test_candidates_of_each_question(p):
     sets = [["red", "blue"], ["one", "two", "three"], ["red", "blue"]]
     questions = ["what color?", "how many?", "what else?"]
-    found = p.answer(PICTURE, questions, sets)
-    single = [p.answer(PICTURE, question, names) for question, names in zip(questions, sets, strict=True)]
+    found = p.answer(IMAGE, questions, sets)
+    single = [p.answer(IMAGE, question, names) for question, names in zip(questions, sets, strict=True)]
     assert [x.text for x in found] == [x.text for x in single]
     assert [x.score for x in found] == pytest.approx([x.score for x in single], rel=1e-4)
-    assert [x.text for x in p.answer(PICTURE, "what?", [["red"], ("blue",)])] == ["red", "blue"]
+    assert [x.text for x in p.answer(IMAGE, "what?", [["red"], ("blue",)])] == ["red", "blue"]
     with pytest.raises(UserError, match="There are 3 questions and 2 candidates"):
-        p.answer(PICTURE, questions, sets[:2])
+        p.answer(IMAGE, questions, sets[:2])
 
 
 @pytest.mark.parametrize("nonsense", NO_COUNTS, ids=repr)
 def test_counts(p, checkpoint, nonsense):
     with pytest.raises(UserError, match="n_best must be a positive integer"):
-        p.ground(PICTURE, "the sea", nonsense)
+        p.ground(IMAGE, "the sea", nonsense)
     with pytest.raises(UserError, match="top_k must be a positive integer"):
-        p.classify(PICTURE, ["a"], nonsense)
+        p.classify(IMAGE, ["a"], nonsense)
     with pytest.raises(UserError, match="n must be a positive integer"):
         p.draw("a cat", nonsense, ("a", "b"))
     with pytest.raises(UserError, match="batch_size must be a positive integer"):
@@ -184,13 +184,13 @@ def test_a_gpu_that_is_not_there(monkeypatch):
 
 @pytest.mark.parametrize("decoding", [dict(beam=object()), dict(beam={1}), dict(lenpen="x"), dict(beam=0), dict(x=1)])
 def test_wrong_decoding(p, decoding):
-    for call in (lambda: p.caption(PICTURE, **decoding), lambda: p.generate(None, "a", **decoding)):
+    for call in (lambda: p.caption(IMAGE, **decoding), lambda: p.generate(None, "a", **decoding)):
         with pytest.raises(UserError):
             call()
 
 
 def test_empty_lists_have_empty_answers(p):
-    assert p.caption([]) == p.summarise([]) == p.answer([], "what?") == p.answer(PICTURE, [], ["a"]) == []
+    assert p.caption([]) == p.summarise([]) == p.answer([], "what?") == p.answer(IMAGE, [], ["a"]) == []
     assert answer_sets("names", ["a"]).names == ("a",)
 
 
@@ -200,7 +200,7 @@ def file_of(image, **options):
     return file.getvalue()
 
 
-def test_pictures_are_read_as_they_are_meant():
+def test_images_are_read_as_they_are_meant():
     data = (CASES / "exif6.jpg").read_bytes()
     with Image.open(CASES / "exif6.jpg") as opened:
         forms = [read_image(CASES / "exif6.jpg"), read_image(data), read_image(opened)]
@@ -215,11 +215,11 @@ def test_pictures_are_read_as_they_are_meant():
     assert len(np.unique(np.asarray(read_image(CASES / "gray16.png")))) == 96
 
 
-def test_large_and_cut_off_pictures(caplog, checkpoint):
+def test_large_and_cut_off_images(caplog, checkpoint):
     with pytest.raises(UserError, match="bomb.png cannot be used: the image has 20000 x 20000 = 400000000 pixels"):
         read_image(CASES / "bomb.png")
     small = OFAPredictor.load(checkpoint, "cpu", max_image_pixels=99)
-    for image in (file_of(PICTURE), PICTURE, np.asarray(PICTURE)):
+    for image in (file_of(IMAGE), IMAGE, np.asarray(IMAGE)):
         with pytest.raises(UserError, match="40 x 30 = 1200 pixels, more than the 99"):
             small.caption(image)
     assert read_image(CASES / "trunc_half.jpg").size == (200, 200)

@@ -110,9 +110,9 @@ def test_classes_are_chosen(predictor, scenes):
 
 def test_entailment_tells_right_captions_from_wrong_ones(predictor, scenes):
     """Pretraining asks in the same words whether captions match; it never answered "maybe"."""
-    pictures, phrases = [render(scene) for scene in scenes], [scene.specs[0].phrase for scene in scenes]
-    found = predictor.entail(pictures, phrases)
-    wrong = predictor.entail(pictures, phrases[1:] + phrases[:1])
+    images, phrases = [render(scene) for scene in scenes], [scene.specs[0].phrase for scene in scenes]
+    found = predictor.entail(images, phrases)
+    wrong = predictor.entail(images, phrases[1:] + phrases[:1])
     assert sum(p.text == "yes" for p in found) >= 8 and sum(p.text == "no" for p in wrong) >= 8, (found, wrong)
     assert all(1 / 3 < p.score <= 1 for p in found + wrong)
 

@@ -161,8 +161,8 @@ def test_the_demo_checkpoint_as_the_docs_say(tmp_path, capsys):
     """The vocabulary is found by the card, its folder is whole, and the example of docs/huggingface.md works on it."""
     text = (DEMO.parents[1] / "docs" / "huggingface.md").read_text(encoding="utf-8")
     example = text.split("## Using it")[1].split("```python\n")[1].split("```")[0]
-    picture = render(TASKS["caption"].row(2, 0, seed=1, size=96)[-1])
-    picture.save(tmp_path / "cat.png")
+    image = render(TASKS["caption"].row(2, 0, seed=1, size=96)[-1])
+    image.save(tmp_path / "cat.png")
     predictor = OFAPredictor.load(DEMO, "cpu")
     for options in ([], ["--half"]):
         folder = tmp_path / f"demo{len(options)}"
@@ -172,7 +172,7 @@ def test_the_demo_checkpoint_as_the_docs_say(tmp_path, capsys):
         values: dict = {}
         exec(example.replace('"OFA-base"', repr(str(folder))).replace("cat.png", f"{tmp_path}/cat.png"), values)
         said = capsys.readouterr().out
-        assert predictor.caption(picture).text in said
+        assert predictor.caption(image).text in said
         for words in (" what does the image describe?", "Hello wörld", " a zebra", ""):
             assert values["processor"].tokenizer(words).input_ids == [0, *predictor.vocab.encode(words), 2]
         assert len(values["processor"].tokenizer) == len(predictor.vocab)
@@ -226,12 +226,12 @@ def test_half(tmp_path, capsys):
     assert not any(name.endswith(COMPUTED) for name in halved["model"])
     assert halved["cfg"] == trained["cfg"] and model_config(halved) == model_config(load_checkpoint(source))
     whole_size = sum(4 * parameter.numel() for parameter in model.parameters())  # bytes in float32, without tables
-    # Half as big; the token table, large in so small a network, may be there under each of its three names.
+    # Half as big; the token table, large in so small a model, may be there under each of its three names.
     assert 0.49 < target.stat().st_size / whole_size < 0.55 and whole_size < source.stat().st_size
     read = dict(load_model(target).named_parameters())
     assert_same({name: x.half().float() for name, x in model.named_parameters()}, read)
     assert main([str(target), str(again), "--half"]) == 0  # nothing is left to save
     assert_same(halved["model"], load_checkpoint(again)["model"])
-    picture = render(TASKS["caption"].row(2, 0, seed=1, size=96)[-1])
-    whole, half = (OFAPredictor.load(path, device="cpu").caption(picture) for path in (source, target))
+    image = render(TASKS["caption"].row(2, 0, seed=1, size=96)[-1])
+    whole, half = (OFAPredictor.load(path, device="cpu").caption(image) for path in (source, target))
     assert whole.text == half.text and whole.score == pytest.approx(half.score, rel=0.02)

@@ -1,4 +1,4 @@
-"""Files from before June 2022, whose table of code positions is one entry shorter: the same network as today's."""
+"""Files from before June 2022, whose table of code positions is one entry shorter: the same model as today's."""
 
 import argparse
 import json
@@ -81,7 +81,7 @@ def test_options_of_the_file_win_and_lengths_that_say_nothing_are_left():
 
 
 def test_side_of_images_is_read_off_the_table_that_cannot_grow():
-    """Rows of image positions may be fewer than the network has; those of relative positions may not."""
+    """Rows of image positions may be fewer than the model has; those of relative positions may not."""
     state = small(image_bucket_size=8, code_image_size=32).state_dict()
     for side in ("encoder", "decoder"):
         state[f"{side}.embed_image_positions.weight"] = state[f"{side}.embed_image_positions.weight"][:20]
@@ -109,7 +109,7 @@ def world(tmp_path_factory):
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_evaluation_draws_the_same_pictures(options, world, tmp_path):
+def test_evaluation_draws_the_same_images(options, world, tmp_path):
     folder, flags, cfg = world
     model = small(vocab_size=50265 + 64, code_image_size=SIDE)
     task = OmegaConf.to_container(cfg.task, resolve=True, enum_to_str=True)
@@ -129,15 +129,15 @@ def test_evaluation_draws_the_same_pictures(options, world, tmp_path):
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_predictor_draws_the_same_pictures(options, world, tmp_path):
+def test_predictor_draws_the_same_images(options, world, tmp_path):
     folder, _, _ = world
     model = small(vocab_size=50265 + 64, code_image_size=SIDE)
-    pictures = []
+    images = []
     for tail in TAILS:
         path = store(tmp_path / f"{tail}.pt", model, tail, options, _name="image_gen", code_dict_size=64, num_bins=0)
         given = dict(patch_image_size=32, code_dict_size=64, num_bins=0, bpe_dir="utils/BPE")
         predictor = OFAPredictor.load(path, device="cpu", vqgan=(folder / "last.ckpt", folder / "model.yaml"), **given)
         assert predictor.model.decoder.image_position_idx.numel() == 1 + COUNT + 769
         torch.manual_seed(1)
-        pictures.append(predictor.draw("a cat"))
-    assert pictures[0].size == (SIDE, SIDE) and pictures[0].tobytes() == pictures[1].tobytes()
+        images.append(predictor.draw("a cat"))
+    assert images[0].size == (SIDE, SIDE) and images[0].tobytes() == images[1].tobytes()

@@ -19,7 +19,7 @@ def build(**options: Any) -> OFA:
 
 
 def names_and_shapes(arch: str, **options: Any) -> OFA:
-    """A network without memory, for messages."""
+    """A model without memory, for messages."""
     with torch.device("meta"):
         return OFA(OFAConfig.from_arch(arch, **options))
 
@@ -118,7 +118,7 @@ def test_batch_norm_counters_both_ways(model, state):
     report = load(state, frozen)
     assert report.unexpected == counters and len(counters) > 10 and not report.missing
     frozen.load_state_dict(state)
-    report = load(state, model)  # and back, from a file of the frozen network
+    report = load(state, model)  # and back, from a file of the frozen model
     assert sorted(report.missing) == sorted(counters) and not report.unexpected
 
 
@@ -252,7 +252,7 @@ def test_mismatch_names_the_flags(file, model, advice):
         upgrade_state_dict(stored, names_and_shapes("ofa_demo", **model), source="c.pt")
 
 
-def test_unknown_entries_and_other_networks(model, state):
+def test_unknown_entries_and_other_models(model, state):
     state["encoder.layers.0.adapter.up_proj.weight"] = torch.zeros(2)
     with pytest.raises(UserError, match=r"adapter.* \(1 entry\): use the model it was saved from"):
         upgrade_state_dict(state, model)

@@ -132,7 +132,7 @@ def test_what_cannot_go_on_says_so(tmp_path):
         trainer.load_checkpoint(path)
 
 
-def test_another_network_is_told_before_its_optimizer(tmp_path):
+def test_another_model_is_told_before_its_optimizer(tmp_path):
     trainer = trainer_of(tmp_path)
     original_file(tmp_path / "a.pt", trainer, LOSSES["adjust_label_smoothed_cross_entropy"])
     with pytest.raises(UserError, match=r"Cannot load model parameters .*: pass --encoder-layers 1\.$"):

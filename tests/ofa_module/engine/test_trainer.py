@@ -26,7 +26,7 @@ LATER = (5e-3, 5e-2)
 
 
 def batch(seed, source_lengths, target_lengths, size):
-    """A batch by the recipe of the golden figures: ids, then pictures."""
+    """A batch by the recipe of the golden figures: ids, then images."""
     rng = np.random.default_rng(seed)
     rows = len(source_lengths)
     src = rng.integers(4, 50000, (rows, max(source_lengths)))
@@ -36,7 +36,7 @@ def batch(seed, source_lengths, target_lengths, size):
     for row, (s, t) in enumerate(zip(source_lengths, target_lengths, strict=True)):
         src[row, s - 1], src[row, s:] = 2, 1
         target[row, t - 1], target[row, t:], prev[row, t:] = 2, 1, 1
-    pictures = rng.standard_normal((rows, 3, size, size), dtype=np.float32)
+    images = rng.standard_normal((rows, 3, size, size), dtype=np.float32)
     return {
         "id": np.arange(rows),
         "nsentences": rows,
@@ -45,7 +45,7 @@ def batch(seed, source_lengths, target_lengths, size):
         "net_input": {
             "src_tokens": torch.from_numpy(src),
             "prev_output_tokens": torch.from_numpy(prev),
-            "patch_images": torch.from_numpy(pictures),
+            "patch_images": torch.from_numpy(images),
             "patch_masks": torch.ones(rows, dtype=torch.bool),
         },
     }
@@ -126,7 +126,7 @@ USE_AVERAGE, USE_LATEST, STORE = (
         ([USE_LATEST, USE_AVERAGE], ["ema"], 2, None),
     ],
 )
-def test_what_network_and_average_start_from(flags, held, weight, average, tmp_path):
+def test_what_model_and_average_start_from(flags, held, weight, average, tmp_path):
     """The file's weights are all 1, their average 2, the average in single precision 3."""
     trainer, model = make_trainer([*SMALL, *flags], tmp_path, "tests/golden/tsv/caption/caption_train.tsv")
     filled = {
