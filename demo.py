@@ -15,13 +15,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from utils.errors import UserError, one_sentence
+from utils.options import program_name
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "ofa_demo.pt"
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The command line; SystemExit on a wrong one."""
-    parser = argparse.ArgumentParser("demo.py", description="Try a trained model in the browser.")
+    parser = argparse.ArgumentParser(program_name("demo.py"), description="Try a trained model in the browser.")
     parser.add_argument(
         "--checkpoint", type=Path, default=CHECKPOINT,
         help="fairseq file, Hugging Face folder or safetensors file (default: checkpoints/ofa_demo.pt)",
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{web_page.serve(page, args.host, args.port)} (stop with Ctrl-C)", flush=True)
             page.block_thread()
     except (UserError, OSError) as error:
-        print(f"demo.py: error: {one_sentence(error)}", file=sys.stderr)
+        print(f"{program_name('demo.py')}: error: {one_sentence(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         return 0
     else:

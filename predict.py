@@ -24,7 +24,7 @@ from data.items import Item, open_items
 from data.tasks import TASKS
 from utils.errors import UserError, one_sentence
 from utils.files import check_folder
-from utils.options import path_of, positive, seed
+from utils.options import path_of, positive, program_name, seed
 from utils.record_file import RecordFile
 
 if TYPE_CHECKING:  # functions import what needs torch: a wrong command line shall not wait for it
@@ -148,7 +148,7 @@ TEXTS = {"answer": ("question",), "ground": ("phrase",), "entail": ("hypothesis"
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The command line; SystemExit on a wrong one."""
-    parser = argparse.ArgumentParser("predict.py", description="Put images and texts to a trained model.")
+    parser = argparse.ArgumentParser(program_name("predict.py"), description="Put images and texts to a trained model.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.help, description=f"Predict: {command.help}.")
@@ -216,9 +216,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return predict(args)
     except (UserError, OSError) as error:
-        print(f"predict.py: error: {one_sentence(error)}", file=sys.stderr)
+        print(f"{program_name('predict.py')}: error: {one_sentence(error)}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("predict.py: stopped; with --output the same command goes on from here.", file=sys.stderr)
+        print(
+            f"{program_name('predict.py')}: interrupted. With --output, rerun the same command to resume.",
+            file=sys.stderr,
+        )
         return 130
     return 2
 

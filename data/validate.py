@@ -20,7 +20,7 @@ from data.tasks import PRETRAINING, TASKS, RowKind, Task
 from data.text import Vocabulary
 from data.tsv import TsvFile
 from utils.errors import ADVICE, UserError, quoted
-from utils.options import not_negative, path_of, positive
+from utils.options import not_negative, path_of, positive, program_name
 from utils.predictions import leaderboard_id
 from utils.servers import Server
 
@@ -114,7 +114,9 @@ def _outside_answers(dataset: OFADataset, sample: Sample) -> str | None:
 
 def main(argv: list[str] | None = None) -> int:
     """0 if all rows are good, 1 if some are not, 2 if the file cannot be checked."""
-    parser = argparse.ArgumentParser("python -m data.validate", description="Check every row of a data file.")
+    parser = argparse.ArgumentParser(
+        program_name("python -m data.validate"), description="Check every row of a data file."
+    )
     parser.add_argument("task", choices=ROW_KINDS, help="what the file is for")
     parser.add_argument("file", type=path_of, help="the TSV file")
     parser.add_argument("--selected-cols", help="columns in the order the task reads them (default: as released)")
@@ -137,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
         kind = ROW_KINDS[args.task]
         return report(dataset, args.workers, kind.server if isinstance(kind, Task) else None)
     except UserError as error:
-        print(f"python -m data.validate: error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
 
 

@@ -20,6 +20,7 @@ from utils.files import atomic_write, read_text
 SIZE = 64  # side of the images in pixels, 8 x 8 codes
 FRAME = Box(0, 0, SIZE, SIZE)  # where its digit is
 COLUMNS, ROWS, TEXT_HEIGHT = 10, 6, 12  # of the contact sheet
+POSITIONS = {"id": 0, "image": 2, "text": 3}  # columns of the files, which hold images where the released have codes
 
 
 def image_gen_row(context: RowContext, size: int = SIZE) -> Row:
@@ -32,7 +33,7 @@ IMAGE_GEN = DemoTask(
     folder="coco_image_gen_data",
     files=(("train", "pictures_train.tsv"), ("val", "pictures_dev.tsv"), ("test", "pictures_full_test.tsv")),
     make_row=image_gen_row,
-    text_columns=(3,),
+    text_columns=(POSITIONS["text"],),
     chance=1 / len(DIGITS),  # that a drawn digit is read as the one asked for
 )
 

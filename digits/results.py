@@ -1,6 +1,7 @@
 """What evaluation wrote about the demo data: scores beside chance, and the first answers beside their rows."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +12,10 @@ from data.boxes import box_hits, box_iou, parse_box
 from data.glue import GLUE
 from data.images import decode_base64, decode_image
 from data.snli_ve import WORDS
+from data.tasks import TASKS as ROW_KINDS
 from data.tsv import TsvFile
 from data.vqa_gen import parse_answers
-from digits.image_gen import FRAME
+from digits.image_gen import FRAME, POSITIONS
 from digits.legibility import read_spec
 from digits.tasks import TASKS, chance
 from digits.words import COLOURS
@@ -34,7 +36,7 @@ class Run(NamedTuple):
         task: name of the demo task. file: its TSV.
         results: path below results/, without the endings `_predict.json` and `_scores.json`.
         metrics: the main one first; what names in the scores file begin with (without Java, CIDEr's is longer).
-        answer: field of a record. truth, asked, image: columns of the right answer, of texts read, of the image.
+        answer: field of a record. truth, asked: names of the columns of the right answer and of the texts read.
     """
 
     task: str
@@ -42,13 +44,17 @@ class Run(NamedTuple):
     results: str
     metrics: tuple[str, ...]
     answer: str
-    truth: int
-    asked: tuple[int, ...] = ()
-    image: int | None = None
+    truth: str
+    asked: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> Mapping[str, int]:
+        """Numbers of the file's columns by name."""
+        return POSITIONS if self.task == DRAWN else ROW_KINDS[self.task].columns
 
     def true_answer(self, row: tuple[str, ...]) -> str:
         """The right answer of a row in a record's words; KeyError or ValueError if the column holds none."""
-        column = row[self.truth]
+        column = row[self.columns[self.truth]]
         if self.task == "vqa_gen":
             return next(iter(parse_answers(column)))
         words = WORDS if self.task == "snli_ve" else GLUE[self.task].words if self.task in GLUE else {column: column}
@@ -56,18 +62,26 @@ class Run(NamedTuple):
 
 
 RUNS = (
-    Run("caption", "caption_test.tsv", "caption/test", (EXACT, "CIDEr"), "caption", truth=2, image=4),
-    Run("vqa_gen", "vqa_test.tsv", "vqa_test_allcand/test", ("vqa_score",), "answer", truth=3, asked=(2,), image=5),
+    Run("caption", "caption_test.tsv", "caption/test", (EXACT, "CIDEr"), "caption", "caption"),
+    Run("vqa_gen", "vqa_test.tsv", "vqa_test_allcand/test", ("vqa_score",), "answer", "answers", ("question",)),
     *(
-        Run("refcoco", f"{name}.tsv", f"refcoco/{name}", ("score",), "box", truth=3, asked=(2,), image=4)
+        Run("refcoco", f"{name}.tsv", f"refcoco/{name}", ("score",), "box", "box", ("text",))
         for name in ("refcoco_val", "refcoco_testA", "refcoco_testB")
     ),
-    Run("snli_ve", "snli_ve_test.tsv", "snli_ve/test", ("snli_score",), "answer", truth=5, asked=(3,), image=2),
-    Run("image_classify", "imagenet_1k_val.tsv", "imagenet_1k_val/val", ("score",), "answer", truth=2, image=0),
-    Run(DRAWN, "pictures_full_test.tsv", "image_gen/test", ("digit", "colour"), "image", truth=3, asked=(3,), image=2),
-    Run("gigaword", "gigaword_test.tsv", "gigaword/test", ("rougeL_f1",), "hyp", truth=1, asked=(0,)),
+    Run("snli_ve", "snli_ve_test.tsv", "snli_ve/test", ("snli_score",), "answer", "label", ("hypothesis",)),
+    Run("image_classify", "imagenet_1k_val.tsv", "imagenet_1k_val/val", ("score",), "answer", "name"),
+    Run(DRAWN, "pictures_full_test.tsv", "image_gen/test", ("digit", "colour"), "image", "text", ("text",)),
+    Run("gigaword", "gigaword_test.tsv", "gigaword/test", ("rougeL_f1",), "hyp", "summary", ("article",)),
     *(
-        Run(name, f"{name}_dev.tsv", f"glue/{name}/dev", task.metrics, "hyp", truth=-1, asked=TASKS[name].text_columns)
+        Run(
+            name,
+            f"{name}_dev.tsv",
+            f"glue/{name}/dev",
+            task.metrics,
+            "hyp",
+            "label",
+            tuple(ROW_KINDS[name].columns)[:-1],
+        )
         for name, task in GLUE.items()
     ),
 )
@@ -111,7 +125,7 @@ def read_run(run: Run, out: Path) -> tuple[list[Score], list[Case]]:
         raise UserError(f"{scores} cannot be read as scores ({error}): evaluate again.") from error
     if EXACT in run.metrics:
         values[EXACT] = sum(said[run.answer] == true for said, true in zip(records, truths, strict=True)) / len(rows)
-    shown = range(min(len(rows), TEXTS if run.image is None else IMAGES))
+    shown = range(min(len(rows), IMAGES if "image" in run.columns else TEXTS))
     if run.task == DRAWN:
         cases = [read_drawing(predictions.parent / records[n]["image"], truths[n]) for n in shown]
     else:
@@ -144,8 +158,8 @@ def read_drawing(path: Path, prompt: str) -> Case:
 
 def read_case(run: Run, row: tuple[str, ...], record: Record, truth: str) -> Case:
     """A row as the page shows it; ValueError for an image or box that is none."""
-    asked, said = "  |  ".join(row[column] for column in run.asked), record[run.answer]
-    image = None if run.image is None else decode_image(decode_base64(row[run.image]))
+    asked, said = "  |  ".join(row[run.columns[name]] for name in run.asked), record[run.answer]
+    image = decode_image(decode_base64(row[run.columns["image"]])) if "image" in run.columns else None
     if image and run.answer == "box":
         if len(said) != 4 or not all(isinstance(edge, int | float) for edge in said):
             raise UserError(f"The box {said} among the {run.results} predictions is not four numbers: evaluate again.")

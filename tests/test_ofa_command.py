@@ -64,6 +64,17 @@ def test_every_program_is_there(command):
     assert callable(import_module(PROGRAMS[command][0]).main)
 
 
+@pytest.mark.parametrize("command", PROGRAMS)
+def test_help_and_errors_name_the_command(command, monkeypatch, capsys):
+    main = import_module(PROGRAMS[command][0]).main
+    for argv, shown in (["--help"], "out"), (["--no-such-flag"], "err"):
+        monkeypatch.setattr(sys, "argv", [f"ofa {command}", *argv])
+        with pytest.raises(SystemExit):
+            main()
+        text = getattr(capsys.readouterr(), shown)
+        assert text.startswith(f"usage: ofa {command} ") and (shown == "out" or f"\nofa {command}: error: " in text)
+
+
 @pytest.mark.parametrize("result, code", [(None, 0), (0, 0), (1, 1), (2, 2)])
 def test_a_program_gets_its_arguments_and_its_exit_code_is_handed_on(result, code, monkeypatch):
     seen = []
@@ -172,7 +183,7 @@ def test_installed_command(installed, folder):
     code, output, errors = run(folder, installed / "ofa", "validate", "caption", "rows.tsv", path="")
     assert (code, output) == (0, "6 of 6 rows are good.\n"), errors
     code, _, errors = run(folder, installed / "ofa", "validate", "caption", "none.tsv", path=folder)
-    assert code == 2 and "There is no data file none.tsv" in errors
+    assert code == 2 and errors.startswith("ofa validate: error: ") and "There is no data file none.tsv" in errors
 
 
 def test_installed_packages(installed, folder):

@@ -230,8 +230,13 @@ def previous_checkpoint(path: PathLike) -> Path | None:
     return None
 
 
-def load_model(path: PathLike, *args: Any, **options: Any) -> "OFA":
+def load_model(
+    path: PathLike,
+    overrides: Mapping[str, Any] | None = None,
+    ema: bool = False,
+    device: str | torch.device = "cpu",
+) -> "OFA":
     """`models.weights.load_model`, under the name that other programs import."""
     from models.weights import load_model
 
-    return load_model(path, *args, **options)
+    return load_model(path, overrides, ema, device)

@@ -1,6 +1,7 @@
 """Dataclass fields that double as command line flags, and the values that flags take."""
 
 import argparse
+import sys
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,11 @@ LARGEST_SEED = 2**32 - 1  # NumPy's
 def option(default: Any, text: str) -> Any:
     """A dataclass field with its help text; fairseq's flag generator reads both."""
     return field(default=default, metadata={"help": text})
+
+
+def program_name(usual: str) -> str:
+    """What usage and error lines call the running program: "ofa COMMAND" if `ofa` started it, else its usual name."""
+    return sys.argv[0] if sys.argv[0].startswith("ofa ") else usual
 
 
 def positive(text: str) -> int:

@@ -35,6 +35,7 @@ from models.text_to_image import row_generators
 from models.vqgan import VQGAN, from_pil, sample_codes, to_pil
 from utils.errors import BadRowError, UserError, one_sentence
 from utils.files import atomic_write
+from utils.options import program_name
 
 Work = Callable[[argparse.Namespace, int, int], None]  # flags, number of the share, number of shares
 _READERS = 4  # threads that decode images while the model runs
@@ -319,7 +320,9 @@ def _work(worker: int, work: Work, flags: argparse.Namespace, threads: int) -> N
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """Flags; the spelling of the released program, with underscores, is understood."""
-    parser = argparse.ArgumentParser(prog="python -m utils.image_codes", description="Image codes by the VQGAN")
+    parser = argparse.ArgumentParser(
+        program_name("python -m utils.image_codes"), description="Turn images into VQGAN codes, and codes into images."
+    )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--outputs", type=Path, required=True, help="TSV file (encode) or folder (decode) to write")
     common.add_argument(

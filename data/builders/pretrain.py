@@ -34,6 +34,7 @@ from models.vqgan import from_pil
 from utils.constants import SEPARATOR
 from utils.errors import UserError, one_sentence
 from utils.files import atomic_write, decode_text
+from utils.options import program_name
 
 PAIRS, DETECTION, TEXTS, CODES = (f"{kind}_examples.tsv" for kind in ("vision_language", "detection", "text", "image"))
 NEGATIVES = "negative_sample"
@@ -233,7 +234,9 @@ def build(flags: argparse.Namespace) -> Counter[str]:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Flags of the program."""
-    parser = argparse.ArgumentParser("python -m data.build_pretrain", description="Write pretraining files.")
+    parser = argparse.ArgumentParser(
+        program_name("python -m data.build_pretrain"), description="Write pretraining files."
+    )
     parser.add_argument("--images", type=Path, required=True, help="folder of the images")
     parser.add_argument("--captions", type=Path, required=True, help="COCO captions, e.g. captions_train2014.json")
     parser.add_argument("--instances", type=Path, required=True, help="COCO objects, e.g. instances_train2014.json")
@@ -284,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
         check(flags)
         rows = build(flags)
     except (UserError, OSError) as error:
-        print(f"python -m data.build_pretrain: error: {one_sentence(error)}", file=sys.stderr)
+        print(f"{program_name('python -m data.build_pretrain')}: error: {one_sentence(error)}", file=sys.stderr)
         return 2
     sources = {PAIRS: "", DETECTION: "no objects", TEXTS: "no --texts", CODES: "no --vqgan-model-path"}
     for name, reason in sources.items():

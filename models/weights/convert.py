@@ -35,7 +35,7 @@ from utils.checkpoint import load_checkpoint, save_checkpoint, without_history
 from utils.errors import UserError, one_sentence
 from utils.files import read_text, text_lines
 from utils.hf_layout import CODE_POSITIONS
-from utils.options import path_of
+from utils.options import path_of, program_name
 from utils.tensor_file import NOT_STORED, write_tensors
 
 COMPUTED = ("token_rp_bucket", "image_rp_bucket", CODE_POSITIONS)  # ends of names
@@ -219,7 +219,8 @@ def _first_folder(candidate: str | None, otherwise: Path) -> Path:
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        description="Convert a checkpoint: fairseq .pt, Hugging Face folder, .safetensors."
+        program_name("python -m utils.convert"),
+        description="Convert a checkpoint: fairseq .pt, Hugging Face folder, .safetensors.",
     )
     parser.add_argument("source", type=path_of, metavar="IN", help="checkpoint file or Hugging Face folder")
     parser.add_argument("target", type=path_of, metavar="OUT", help="name ending in .pt or .safetensors, or a folder")
@@ -229,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         notes = convert(args.source, args.target, args.bpe_dir, args.half)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     print(*notes, f"Wrote {args.target}.", sep="\n")
     return 0

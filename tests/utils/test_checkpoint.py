@@ -1,6 +1,7 @@
 """Checkpoints of every released layout are read back exactly; damaged and hostile files are refused."""
 
 import argparse
+import inspect
 import json
 import os
 import pickle
@@ -252,6 +253,13 @@ def test_inference_of_options(options):
     with torch.device("meta"):
         state = OFA(config).state_dict()
     assert model_config({"model": state}, source="The state dict") == config
+
+
+def test_the_public_name_has_the_arguments_of_the_function():
+    public, real = (
+        inspect.signature(function).parameters.values() for function in (checkpoint_module.load_model, load_model)
+    )
+    assert [(p.name, p.kind, p.default) for p in public] == [(p.name, p.kind, p.default) for p in real]
 
 
 def test_inference_refuses_other_models(model):
