@@ -32,8 +32,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         help="the VQGAN's last.ckpt and model.yaml, for drawing (default: those in NAME_vqgan/ beside NAME.pt, if any)",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default %(default)s: this machine)")
-    parser.add_argument("--port", type=int, default=7860, help="(default %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default %(default)s: this machine)")
+    parser.add_argument("--port", type=int, default=7860, help="port to serve on (default %(default)s)")
     return parser.parse_args(argv)
 
 

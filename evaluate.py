@@ -47,16 +47,16 @@ class EvaluationFlags(FairseqDataclass):
 
     ema_eval: bool = field(default=False, metadata={"help": "evaluate the averaged weights of the checkpoint"})
     zero_shot: bool = field(
-        default=False, metadata={"help": "take the task from the command line, and only weights from the file"}
+        default=False, metadata={"help": "take only weights from the checkpoint, and the task from the command line"}
     )
     beam_search_vqa_eval: bool = field(
-        default=False, metadata={"help": "answer by beam search, not by ranking all answers"}
+        default=False, metadata={"help": "answer by beam search instead of ranking all answers"}
     )
     with_scores: bool = field(
-        default=False, metadata={"help": "add to each record how sure the model is (probability or log-probability)"}
+        default=False, metadata={"help": "add the model's confidence to each record (probability or log-probability)"}
     )
     check_submission: Optional[str] = field(
-        default=None, metadata={"help": "evaluate nothing: check this file of predictions against the data file"}
+        default=None, metadata={"help": "only check this file of predictions against the data file"}
     )
 
 
@@ -87,7 +87,7 @@ def evaluate(cfg: DictConfig) -> None:
     """Answers every row of the data file once, writes the answers and prints the scores."""
     evaluation_flags.check_given(cfg, cfg.given)
     if (subset := cfg.dataset.gen_subset) in ("", ".", "..") or "/" in subset:
-        raise UserError(f"--gen-subset={subset} is part of file names: give a name such as test.")
+        raise UserError(f"--gen-subset={subset} is part of file names: pass a name such as test.")
     if cfg.evaluation.check_submission:
         check_submission(cfg)
         return
@@ -139,7 +139,7 @@ def _task_config(
     card = Card.read(checkpoint, path)
     name = card.task if card else stored.get("_name") or args.get("task")
     if not name:
-        raise UserError(f"{path} says nothing of its task: pass --zero-shot and the task's options.")
+        raise UserError(f"{path} does not say which task it was trained for: pass --zero-shot and the task's options.")
     if name not in fairseq_tasks.TASK_DATACLASS_REGISTRY:
         raise UserError(f"{path} was trained for the task {name!r}, which is not registered.")
     if "task" in cfg.given and cfg.task._name != name:
@@ -152,7 +152,7 @@ def _task_config(
     asked = {**overrides, **given}
     for key in given.keys() & overrides.keys():
         if given[key] != overrides[key]:
-            logger.warning("%s: %r on the command line wins over --model-overrides.", key, given[key])
+            logger.warning("%s: %r on the command line overrides --model-overrides.", key, given[key])
     own = _own_options(card, checkpoint, path, bool(asked.get("bpe_dir"))) if card else {}
     if "ans2label_dict" in given or ("ans2label_dict" in overrides and "ans2label_file" not in asked):
         asked["ans2label_file"] = None  # which would win
@@ -214,7 +214,7 @@ def _check_answers(card: Card, path: str, task: OFATask, overrides: Set[str], gi
     except UserError as error:
         if ANSWER_OPTIONS & given or not ANSWER_OPTIONS & overrides:
             raise
-        logger.warning("%s The override is followed.", error)
+        logger.warning("%s Using the override.", error)
 
 
 def check_submission(cfg: DictConfig) -> None:

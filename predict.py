@@ -1,8 +1,8 @@
-"""Predicts: `python predict.py caption IMAGES... --checkpoint FILE [--output out.jsonl]` -> one JSON line per item.
+"""Predicts: `python predict.py caption INPUT... --checkpoint FILE [--output out.jsonl]` -> one JSON line per item.
 
-INPUT is images, a folder of them, a JSONL file (keys `image`, `question` ..., optional `id`) or a TSV file with the
-released columns of the task; for draw and summarise also .txt files with a text a line, or a text itself. With --output
-a run that was stopped goes on where it was. Exit code 1: items were skipped, 2: a wrong command line or file.
+INPUT is image files, a folder of them, a JSONL file (keys `image`, `question` ..., optional `id`) or a TSV file with
+the released columns of the task; for draw and summarise also a .txt file with one text per line, or a text itself.
+With --output, an interrupted run resumes. Exit code 1: items were skipped, 2: a wrong command line or file.
 """
 
 import ofa_names  # isort: skip  # noqa: F401  (first: a user's `data` or `utils` is a sentence)
@@ -131,14 +131,14 @@ COMMANDS = {
                       ("image", "question"), "answer", _answer),
     "ground": Command("find the box of a phrase", "refcoco", {**_same("id", "image"), "phrase": "text"},
                       ("image", "phrase"), "boxes", _ground),
-    "entail": Command("judge sentences by images", "snli_ve",
+    "entail": Command("decide whether an image entails a sentence", "snli_ve",
                       {**_same("id", "image", "hypothesis"), "premise": "caption"}, ("image", "hypothesis"),
                       "entailment", _entail),
-    "classify": Command("name the class of images", "image_classify", _same("image"), ("image",), "labels",
+    "classify": Command("classify images", "image_classify", _same("image"), ("image",), "labels",
                         _classify),
-    "draw": Command("draw images of captions", "image_gen", {"id": "id", "prompt": "text"}, ("prompt",), "pictures",
-                    _draw),
-    "summarise": Command("write headlines", "gigaword", {"text": "article"}, ("text",), "summary", _summarise),
+    "draw": Command("generate images from captions", "image_gen", {"id": "id", "prompt": "text"}, ("prompt",),
+                    "pictures", _draw),
+    "summarise": Command("summarise texts", "gigaword", {"text": "article"}, ("text",), "summary", _summarise),
     "generate": Command("follow any instruction", "", _same("id", "image", "prompt"), ("prompt",), "text", _generate),
 }
 # fmt: on
@@ -148,23 +148,25 @@ TEXTS = {"answer": ("question",), "ground": ("phrase",), "entail": ("hypothesis"
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """The command line; SystemExit on a wrong one."""
-    parser = argparse.ArgumentParser(program_name("predict.py"), description="Put images and texts to a trained model.")
+    parser = argparse.ArgumentParser(program_name("predict.py"), description="Run a trained model on images and texts.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        sub = commands.add_parser(name, help=command.help, description=f"Predict: {command.help}.")
+        sub = commands.add_parser(name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}.")
         _add_common(sub, name, command)
         for text in TEXTS.get(name, ()):
-            sub.add_argument(f"--{text}", help=f"the {text} of every item that has none")
+            sub.add_argument(f"--{text}", help=f"{text} for items without one")
     answer, ground, classify, draw = (commands.choices[name] for name in ("answer", "ground", "classify", "draw"))
     for sub in (answer, classify):
-        sub.add_argument("--candidates", help="file of the answers to choose among (JSON, pickle, or one a line)")
-    answer.add_argument("--free", action="store_true", help="any text may be the answer")
+        sub.add_argument("--candidates", help="file of candidate answers (JSON, pickle, or one per line)")
+    answer.add_argument("--free", action="store_true", help="answer with any text instead of a candidate")
     ground.add_argument("--n-best", type=positive, default=1, help="boxes per phrase (default %(default)s)")
     classify.add_argument("--top-k", type=positive, default=5, help="classes per image (default %(default)s)")
     draw.add_argument("--n", type=positive, default=1, help="images per caption (default %(default)s)")
     draw.add_argument("--vqgan", nargs=2, metavar=("CHECKPOINT", "YAML"), help="the VQGAN's last.ckpt and model.yaml")
-    draw.add_argument("--folder", type=path_of, default=Path("drawings"), help="for the images (default %(default)s)")
-    draw.add_argument("--seed", type=seed, default=7, help="of the draws (default %(default)s)")
+    draw.add_argument(
+        "--folder", type=path_of, default=Path("drawings"), help="folder for the images (default %(default)s)"
+    )
+    draw.add_argument("--seed", type=seed, default=7, help="random seed (default %(default)s)")
     args = parser.parse_args(argv)
     if getattr(args, "free", False) and args.candidates is not None:
         parser.error("--free and --candidates exclude each other: leave one out.")
@@ -177,19 +179,19 @@ def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> No
     several = "*" if name == "generate" else "+"
     kinds = "images, folders, .jsonl or .tsv files" if "image" in command.columns else ".jsonl, .tsv, .txt or a text"
     sub.add_argument("input", nargs=several, metavar="INPUT", help=kinds)
-    sub.add_argument("--recursive", action="store_true", help="read folders with the folders in them")
+    sub.add_argument("--recursive", action="store_true", help="read subfolders as well")
     sub.add_argument("--max-image-pixels", type=positive, help="larger images are skipped (default: 2 ** 28)")
     sub.add_argument("--checkpoint", required=True, help="fairseq file, Hugging Face folder or safetensors file")
-    sub.add_argument("--output", type=path_of, help="JSONL file to write, or to go on with (default: standard output)")
+    sub.add_argument("--output", type=path_of, help="JSONL file to write or resume (default: standard output)")
     order = ",".join(command.columns)
-    sub.add_argument("--selected-cols", help=f"columns of a TSV: {order} (default {command.selected})")
-    sub.add_argument("--batch-size", type=positive, default=16, help="items computed at once (default %(default)s)")
+    sub.add_argument("--selected-cols", help=f"numbers of the TSV columns {order} (default {command.selected})")
+    sub.add_argument("--batch-size", type=positive, default=16, help="items per batch (default %(default)s)")
     sub.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     sub.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default %(default)s)")
     sub.add_argument("--decoding", type=_json_object, default={}, help='generation options, e.g. {"beam": 1}')
     sub.add_argument(
         "--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", dest="overrides",
-        help="option that wins over the checkpoint's, e.g. bpe_dir=utils/BPE",
+        help="override an option of the checkpoint, e.g. bpe_dir=utils/BPE",
     )  # fmt: skip
 
 
@@ -197,7 +199,7 @@ def _json_object(text: str) -> dict[str, Any]:
     try:
         return dict(json.loads(text).items())
     except (ValueError, AttributeError, RecursionError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no JSON object") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object") from None
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -373,7 +375,7 @@ class _Standard:
 
     def __enter__(self) -> "_Standard":
         if sys.stdout is None:
-            raise UserError("Standard output is closed: name a file with --output.")
+            raise UserError("Standard output is closed: pass a file with --output.")
         return self
 
     def write(self, lines: bytes) -> None:
@@ -388,7 +390,7 @@ def _load(args: argparse.Namespace) -> "OFAPredictor":
     overrides = dict(args.overrides)
     if reserved := overrides.keys() & {"device", "dtype", "batch_size", "vqgan", "max_image_pixels"}:
         name = sorted(reserved)[0]
-        raise UserError(f"--set {name}=... has a flag of its own: pass --{name.replace('_', '-')}.")
+        raise UserError(f"--set {name}=... has its own flag: pass --{name.replace('_', '-')}.")
     if args.max_image_pixels:
         overrides["max_image_pixels"] = args.max_image_pixels
     if getattr(args, "candidates", None):

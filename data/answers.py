@@ -54,7 +54,7 @@ def read_answers(config: AnswerConfig) -> list[str]:
     else:
         answers, where = _parse_json(config.ans2label_dict or "", "--ans2label-dict"), "--ans2label-dict"
     if not answers or not all(isinstance(answer, str) for answer in answers):
-        raise UserError(f"{where} must hold answers as texts: a dict with one key per answer, or one answer a line.")
+        raise UserError(f"{where} must hold answers as texts: a dict with one key per answer, or one answer per line.")
     if blank := [number for number, answer in enumerate(answers, 1) if not answer.strip()]:
         raise UserError(f"{where} holds a blank answer (number {blank[0]}): remove it.")
     if half := [answer for answer in answers if not whole_characters(answer)]:
@@ -92,9 +92,11 @@ def _read_file(path: Path) -> list[Any]:
         return _parse_json(text, where)
     lines = [line.strip() for line in text_lines(text) if line.strip()]
     if path.suffix.lower() == ".csv":
-        raise UserError(f"{where} is a table: write one answer a line, or a JSON list, in another file.")
+        raise UserError(f"{where} is a table: write one answer per line, or a JSON list, to another file.")
     if lines and all(len(line) > 1 and line[0] == line[-1] == '"' for line in lines):
-        raise UserError(f"{where} has quotes around every answer: write one answer a line without, or a JSON list.")
+        raise UserError(
+            f"{where} has quotes around every answer: write one answer per line without quotes, or a JSON list."
+        )
     return lines
 
 

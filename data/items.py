@@ -79,13 +79,13 @@ def image_files(folder: Path, recursive: bool) -> tuple[list[Path], str]:
         elif path.suffix.lower() in endings:
             images.append(path)
         else:
-            others[path.suffix.lower() or "no ending"] += 1
+            others[path.suffix.lower() or "no extension"] += 1
     parts = []
     if others:
         kinds = ", ".join(f"{count} x {kind}" for kind, count in others.most_common(5))
-        parts.append(f"{others.total()} files whose endings are not those of images ({kinds})")
+        parts.append(f"{others.total()} files without an image extension ({kinds})")
     if folders:
-        parts.append(f"{folders} folders (--recursive reads them)")
+        parts.append(f"{folders} subfolders (--recursive reads them)")
     return sorted(images), f"{folder}: left out {' and '.join(parts)}." if parts else ""
 
 
@@ -101,7 +101,7 @@ def open_items(path: str, names: Sequence[str], selected_cols: str, recursive: b
         UserError: an input that is missing or holds nothing.
     """
     if not path.strip():
-        raise UserError("An input is empty: name a file, a folder or a text.")
+        raise UserError("An input is empty: pass a file, a folder or a text.")
     place, kind = Path(path), Path(path).suffix.lower()
     if kind == ".tsv":
         rows = TsvFile(path, selected_cols)
@@ -116,13 +116,13 @@ def open_items(path: str, names: Sequence[str], selected_cols: str, recursive: b
     if "image" not in names:
         if kind != ".txt" and (kind in FILE_ENDINGS or (kind and os.path.isfile(path)) or PATH.fullmatch(path)):
             raise UserError(
-                f"{path} seems to be a file, and texts are read from .txt, .jsonl and .tsv files: name one of those; "
-                "a text that looks like a file name goes into a .txt file."
+                f"{path} looks like a file, but texts are read from .txt, .jsonl and .tsv files: pass one of those, or "
+                "put a text that looks like a file name into a .txt file."
             )
         texts = _lines(place) if kind == ".txt" else [path]
         return Source(len(texts), lambda *_: (Item(f"text {quoted(text)}", None, {names[-1]: text}) for text in texts))
     if kind == ".json":
-        raise UserError(f"{path} is JSON, and objects are read from .jsonl files: write one object a line.")
+        raise UserError(f"{path} is JSON, but objects are read from .jsonl files: write one object per line.")
     images, left_out = [place], ""
     if os.path.isdir(path):
         images, left_out = image_files(place, recursive)
@@ -168,7 +168,7 @@ def _lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}): write it again.") from error
     if not lines:
-        raise UserError(f"{path} holds nothing: write one item a line.")
+        raise UserError(f"{path} is empty: write one item per line.")
     return lines
 
 

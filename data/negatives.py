@@ -22,7 +22,7 @@ class Negatives:
     """Texts to draw wrong ones from.
 
     Args:
-        captions: file of captions, one a line; it may be large, and only the lines drawn are read.
+        captions: file of captions, one per line; it may be large, and only the lines drawn are read.
         objects: names of objects, at least two.
         answers: answer type -> answers, at least two each; has the type "other".
     """

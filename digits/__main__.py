@@ -16,14 +16,14 @@ def task_names(text: str) -> list[str]:
     names = text.split(",")
     unknown = [name for name in names if name not in TASKS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"there is no task {unknown[0]!r}; choose from {','.join(TASKS)}")
+        raise argparse.ArgumentTypeError(f"unknown task {unknown[0]!r}: choose from {','.join(TASKS)}")
     return names
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the folders of the tasks under the output folder; 2 on a user's mistake."""
     parser = argparse.ArgumentParser("python -m data.demo", description="Write the digit-scene demo data.")
-    parser.add_argument("out_dir", type=path_of, help="folder to write to; made if missing")
+    parser.add_argument("out_dir", type=path_of, help="folder to write to; created if missing")
     parser.add_argument("--tasks", type=task_names, default=list(TASKS), help=f"default: {','.join(TASKS)}")
     parser.add_argument("--train", type=int, default=6000, help="training rows (default %(default)s)")
     parser.add_argument("--val", type=int, default=300, help="validation rows (default %(default)s)")
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     counts = {split: getattr(args, split) for split in SPLITS}
     if min(*counts.values(), args.seed) < 0 or args.size < SMALLEST_IMAGE:
-        parser.error(f"--size must be {SMALLEST_IMAGE} or more and no other number negative")
+        parser.error(f"--size must be {SMALLEST_IMAGE} or more and no other number may be negative")
     try:
         for task in (TASKS[name] for name in args.tasks):
             task.write(args.out_dir / task.folder, counts, args.seed, args.size)

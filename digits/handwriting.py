@@ -50,7 +50,7 @@ def load_digit_samples(split: str, varied: bool = False) -> DigitSamples:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise UserError("The demo data need scikit-learn: pip install scikit-learn.") from error
+        raise UserError("The demo data needs scikit-learn: pip install scikit-learn.") from error
     part = _PARTS[split]
     images, labels = load_digits(return_X_y=True)
     ink = (images[part] / 16).astype(np.float32).reshape(-1, 8, 8)  # stored as 0..16

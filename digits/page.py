@@ -83,8 +83,10 @@ def draw_page(panels: list[tuple[Score, list[Case]]], path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Writes and prints the table and draws the page; 1 if guessing scores as well, 2 on missing or broken files."""
     parser = argparse.ArgumentParser("python -m digits.page", description="Table of scores and page of images.")
-    parser.add_argument("out", metavar="OUT_DIR", type=Path, help="has data/ and results/; gets scores.md and page.png")
-    parser.add_argument("--allow-chance", action="store_true", help="exit with 0 even if guessing scores as well")
+    parser.add_argument(
+        "out", metavar="OUT_DIR", type=Path, help="folder with data/ and results/; scores.md and page.png go there"
+    )
+    parser.add_argument("--allow-chance", action="store_true", help="exit with 0 even if a score is not above chance")
     args = parser.parse_args(argv)
     try:
         runs = [read_run(run, args.out) for run in RUNS]

@@ -116,7 +116,9 @@ def read_run(run: Run, out: Path) -> tuple[list[Score], list[Case]]:
     try:
         truths = [run.true_answer(rows[number]) for number in range(len(rows))]
     except (LookupError, ValueError) as error:
-        raise UserError(f"{rows.path} is no file of the task {run.task} ({error}): write the data again.") from error
+        raise UserError(
+            f"{rows.path} is not a file of the task {run.task} ({error}): generate the data again."
+        ) from error
     check_predictions(predictions, {run.answer: list if run.answer == "box" else str}, len(rows), None)
     records = json.loads(read_text(predictions))
     try:

@@ -1,4 +1,4 @@
-"""The web page: tabs that put images and texts to an `OFAPredictor`. The only file that imports gradio."""
+"""The web page: tabs that run an `OFAPredictor` on images and texts. The only file that imports gradio."""
 
 import functools
 import html
@@ -26,7 +26,7 @@ except ImportError as error:
 
 MOST = 9  # images drawn at once
 UPLOAD = "50mb"  # largest file that is taken
-WAITING = 32  # requests in line; further visitors are told to come back
+WAITING = 32  # queued requests; further visitors are asked to come back later
 HEIGHT = 280  # height in the page (pixels)
 BOX_COLOUR = "#ff3df0"  # no colour of the digit scenes
 FONTS = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # the browser's own: nothing is loaded
@@ -68,7 +68,7 @@ class Answers:
         return _said(self.predictor.caption(self._read(image)))
 
     def question(self, image: str | None, question: str, candidates: str) -> tuple[str, str]:
-        """Answer and score; the candidates are one a line, none = those of the checkpoint or any text."""
+        """Answer and score; one candidate per line; none = those of the checkpoint or any text."""
         names = list(dict.fromkeys(line.strip() for line in text_lines(candidates) if line.strip()))
         return _said(self.predictor.answer(self._read(image), _text(question, "a question"), names or None))
 
@@ -88,7 +88,7 @@ class Answers:
     def _read(self, image: str | None) -> Image.Image:
         """The image as the predictor reads files."""
         if not image:
-            raise UserError("There is no image: choose one first.")
+            raise UserError("No image: choose one first.")
         inside = image.startswith("data:")
         return self.predictor.read_image(decode_base64(image) if inside else Path(image).read_bytes())
 
@@ -129,14 +129,16 @@ def serve(page: gr.Blocks, host: str, port: int) -> str:
             ssr_mode=False, pwa=False, mcp_server=False, quiet=True, prevent_thread_lock=True, max_file_size=UPLOAD,
         )  # fmt: skip
     except OSError as error:
-        raise UserError(f"Port {port} of {host} cannot be used: name another with --port.") from error
+        raise UserError(f"Port {port} of {host} cannot be used: choose another with --port.") from error
     return str(address)
 
 
 def _anything(answers: Answers, folder: Path) -> None:
     image = _image_box("Image (optional)")
     instruction = gr.Textbox(label="Instruction", placeholder="what does the image describe?", render=False)
-    says = "Any instruction. `<bin_3>` and `<code_7>` are location and image tokens, in instructions and answers."
+    says = (
+        "Follows any instruction. `<bin_3>` and `<code_7>` are location and image tokens, in instructions and answers."
+    )
     _tab(
         "Anything", says, "Run", answers.anything, [image, instruction], _text_boxes("Answer"),
         examples.instructions(folder),
@@ -147,7 +149,7 @@ def _caption(answers: Answers, folder: Path) -> None:
     rows = [[case.image] for case in examples.captions(folder)]
     _tab(
         "Caption",
-        "What the image shows.",
+        "Describes the image.",
         "Describe",
         answers.caption,
         [_image_box()],
@@ -158,9 +160,9 @@ def _caption(answers: Answers, folder: Path) -> None:
 
 def _question(answers: Answers, folder: Path) -> None:
     question = gr.Textbox(label="Question", placeholder="what color is the zero?", render=False)
-    label = "Candidates, one a line (optional)"
+    label = "Candidates, one per line (optional)"
     candidates = gr.Textbox(label=label, lines=3, max_lines=6, render=False)
-    says = "With candidates the best of them is the answer, and the score is its probability among them."
+    says = "With candidates, the answer is the best of them, and the score its probability among them."
     rows = [
         [case.image, case.text, "\n".join(case.candidates) if number % 2 else ""]
         for number, case in enumerate(examples.questions(folder))
@@ -181,7 +183,7 @@ def _grounding(answers: Answers, folder: Path) -> None:
     found = gr.Image(label="Box", format="png", height=HEIGHT, interactive=False, buttons=["download"], render=False)
     rows = [[case.image, case.text] for case in examples.phrases(folder)]
     _tab(
-        "Grounding", "Where in the image is what the phrase describes.", "Find", answers.grounding,
+        "Grounding", "Finds what the phrase describes in the image.", "Find", answers.grounding,
         [_image_box(), phrase], [found, *_text_boxes("Coordinates")], rows,
     )  # fmt: skip
 
@@ -197,7 +199,7 @@ def _drawing(answers: Answers, can_draw: bool) -> None:
         label="Drawings", format="png", columns=3, height=420, elem_id="drawings", buttons=["download"], render=False
     )
     temperature = gr.Slider(0.1, 1.5, value=1.0, step=0.1, label="Temperature", render=False)
-    says = "Images of what the prompt says: the lower the temperature, the plainer and the more alike."
+    says = "Generates images from the prompt. A lower temperature gives plainer, more similar images."
     rows = [[text, 4, examples.TEMPERATURE] for text in examples.PROMPTS]
     _tab("Drawing", says, "Draw", answers.drawing, [prompt, count, temperature], [drawn], rows)
 
@@ -236,7 +238,7 @@ def _tab(
 
 
 def _politely(answer: Callable[..., Any]) -> Callable[..., Any]:
-    """A user's mistake is a sentence in the page, not a stack trace in the log."""
+    """Shows a user's mistake as a sentence on the page, not as a stack trace in the log."""
 
     @functools.wraps(answer)
     def answered(*values: Any) -> Any:
@@ -247,7 +249,7 @@ def _politely(answer: Callable[..., Any]) -> Callable[..., Any]:
         except (MemoryError, RuntimeError) as error:
             if not _is_lack_of_memory(error):
                 raise
-            raise _notice("There is not enough memory for this: ask for less, or choose a smaller image.") from error
+            raise _notice("Out of memory: request less, or choose a smaller image.") from error
 
     return answered
 
@@ -260,7 +262,7 @@ def _is_lack_of_memory(error: BaseException) -> bool:
 
 
 def _notice(sentence: str) -> gr.Error:
-    return gr.Error(html.escape(sentence), title="This cannot be done", print_exception=False)
+    return gr.Error(html.escape(sentence), title="Error", print_exception=False)
 
 
 def _image_box(label: str = "Image") -> gr.Image:
@@ -277,5 +279,5 @@ def _said(prediction: Any) -> tuple[str, str]:
 
 def _text(text: str, what: str) -> str:
     if not text.strip():
-        raise UserError(f"There is no text: write {what} first.")
+        raise UserError(f"No text: enter {what} first.")
     return text

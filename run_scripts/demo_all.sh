@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every task for real on two CPU cores: trains ofa_demo on digit scenes task by task, evaluates it, ends with one table.
 # OFA_DEMO_SCALE shortens it: 1 is the full length (under an hour), 0.01 only shows that everything runs.
-# TASKS names fewer tasks. Started again, it leaves out what is finished.
+# TASKS names fewer tasks. Rerun it to resume: finished steps are skipped.
 set -e
 . "$(dirname "$0")/lib.sh"
 ofa_setup

@@ -35,8 +35,8 @@ ofa_setup() {
             "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && break
             name=
         done
-        [ -n "$name" ] || { echo "Python 3.11 or 3.12 is needed and neither was found: install one." >&2; exit 2; }
-        "$name" -m venv "$OFA_ROOT/.venv" || { echo "$name cannot make .venv: install its venv module." >&2; exit 2; }
+        [ -n "$name" ] || { echo "No Python 3.11 or 3.12 found: install one of them." >&2; exit 2; }
+        "$name" -m venv "$OFA_ROOT/.venv" || { echo "$name cannot create .venv: install its venv module." >&2; exit 2; }
     fi
     for _file in requirements.txt "$@"; do
         ofa_wanted "$_file" | cmp -s - "$OFA_ROOT/.venv/$_file" || { ofa_install requirements.txt "$@" || exit 1; return; }
@@ -57,7 +57,7 @@ ofa_install() (
     if [ "${OFA_NEWEST:-0}" = 1 ]; then set -- --upgrade --upgrade-strategy=eager; else set -- --constraint=constraints.txt; fi
     for _file in $_files; do set -- "$@" "--requirement=$_file"; done
     if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"; then
-        [ "${OFA_NEWEST:-0}" = 1 ] || echo "If a version of constraints.txt cannot be had, try again with OFA_NEWEST=1." >&2
+        [ "${OFA_NEWEST:-0}" = 1 ] || echo "If a version in constraints.txt is not available, retry with OFA_NEWEST=1." >&2
         exit 1
     fi
     for _file in $_files; do ofa_wanted "$_file" > ".venv/$_file"; done
@@ -67,8 +67,8 @@ ofa_install() (
 ofa_ready() {
     "$(ofa_python)" -c 'import sys; from importlib.util import find_spec as f; sys.exit(not (f("torch") and f("fairseq")))' \
         2>/dev/null && return
-    echo "$(ofa_python) has no torch and fairseq: run 'bash $OFA_ROOT/run_scripts/quickstart.sh', which sets .venv up for" \
-        "all scripts, or let OFA_PYTHON name an interpreter in which requirements.txt is installed." >&2
+    echo "$(ofa_python) has no torch and fairseq: run 'bash $OFA_ROOT/run_scripts/quickstart.sh' to set up .venv for" \
+        "all scripts, or set OFA_PYTHON to an interpreter with requirements.txt installed." >&2
     exit 2
 }
 
@@ -97,7 +97,7 @@ ofa_once() {
     [ ! -f "$STEPS_DIR/$_name.done" ] || return 0
     echo "== $(date +%H:%M:%S) $_name"
     if ! "$@" > "$_log" 2>&1; then
-        echo "$_name failed, see $_log:" >&2
+        echo "$_name failed; see $_log:" >&2
         tail -n 5 "$_log" >&2
         exit 1
     fi
@@ -128,7 +128,7 @@ ofa_run() {
     fi
 }
 
-# ofa_train PORT RUN_NAME RESTORE_FILE DATA ARGS...: trains below OUTPUT_DIR; started again, it goes on where it was.
+# ofa_train PORT RUN_NAME RESTORE_FILE DATA ARGS...: trains below OUTPUT_DIR; the same command resumes a run.
 ofa_train() {
     _port=$1 _run=$2${RUN_SUFFIX:-} _restore=$3 _data=$4
     shift 4

@@ -46,16 +46,16 @@ class AnswerTask(OFATask):
         super().__init__(cfg, vocab)
         if cfg.val_inference_type not in INFERENCE_TYPES:
             raise UserError(
-                f"--val-inference-type {cfg.val_inference_type} is unknown: {' or '.join(INFERENCE_TYPES)}."
+                f"--val-inference-type {cfg.val_inference_type} is unknown: choose {' or '.join(INFERENCE_TYPES)}."
             )
         if self.beam_search and check_prompt_type(cfg.prompt_type) == "src":
-            raise UserError(
-                "--prompt-type src ends the decoder's prompt, so beam search has nothing to add: use prev_output."
-            )
+            raise UserError("--prompt-type src leaves beam search nothing to generate: use prev_output.")
         self.answers = self.read_answers()
         self.trie = CandidateTrie.from_texts(self.answers, vocab.encode) if self.answers else None
         if self.trie is None and not self.beam_search:
-            raise UserError("Without an answer set only --val-inference-type beamsearch can answer.")
+            raise UserError(
+                "There is no answer set to rank: pass --ans2label-file, or --val-inference-type beamsearch."
+            )
 
     def read_answers(self) -> list[str]:
         """The candidates in order; none when any text may be an answer."""

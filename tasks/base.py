@@ -148,7 +148,7 @@ class OFATask(FairseqTask):
     ) -> EpochBatches:
         """Batches of `max_sentences` rows of this process's share; token budgets and size filters do not apply."""
         if max_sentences is None:
-            raise UserError("--batch-size is missing: batches are counted in rows.")
+            raise UserError("--batch-size is missing: pass the number of rows per batch.")
         dataset.seed = seed
         return EpochBatches(
             dataset=dataset,

@@ -35,7 +35,7 @@ class CaptionConfig(OFATaskConfig):
     eval_print_samples: bool = field(default=False, metadata={"help": "log one caption per validation batch"})
     eval_cider_cached_tokens: Optional[str] = field(
         default=None,
-        metadata={"help": "document frequencies for CIDEr-D (pickle); counted in the validation file if not given"},
+        metadata={"help": "document frequencies for CIDEr-D (pickle; default: counted in the validation file)"},
     )
     scst: bool = field(default=False, metadata={"help": "self-critical training: keep all captions of an image"})
     scst_args: str = field(default="{}", metadata={"help": "generation options of self-critical training as JSON"})

@@ -32,10 +32,8 @@ class GigawordConfig(GigawordData, FairseqDataclass):
     eval_args: Optional[str] = field(
         default="{}", metadata={"help": 'generation options of validation as JSON, e.g. {"beam":6,"lenpen":0.7}'}
     )
-    eval_detok: str = field(default="space", metadata={"help": "accepted for old scripts; decoding needs none"})
-    eval_detok_args: Optional[str] = field(
-        default="{}", metadata={"help": "accepted for old scripts; see --eval-detok"}
-    )
+    eval_detok: str = field(default="space", metadata={"help": "accepted for old scripts; has no effect"})
+    eval_detok_args: Optional[str] = field(default="{}", metadata={"help": "accepted for old scripts; has no effect"})
     eval_print_samples: bool = field(default=False, metadata={"help": "log one summary per validation batch"})
 
 

@@ -28,7 +28,7 @@ class GlueTask(AnswerTask):
     def __init__(self, cfg: Any, vocab: Vocabulary) -> None:
         super().__init__(cfg, vocab)
         if long := [answer for answer in self.answers if len(vocab.encode(" " + answer)) != 1]:
-            raise UserError(f"--ans2label-dict: {long[0]!r} is more than one token, and a label is one.")
+            raise UserError(f"--ans2label-dict: {long[0]!r} is more than one token: choose labels of a single token.")
 
     def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One label word per row."""

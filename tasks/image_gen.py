@@ -30,9 +30,7 @@ METHODS = ("ti_sim", "ii_sim")
 class ImageGenConfig(ImageGenData, FairseqDataclass):
     """Options of text-to-image generation."""
 
-    sampling_times: int = field(
-        default=1, metadata={"help": "rounds of samples for each prompt; a round is of --beam samples"}
-    )
+    sampling_times: int = field(default=1, metadata={"help": "rounds of sampling per prompt, --beam samples each"})
     eval_clip_method: str = field(
         default="ti_sim", metadata={"help": "CLIP compares images with the prompt (ti_sim) or the true one (ii_sim)"}
     )
@@ -45,10 +43,10 @@ class ImageGenConfig(ImageGenData, FairseqDataclass):
     vqgan_config_path: Optional[str] = field(default=None, metadata={"help": "the VQGAN's model.yaml"})
     clip_model_path: Optional[str] = field(
         default=None,
-        metadata={"help": "OpenAI's ViT-B-16.pt, to score images and choose the best; the first sample without it"},
+        metadata={"help": "OpenAI's ViT-B-16.pt, to score images and choose the best (default: take the first sample)"},
     )
     gen_images_path: str = field(
-        default="", metadata={"help": "folder for the images of validation and evaluation; none are kept without it"}
+        default="", metadata={"help": "folder for the images of validation and evaluation (default: keep none)"}
     )
 
 
@@ -69,7 +67,7 @@ class ImageGenTask(OFATask):
         if cfg.eval_clip_method not in METHODS:
             raise UserError(f"--eval-clip-method {cfg.eval_clip_method}: choose {' or '.join(METHODS)}.")
         if cfg.sampling_times < 1:
-            raise UserError(f"--sampling-times {cfg.sampling_times}: at least 1 is needed.")
+            raise UserError(f"--sampling-times must be a positive integer, not {cfg.sampling_times}.")
 
     def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> ImageGenDataset:
         """Rows of prompts and codes; UserError for prompts alone in training, which have nothing to learn."""
@@ -179,6 +177,6 @@ def _check_ids(dataset: ImageGenDataset) -> None:
             continue
         if (other := seen.setdefault(name, row)) != row:
             raise UserError(
-                f"{dataset.rows.path}, lines {other + 1} and {row + 1}: images are named by id, and these two have "
-                "the same; give every row an id of its own."
+                f"{dataset.rows.path}, lines {other + 1} and {row + 1}: images are named by id, and these rows "
+                "share one: give every row a unique id."
             )

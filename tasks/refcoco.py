@@ -32,8 +32,8 @@ class RefcocoConfig(RefcocoData, FairseqDataclass):
         default="{}", metadata={"help": 'generation options of validation as JSON, e.g. {"beam":5,"max_len_b":4}'}
     )
     eval_print_samples: bool = field(default=False, metadata={"help": "log one box per validation batch"})
-    scst: bool = field(default=False, metadata={"help": "accepted for old scripts; no criterion uses it"})
-    scst_args: str = field(default="{}", metadata={"help": "accepted for old scripts; no criterion uses it"})
+    scst: bool = field(default=False, metadata={"help": "accepted for old scripts; has no effect"})
+    scst_args: str = field(default="{}", metadata={"help": "accepted for old scripts; has no effect"})
 
 
 @register_task("refcoco", dataclass=RefcocoConfig)

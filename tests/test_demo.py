@@ -125,12 +125,12 @@ def test_any_instruction(ask, cases):
 
 
 MISTAKES = [
-    ("caption", [None], "There is no image: choose one first."),
-    ("question", [None, "where is it?", ""], "There is no image: choose one first."),
-    ("question", ["red.png", "  ", ""], "There is no text: write a question first."),
-    ("grounding", ["red.png", ""], "There is no text: write a phrase first."),
-    ("drawing", ["", 2, 1.0], "There is no text: write a prompt first."),
-    ("anything", [None, ""], "There is no text: write an instruction first."),
+    ("caption", [None], "No image: choose one first."),
+    ("question", [None, "where is it?", ""], "No image: choose one first."),
+    ("question", ["red.png", "  ", ""], "No text: enter a question first."),
+    ("grounding", ["red.png", ""], "No text: enter a phrase first."),
+    ("drawing", ["", 2, 1.0], "No text: enter a prompt first."),
+    ("anything", [None, ""], "No text: enter an instruction first."),
     ("caption", ["broken.png"], "The image cannot be used: the image cannot be decoded: not a format"),
     ("grounding", ["floats.png", "a one"], "The image cannot be used: the image has floating point numbers as pixels"),
     ("anything", ["bomb.png", "what is it?"], "The image cannot be used: the image has "),
@@ -187,7 +187,7 @@ def test_lack_of_memory_is_a_sentence(error):
     def fail():
         raise error
 
-    with pytest.raises(gradio.Error, match="not enough memory for this"):
+    with pytest.raises(gradio.Error, match="Out of memory"):
         web_page._politely(fail)()
 
 
@@ -296,7 +296,7 @@ def test_wrong_command_lines(tmp_path, capsys, monkeypatch, other_page):
         taken.listen()
         port = taken.getsockname()[1]
         assert said(f"--port={port}", "--device=cpu").endswith(
-            f"Port {port} of 127.0.0.1 cannot be used: name another with --port.\n"
+            f"Port {port} of 127.0.0.1 cannot be used: choose another with --port.\n"
         )
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "models.web_page")
@@ -400,7 +400,7 @@ def test_every_tab_in_the_browser(browser, cases, address, tmp_path):
     shoot("Caption")
 
     browser.open("Question")
-    browser.example(1, field="Candidates, one a line (optional)")
+    browser.example(1, field="Candidates, one per line (optional)")
     browser.press("Answer")
     assert browser.answer("Answer") in cases.questions[1].candidates
     shoot("Question")
@@ -408,7 +408,7 @@ def test_every_tab_in_the_browser(browser, cases, address, tmp_path):
     browser.open("Grounding")
     browser.press("Find")  # with nothing to look at
     browser.panel = browser.driver
-    browser.wait(lambda: "There is no image: choose one first." in browser.find(".toast-body")[0].text)
+    browser.wait(lambda: "No image: choose one first." in browser.find(".toast-body")[0].text)
     browser.open("Grounding")
     browser.example(0, field="Phrase")
     browser.press("Find")

@@ -77,7 +77,7 @@ def code(text):
 
 
 def shell_lines(text):
-    """Commands of a page's bash blocks, one a line."""
+    """Commands of a page's bash blocks, one per line."""
     return [line for block in blocks(text, "bash") for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 

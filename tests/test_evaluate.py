@@ -231,7 +231,7 @@ def evaluated(task, own, *flags):
 def test_a_flag_wins_over_the_overrides_of_a_script(caplog):
     _, config = evaluated("vqa_gen", {}, "--selected-cols=0,5,2,3,4", f"--ans2label-dict={ANSWERS}")
     assert config.selected_cols == "0,5,2,3,4" and config.ans2label_dict == ANSWERS and config.ans2label_file is None
-    assert "selected_cols: '0,5,2,3,4' on the command line wins over --model-overrides." in caplog.text
+    assert "selected_cols: '0,5,2,3,4' on the command line overrides --model-overrides." in caplog.text
     assert evaluated("vqa_gen", {})[1].selected_cols == "0,1"
     assert evaluated("vqa_gen", {"val_inference_type": "beamsearch"})[1].val_inference_type == "allcand"
     assert evaluated("vqa_gen", {}, "--beam-search-vqa-eval")[1].val_inference_type == "beamsearch"

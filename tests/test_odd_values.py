@@ -76,7 +76,7 @@ def test_a_checkpoint_is_not_converted_onto_itself(save_small_network, tmp_path,
 @pytest.mark.parametrize(
     "name, content, words",
     [
-        ("empty.jsonl", "\n \n", "holds nothing"),
+        ("empty.jsonl", "\n \n", "is empty: write one item per line"),
         ("list.json", "[]", "objects are read from .jsonl"),
         (None, "", "An input is empty"),
         (None, "  ", "An input is empty"),
@@ -130,7 +130,7 @@ def test_options_of_another_kind_of_rows(tmp_path, capsys):
 
 @pytest.mark.parametrize("text", ["/nowhere/article", "./article", "../a/b", "~/article", "articles/", "article.csv"])
 def test_paths_are_no_texts(text):
-    with pytest.raises(UserError, match="seems to be a file"):
+    with pytest.raises(UserError, match="looks like a file"):
         open_items(text, ("text",), "0")
 
 

@@ -207,7 +207,7 @@ def test_evaluation_of_glue_and_unknown_tasks():
     assert ast.literal_eval(cfg.common_eval.model_overrides)["selected_cols"] == "1,2"
     assert cfg.common_eval.path == str(ROOT / "checkpoints/cola_large_best.pt")
     done = subprocess.run(["sh", str(SCRIPTS["train_glue.sh"]), "wnli"], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("'wnli' is no task of GLUE: choose cola, mnli")
+    assert done.returncode == 2 and done.stderr.startswith("'wnli' is not a GLUE task: choose cola, mnli")
 
 
 @pytest.mark.parametrize(

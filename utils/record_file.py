@@ -1,4 +1,4 @@
-"""The file that `predict.py --output` writes: a JSON record a line; the same command goes on with it."""
+"""The file that `predict.py --output` writes: one JSON record per line; the same command resumes it."""
 
 import json
 import os

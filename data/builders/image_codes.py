@@ -6,7 +6,7 @@
 
 An image that is not square has its short side resized to the code image size (Lanczos), and the centre is taken.
 The codes are the most likely ones; the released files were made by `--sample`. Started again after being stopped, the
-program goes on where it was; OUT.tsv appears when it is complete. `--workers 4` starts four processes. On several
+program resumes; OUT.tsv appears when it is complete. `--workers 4` starts four processes. On several
 machines give each its `--rank` and `--world-size` (default: torchrun's); each writes OUT.tsv.<rank>-of-<world size>,
 to be joined by `cat`, in order of rank.
 """
@@ -126,7 +126,7 @@ def _read(source: TsvImages | FolderImages, row: int, flags: argparse.Namespace)
         keys, data = source[row]
         image, damaged, _ = images.decode(data, flags.max_image_pixels)
         if damaged:
-            tqdm.write(f"{source.where(row)}: the image is cut off or damaged: what is there is encoded.")
+            tqdm.write(f"{source.where(row)}: the image is cut off or damaged: encoding the readable part.")
         pixels = from_pil(image, flags.code_image_size)
     except UserError:
         raise

@@ -41,7 +41,7 @@ def columns(optional: Collection[str] = (), **values: Any) -> tuple[list[list[An
     lengths = {name: len(value) for name, value in values.items() if isinstance(value, list | tuple)}
     if len(set(lengths.values())) > 1:
         counts = " and ".join(f"{count} {name}" for name, count in lengths.items())
-        raise UserError(f"There are {counts}: give as many of each, or a single one for all.")
+        raise UserError(f"There are {counts}: pass equally many of each, or one for all.")
     count = next(iter(lengths.values()), 1)
     found = []
     for name, value in values.items():
@@ -158,7 +158,7 @@ def pick_device(device: Any) -> torch.device:
     try:
         torch.empty(1, device=found)
     except (RuntimeError, AssertionError):
-        raise UserError(f"device={str(found)!r}: there is no such device here, choose auto or cpu.") from None
+        raise UserError(f"device={str(found)!r}: this machine has no such device: choose auto or cpu.") from None
     return found
 
 

@@ -33,7 +33,7 @@ def read_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except (ValueError, SyntaxError, MemoryError) as error:
         raise UserError(f"{name} cannot be used: {str(error) or 'there is not enough memory'}.") from error
     if 0 in decoded.size:
-        raise UserError(f"{name} is {decoded.width} x {decoded.height} pixels: give one with pixels.")
+        raise UserError(f"{name} is {decoded.width} x {decoded.height} pixels: pass an image that is not empty.")
     decoded.info.clear()  # it is upright and opaque now, whatever was said of the file
     return decoded
 
@@ -43,7 +43,7 @@ def _decode(image: ImageLike, name: str, max_pixels: int) -> Image.Image:
         data = image if isinstance(image, bytes) else Path(image).read_bytes()
         decoded, damaged, _ = decode(data, max_pixels, upright=True, on_white=True)
         if damaged:
-            logger.warning("%s is cut off or damaged: what is there is used.", name)
+            logger.warning("%s is cut off or damaged: using the readable part.", name)
         return decoded
     if isinstance(image, Image.Image):
         check_pixels(image.size, max_pixels)

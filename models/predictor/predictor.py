@@ -193,7 +193,7 @@ class OFAPredictor:
         if not free:
             answers = [ranked[0] for ranked in self._rank(examples, rows, sets, 1)]
         elif kind == "src":
-            raise UserError("prompt_type='src' leaves nothing to write: pass candidates=[...] or load with 'none'.")
+            raise UserError("prompt_type='src' leaves nothing to generate: pass candidates=[...], or load with 'none'.")
         else:
             answers = self._write(examples, rows, self.description.decoding("vqa_gen", decoding))
         return answers[0] if one else answers

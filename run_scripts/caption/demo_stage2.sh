@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Shows what stage 2 does, on two CPU cores (a quarter of an hour): a stage 1 cut short, on images of one
 # digit, then self-critical training on its own captions; ends with the COCO scores of both on the test images.
-# (From checkpoints/ofa_demo.pt stage 1 alone is all but perfect.) Started again, it leaves out what is finished.
+# (From checkpoints/ofa_demo.pt stage 1 alone is all but perfect.) Rerun it to resume: finished steps are skipped.
 set -e
 . "$(dirname "$0")/../lib.sh"
 ofa_setup

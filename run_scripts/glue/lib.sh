@@ -14,6 +14,6 @@ qqp   8  8   4,2    1000  acc  3,4,5  3055
 rte   2  8   8,4,2  10    acc  1,2,3  3056
 sst2  4  16  2,1    50    acc  0,1    3057
 TABLE
-    echo "'$1' is no task of GLUE: choose cola, mnli, mrpc, qnli, qqp, rte or sst2." >&2
+    echo "'$1' is not a GLUE task: choose cola, mnli, mrpc, qnli, qqp, rte or sst2." >&2
     exit 2
 }

@@ -33,17 +33,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--clip-model-path",
         default=f"{FILES}/clip/ViT-B-16.pt",
-        help="chooses the best samples; empty: the first ones are taken (default %(default)s)",
+        help="CLIP file that chooses the best samples; empty: take the first (default %(default)s)",
     )
     parser.add_argument("--bpe-dir", default=ROOT / "utils" / "BPE", help="vocabulary folder (default %(default)s)")
     parser.add_argument("--code-dict-size", type=int, default=8192, help="image codes (default %(default)s)")
     parser.add_argument("--num-bins", type=int, default=1000, help="location tokens (default %(default)s)")
-    parser.add_argument("--samples", type=int, default=16, help="drawn at once (default %(default)s)")
-    parser.add_argument("--times", type=int, default=2, help="rounds of them (default %(default)s)")
+    parser.add_argument("--samples", type=int, default=16, help="samples per round (default %(default)s)")
+    parser.add_argument("--times", type=int, default=2, help="rounds of sampling (default %(default)s)")
     parser.add_argument("--sampling-topk", type=int, default=256, help="likeliest codes to draw (default %(default)s)")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1: less variety (default %(default)s)")
-    parser.add_argument("--sheet", type=int, default=4, help="best images on the sheet (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=7, help="another one draws other images (default %(default)s)")
+    parser.add_argument("--sheet", type=int, default=4, help="number of best images on the sheet (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=7, help="random seed (default %(default)s)")
     return parser.parse_args()
 
 
@@ -82,7 +82,7 @@ def main() -> int:
     text = " ".join((args.prompt if args.prompt is not None else sys.stdin.readline()).split())
     try:
         if not text or args.sheet < 1:
-            raise UserError("There is nothing to draw: give a prompt, and --sheet of at least 1.")
+            raise UserError("Nothing to draw: pass a prompt, and --sheet of at least 1.")
         sheet(best_images(args, text)[: args.sheet]).save(args.out)
     except (UserError, OSError) as error:
         print(f"image_gen_example.py: error: {one_sentence(error)}", file=sys.stderr)

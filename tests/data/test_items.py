@@ -26,14 +26,14 @@ def test_every_ending_that_pillow_reads_counts(album: Path) -> None:
     assert [Path(item.values["image"]).name for item in source.read(())] == [
         "a.jfif", "b.JPE", "c.avif", "d.ppm", "e.webp", "f.jp2",
     ]  # fmt: skip
-    assert "left out 2 files whose endings are not those of images" in source.left_out
-    assert ".txt" in source.left_out and "1 folders (--recursive reads them)" in source.left_out
+    assert "left out 2 files without an image extension" in source.left_out
+    assert ".txt" in source.left_out and "1 subfolders (--recursive reads them)" in source.left_out
 
 
 def test_folders_in_folders(album: Path) -> None:
     files, left_out = image_files(album, recursive=True)
     assert [file.name for file in files][-2:] == ["h.tiff", "g.png"] and len(files) == 8
-    assert "3 files" in left_out and "no ending" in left_out and "--recursive" not in left_out
+    assert "3 files" in left_out and "no extension" in left_out and "--recursive" not in left_out
     assert open_items(str(album), IMAGE, "0,1", recursive=True).size == 8
     assert image_files(album / "more" / "deep", recursive=False)[1] == ""
     (album / "none").mkdir()

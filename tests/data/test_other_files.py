@@ -65,13 +65,13 @@ def test_validate_takes_the_size_of_images_that_codes_describe(tmp_path, capsys)
 
 @pytest.mark.parametrize("name", ["articles.csv", "my articles.CSV", "a.json", "b.pdf", "c.docx", "folder/", "d.html"])
 def test_a_file_that_is_not_there_is_no_text(name):
-    with pytest.raises(UserError, match="seems to be a file"):
+    with pytest.raises(UserError, match="looks like a file"):
         open_items(name, ("text",), "0")
 
 
 def test_an_existing_file_of_another_kind_is_no_text(tmp_path):
     (tmp_path / "notes.log").write_text("a")
-    with pytest.raises(UserError, match="seems to be a file"):
+    with pytest.raises(UserError, match="looks like a file"):
         open_items(str(tmp_path / "notes.log"), ("text",), "0")
     with pytest.raises(UserError, match="cannot be read"):
         open_items(str(tmp_path / "gone.txt"), ("text",), "0")

@@ -207,4 +207,4 @@ def test_broken_files_are_one_sentence(out: Path, capsys: pytest.CaptureFixture[
     path = out / "data" / "refcoco_data" / run.file
     path.parent.mkdir(parents=True)
     path.write_text("1\t2\n")
-    assert f"{path} is no file of the task refcoco" in complaint()
+    assert f"{path} is not a file of the task refcoco" in complaint()

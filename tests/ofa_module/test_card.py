@@ -211,7 +211,7 @@ def test_other_images_candidates_and_prompts_are_refused_or_overridden(
     asked = {"patch_image_size": 64, "ans2label_file": f"{tmp_path}/few.txt"}
     records = evaluation(folder, checkpoint, tmp_path, **asked)
     assert {record["answer"] for record in records} <= {"yes", "no"}
-    assert "The override is followed." in capsys.readouterr().out
+    assert "Using the override." in capsys.readouterr().out
     predictor = OFAPredictor.load(checkpoint, "cpu", **asked)
     assert predictor.answer(Image.new("RGB", (9, 9)), "what?").text in ("yes", "no")
     state = load_checkpoint(checkpoint)

@@ -141,7 +141,7 @@ def test_counts(p, checkpoint, nonsense):
     "arguments, words",
     [
         (dict(device="gpu"), "device='gpu' is unknown: choose auto, cpu or cuda"),
-        (dict(device="cuda:99"), "there is no such device here"),
+        (dict(device="cuda:99"), "this machine has no such device"),
         (dict(device="meta"), "is unknown"),
         (dict(device=None), "is unknown"),
         (dict(device=0), "is unknown"),
@@ -178,7 +178,7 @@ def test_wrong_paths_of_load(path):
 
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch, "empty", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("No CUDA GPUs")))
-    with pytest.raises(UserError, match="device='cuda': there is no such device here, choose auto or cpu"):
+    with pytest.raises(UserError, match="device='cuda': this machine has no such device: choose auto or cpu"):
         pick_device("cuda")
 
 
@@ -223,4 +223,4 @@ def test_large_and_cut_off_images(caplog, checkpoint):
         with pytest.raises(UserError, match="40 x 30 = 1200 pixels, more than the 99"):
             small.caption(image)
     assert read_image(CASES / "trunc_half.jpg").size == (200, 200)
-    assert "trunc_half.jpg is cut off or damaged: what is there is used." in caplog.text
+    assert "trunc_half.jpg is cut off or damaged: using the readable part." in caplog.text
