@@ -228,7 +228,7 @@ def encouraging_bonus(rows: TokenRows, epsilon: float, log_end: float, vocab_siz
     The target weighs 1 - epsilon, and every id of the vocabulary, the target too, epsilon / vocab_size.
 
     Args:
-        log_end: from this probability on the logarithm goes on as its tangent; 1 = never.
+        log_end: from this probability on the logarithm continues as its tangent; 1 = never.
     """
     probs = rows.log_probs.exp()  # 0 where forbidden, which costs nothing
     bonus = (1 - probs).clamp_min(SMALLEST_MISS).log()

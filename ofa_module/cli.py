@@ -178,7 +178,7 @@ def _logged(program: Callable[[DictConfig], None], log_file: str | None, logging
 class Interruption:
     """Inside, a first Ctrl-C raises KeyboardInterrupt and is remembered (`asked`); a second one ends the process.
 
-    A process that was started to ignore Ctrl-C (in the background of a script) goes on ignoring it.
+    A process that was started to ignore Ctrl-C (in the background of a script) keeps ignoring it.
     """
 
     asked = False

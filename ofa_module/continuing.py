@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint: with which other options, whether anything is left, where it stopped."""
+"""A run that resumes from a checkpoint: with which other options, whether anything is left, where it stopped."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ class FinishedRun(Exception):
 
 
 def log_differences(cfg: DictConfig, state: Mapping[str, Any], path: str) -> None:
-    """Names the options that differ from those of the checkpoint, if training goes on from it."""
+    """Names the options that differ from those of the checkpoint, if training resumes from it."""
     given = cfg.checkpoint
     if given.reset_optimizer and given.reset_dataloader:
         return  # another training, which only starts from its weights
@@ -76,7 +76,7 @@ def check_unfinished(trainer: Any, next_epoch: int) -> None:
 
 
 def last_checkpoint(cfg: DictConfig) -> str:
-    """What an interrupted training says: its last checkpoint, and how to go on from it."""
+    """What an interrupted training says: its last checkpoint, and how to resume from it."""
     folder = Path(cfg.checkpoint.save_dir)
     files = sorted(folder.glob("checkpoint*.pt"), key=lambda file: (file.name == LAST, file.stat().st_mtime))
     if not files:

@@ -99,7 +99,7 @@ class LazyRegistry(dict[str, Any]):
         return KeysView(self)
 
     def _import(self, name: object) -> bool:
-        """Whether fairseq has the name; its module is imported, unless that goes on just now."""
+        """Whether fairseq has the name; its module is imported, unless that is under way."""
         module = self._names().get(str(name))
         if module is None or module in sys.modules:
             return False

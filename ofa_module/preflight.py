@@ -45,7 +45,7 @@ def check_start(cfg: DictConfig) -> None:
     """Raises UserError unless the checkpoint to start from is there; random weights must be asked for.
 
     `cfg` is fairseq's group `checkpoint`. Without --restore-file, and with --restore-file=none, a run starts from
-    random weights unless its save folder holds a checkpoint to go on from.
+    random weights unless its save folder holds a checkpoint to resume from.
     """
     if cfg.restore_file == RANDOM:
         cfg.restore_file = LAST

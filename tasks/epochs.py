@@ -1,4 +1,4 @@
-"""Where a run stands in an epoch, as rows: it goes on with those left at any batch size and number of processes."""
+"""Where a run stands in an epoch, as rows: it continues with those left at any batch size and number of processes."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ class Order(NamedTuple):
 class EpochBatches(iterators.EpochBatchIterator):
     """fairseq's iterator; its state also says which rows of the epoch were read, under `rows`.
 
-    With the settings of the state it goes on with the next batch of the same plan. With another batch size, number of
+    With the settings of the state it continues with the next batch of the same plan. With another batch size, number of
     processes or --update-freq the rows left are dealt anew, in the order in which the epoch began.
 
     Args:
@@ -37,7 +37,7 @@ class EpochBatches(iterators.EpochBatchIterator):
         options: as fairseq's.
 
     Attributes:
-        update_freqs: batches per update in each epoch (the last one goes on), which the trainer sets.
+        update_freqs: batches per update in each epoch (the last one continues), which the trainer sets.
         changed: whether the state restored was written with other settings.
         more_updates: how many more the run makes than its present settings would from the first epoch on.
     """

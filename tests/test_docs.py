@@ -303,7 +303,7 @@ def test_images_are_small():
 
 OWN_DATA = PAGES["docs/custom_data.md"]
 ROW = {
-    "picture": "0.png", "caption": "a cat", "text": "the cat", "box": "1,2,8,9.5", "sentence": "it sleeps",
+    "image": "0.png", "caption": "a cat", "text": "the cat", "box": "1,2,8,9.5", "sentence": "it sleeps",
     "relation": "neutral", "name": "cat", "article": "a cat sleeps .", "summary": "cat sleeps", "first": "a cat",
     "second": "an animal", "label": "1",
 }  # fmt: skip
@@ -313,13 +313,13 @@ ROW = {
 def own_data(tmp_path, monkeypatch):
     """A folder with images, tables, and what the first snippet of the page makes of them."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for number in range(3):
-        Image.new("RGB", (12, 10), (80 * number, 0, 0)).save(f"pictures/{number}.png")
+        Image.new("RGB", (12, 10), (80 * number, 0, 0)).save(f"images/{number}.png")
     for split, rows in (("train", 3), ("val", 2)):
         with open(f"{split}.csv", "w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
-            table.writerow(["picture", "question", "answer"])
+            table.writerow(["image", "question", "answer"])
             table.writerows([f"{number}.png", "what\tis\nthis?", f"très  red {number}"] for number in range(rows))
     exec(blocks(OWN_DATA, "python")[0], {})
     return tmp_path

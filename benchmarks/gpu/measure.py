@@ -115,7 +115,7 @@ def autocast(device: str, dtype: torch.dtype | None) -> AbstractContextManager[A
 
 
 def begin_table(*names: str) -> None:
-    """Prints a markdown table's head; `add_row` goes on, so that a part that is cut short keeps what it measured."""
+    """Prints a markdown table's head; `add_row` continues, so that a part that is cut short keeps what it measured."""
     print("\n| " + " | ".join(names) + " |\n|" + "---|" * len(names), flush=True)
 
 

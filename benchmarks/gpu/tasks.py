@@ -1,4 +1,4 @@
-"""Every task on the device: trains a few updates through its run script, goes on from the checkpoint, evaluates.
+"""Every task on the device: trains a few updates through its run script, resumes from the checkpoint, evaluates.
 
     python -m benchmarks.gpu.tasks [--device cpu] [--lane 0/2] [--names caption,gigaword]
 

@@ -105,7 +105,7 @@ class TokenRules:
     def advance(self, step: int, rows: Tensor, tokens: Tensor, samples: Tensor | None) -> None:
         """Follows the search: row i continues what was row rows[i] with token tokens[i].
 
-        samples: indices of the samples that go on, None = all of them.
+        samples: indices of the samples that continue, None = all of them.
         """
         if samples is not None:
             self.prefix, self.prefix_lengths = self.prefix[samples], self.prefix_lengths[samples]

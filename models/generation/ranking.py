@@ -137,7 +137,7 @@ class _Choices:
 
     Attributes:
         open: (A, E) edges on the way to an allowed candidate. branching: (A, nodes) nodes with several open edges.
-        onward: (A, nodes) the node where a path goes on: the first below that branches or can only end.
+        onward: (A, nodes) the node where a path continues: the first below that branches or can only end.
         copies: (A, N) allowed candidates with the same tokens.
         fed: (F,) nodes whose features some sample needs: they branch, or one below does; parents first.
         depth: depth of the deepest of them.

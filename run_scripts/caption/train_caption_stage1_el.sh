@@ -1,6 +1,6 @@
 #!/bin/sh
 # Captioning, stage 1, with the encouraging loss (docs/losses.md), as in train_caption_stage1.sh but for the loss.
-# LOG_END=probability from which its bonus goes on as a tangent (0.75), DROP_BEST=share of tokens with the smallest loss
+# LOG_END=probability from which its bonus continues as a tangent (0.75), DROP_BEST=share of tokens with the smallest loss
 # to leave out (none), SIZE as there; other flags are passed through.
 set -e
 . "$(dirname "$0")/../lib.sh"
