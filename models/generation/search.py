@@ -176,7 +176,7 @@ class _Search:
             found.append(Hypothesis(tokens, total[-1].item() / length, positional))
 
     def _check_stuck(self, stuck: list[int]) -> None:
-        """UserError if one of these samples (indices into the current ones) has numbers to continue from, but no way."""
+        """UserError if one of these samples (indices into the current ones) has numbers but no way to continue."""
         n = self.scores.size(1)
         for b in stuck:
             if all(bool(x[b * n : (b + 1) * n].isfinite().all()) for x in self.features):
