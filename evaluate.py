@@ -114,11 +114,11 @@ def evaluate(cfg: DictConfig) -> None:
 def _task(cfg: DictConfig, paths: list[str], overrides: dict[str, Any]) -> OFATask:
     """The task that the checkpoints are evaluated for; UserError where it is not what they were trained with."""
     checkpoints = {path: load_checkpoint(path, mmap=True) for path in paths}
-    config, given = _task_config(cfg, checkpoints[paths[0]], paths[0], overrides)
+    config, flags_given = _task_config(cfg, checkpoints[paths[0]], paths[0], overrides)
     task: OFATask = fairseq_tasks.setup_task(config)
     for path, checkpoint in checkpoints.items():
         if (card := Card.read(checkpoint, path)) is not None:
-            _check(card, path, task, cfg.evaluation.zero_shot, overrides, given)
+            _check(card, path, task, cfg.evaluation.zero_shot, overrides, flags_given)
     return task
 
 
@@ -153,10 +153,10 @@ def _task_config(
     for key in given.keys() & overrides.keys():
         if given[key] != overrides[key]:
             logger.warning("%s: %r on the command line overrides --model-overrides.", key, given[key])
-    own = _own_options(card, checkpoint, path, bool(asked.get("bpe_dir"))) if card else {}
+    described = _own_options(card, checkpoint, path, bool(asked.get("bpe_dir"))) if card else {}
     if "ans2label_dict" in given or ("ans2label_dict" in overrides and "ans2label_file" not in asked):
         asked["ans2label_file"] = None  # which would win
-    for key, value in {**stored, **own, "val_inference_type": "allcand", **asked, "_name": name}.items():
+    for key, value in {**stored, **described, "val_inference_type": "allcand", **asked, "_name": name}.items():
         if key in config:
             config[key] = value
     return config, given
@@ -170,12 +170,12 @@ def _check_overrides(overrides: dict[str, Any], task: str, options: Set[str]) ->
 def _own_options(card: Card, checkpoint: dict[str, Any], path: str, has_vocabulary: bool) -> dict[str, Any]:
     """What a checkpoint says of its task: its card's options, candidates and, unless given, vocabulary's folder."""
     description = describe(checkpoint, path)
-    own = card.task_options(path)
+    described = card.task_options(path)
     if not has_vocabulary:
-        own["bpe_dir"] = find_vocabulary(description, "--bpe-dir")[0]
+        described["bpe_dir"] = find_vocabulary(description, "--bpe-dir")[0]
     if answers := description.listed(card.task):
-        own |= {"ans2label_file": None, "ans2label_dict": json.dumps(answers)}
-    return own
+        described |= {"ans2label_file": None, "ans2label_dict": json.dumps(answers)}
+    return described
 
 
 def _check(
@@ -328,7 +328,7 @@ def _scores(task: OFATask, share: _Share, records: list[Record] | None, some: bo
     Args:
         records: all of them on rank 0, else None. some: whether a row has a reference; there are no scores without.
     """
-    found = sorted(pair for own in gather_objects([(row, refs) for row, (_, refs) in share.rows]) for pair in own)
+    pairs = sorted(pair for own in gather_objects([(row, refs) for row, (_, refs) in share.rows]) for pair in own)
     lengths = {name: n for own in gather_objects({n: len(v) for n, v in share.sums.items()}) for name, n in own.items()}
     scores: dict[str, float] = {}
     for name, length in sorted(lengths.items()):
@@ -339,7 +339,7 @@ def _scores(task: OFATask, share: _Share, records: list[Record] | None, some: bo
             logger.info("score_sum: %s, score_cnt: %s, score: %s (%s)", *totals, round(scores[name], 4), name)
     if not some:
         return {}
-    references = [refs for _, refs in found]
+    references = [refs for _, refs in pairs]
     if records is not None:
         compared = [pair for pair in zip(records, references, strict=True) if pair[1]]
         scores.update(task.corpus_scores([record for record, _ in compared], [refs for _, refs in compared]))

@@ -68,31 +68,31 @@ def _caption(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespac
 
 
 def _answer(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    found = p.answer(v["image"], v["question"], [] if args.free else None, v["objects"], **args.decoding)
-    return [{"answer": x.text, "score": x.score} for x in _list(found)]
+    answers = p.answer(v["image"], v["question"], [] if args.free else None, v["objects"], **args.decoding)
+    return [{"answer": x.text, "score": x.score} for x in _list(answers)]
 
 
 def _ground(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    found = _list(p.ground(v["image"], v["phrase"], args.n_best, **args.decoding))
-    lists = [[boxes] if args.n_best == 1 else boxes for boxes in found]
+    boxes_found = _list(p.ground(v["image"], v["phrase"], args.n_best, **args.decoding))
+    lists = [[boxes] if args.n_best == 1 else boxes for boxes in boxes_found]
     return [{"boxes": [[b.x0, b.y0, b.x1, b.y1] for b in boxes], "scores": [b.score for b in boxes]} for boxes in lists]
 
 
 def _entail(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    found = p.entail(v["image"], v["hypothesis"], v["premise"])
-    return [{"entailment": x.text, "score": x.score} for x in _list(found)]
+    labels = p.entail(v["image"], v["hypothesis"], v["premise"])
+    return [{"entailment": x.text, "score": x.score} for x in _list(labels)]
 
 
 def _classify(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    found = _list(p.classify(v["image"], top_k=args.top_k))
-    return [{"labels": [x.text for x in labels], "scores": [x.score for x in labels]} for labels in found]
+    ranked = _list(p.classify(v["image"], top_k=args.top_k))
+    return [{"labels": [x.text for x in labels], "scores": [x.score for x in labels]} for labels in ranked]
 
 
 def _draw(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
     records = []
-    found = _list(p.draw(v["prompt"], args.n, **args.decoding))
+    drawings = _list(p.draw(v["prompt"], args.n, **args.decoding))
     args.folder.mkdir(parents=True, exist_ok=True)
-    for number, drawn in zip(v["number"], found, strict=True):
+    for number, drawn in zip(v["number"], drawings, strict=True):
         images = [drawn] if args.n == 1 else drawn
         paths = []
         for k, image in enumerate(images):
@@ -177,8 +177,10 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> None:
     several = "*" if name == "generate" else "+"
-    kinds = "images, folders, .jsonl or .tsv files" if "image" in command.columns else ".jsonl, .tsv, .txt or a text"
-    sub.add_argument("input", nargs=several, metavar="INPUT", help=kinds)
+    input_help = (
+        "images, folders, .jsonl or .tsv files" if "image" in command.columns else ".jsonl, .tsv, .txt or a text"
+    )
+    sub.add_argument("input", nargs=several, metavar="INPUT", help=input_help)
     sub.add_argument("--recursive", action="store_true", help="read subfolders as well")
     sub.add_argument("--max-image-pixels", type=positive, help="larger images are skipped (default: 2 ** 28)")
     sub.add_argument("--checkpoint", required=True, help="fairseq file, Hugging Face folder or safetensors file")
@@ -288,15 +290,15 @@ class _Run:
         """Takes an item up unless it is answered already or cannot be read."""
         from data.text import has_words  # brings numpy, for which a wrong command line shall not wait
 
-        own = self.number if item.id is None else item.id
+        item_id = self.number if item.id is None else item.id
         names = self.command.columns
         values: dict[str, Any] = {name: getattr(self.args, name, None) for name in names}
         values |= {**item.values, "number": self.number}
-        first = own not in self.seen
+        first = item_id not in self.seen
         values["row"] = None if first and not self.nameless else self.number
-        done = (own, self.number) in self.done or (first and (own, None) in self.done)
+        done = (item_id, self.number) in self.done or (first and (item_id, None) in self.done)
         self.number += 1
-        self.seen.add(own)
+        self.seen.add(item_id)
         self.nameless |= bool(item.problem) and item.id is None
         try:
             if item.problem:
@@ -315,7 +317,7 @@ class _Run:
         except ValueError as error:
             self.skip(item.where, error)
             return
-        self.waiting.append((own, values, item.where))
+        self.waiting.append((item_id, values, item.where))
         if len(self.waiting) >= self.args.batch_size:
             self.flush()
 
@@ -340,9 +342,9 @@ class _Run:
                 for item in items:
                     self.answer([item])
             return
-        for (own, values, _), result in zip(items, results, strict=True):
+        for (item_id, values, _), result in zip(items, results, strict=True):
             row = {} if values["row"] is None else {"row": values["row"]}
-            self.output.write((json.dumps({"id": own, **result, **row}) + "\n").encode("ascii"))
+            self.output.write((json.dumps({"id": item_id, **result, **row}) + "\n").encode("ascii"))
         self.written += len(items)
         self.progress(len(items))
 

@@ -100,10 +100,10 @@ class SelfCriticalCriterion(OFACriterion):
         unwrapped: Any = unwrap(model)
         training = model.training
         unwrapped.eval()
-        found = generate(unwrapped, encoder_inputs(sample), self.sampling)
+        searched = generate(unwrapped, encoder_inputs(sample), self.sampling)
         if training:
             unwrapped.train()
-        return [[hypothesis.tokens for hypothesis in own] for own in found]
+        return [[hypothesis.tokens for hypothesis in beam] for beam in searched]
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: Sequence[Mapping[str, Any]]) -> None:
@@ -142,12 +142,12 @@ class ScstRewardCriterion(SelfCriticalCriterion):
         if cfg.scst_cider_cached_tokens:
             self.cider = CiderD.from_pickle(cfg.scst_cider_cached_tokens)
         else:
-            self.cider = CiderD.from_references(map(reward_text, own) for own in task.training_references())
+            self.cider = CiderD.from_references(map(reward_text, captions) for captions in task.training_references())
 
     def scores(self, sample: Mapping[str, Any], hypotheses: Sequence[Sequence[Tensor]]) -> Tensor:
         """CIDEr-D (N,), float64; 10 is an identical caption."""
         captions, references = [], []
-        for own, texts in zip(hypotheses, sample["references"], strict=True):
-            captions += [reward_text(self.task.target_dictionary.written(tokens)) for tokens in own]
-            references += [[reward_text(text) for text in texts]] * len(own)
+        for beam, texts in zip(hypotheses, sample["references"], strict=True):
+            captions += [reward_text(self.task.target_dictionary.written(tokens)) for tokens in beam]
+            references += [[reward_text(text) for text in texts]] * len(beam)
         return torch.from_numpy(self.cider.score(captions, references)[1])

@@ -62,7 +62,9 @@ def image_endings() -> frozenset[str]:
 
     endings = Image.registered_extensions()
     return frozenset(
-        name for name, kind in endings.items() if kind in Image.OPEN and kind not in NOT_IMAGES and name != ".ps"
+        name
+        for name, format_name in endings.items()
+        if format_name in Image.OPEN and format_name not in NOT_IMAGES and name != ".ps"
     )
 
 
@@ -82,8 +84,8 @@ def image_files(folder: Path, recursive: bool) -> tuple[list[Path], str]:
             others[path.suffix.lower() or "no extension"] += 1
     parts = []
     if others:
-        kinds = ", ".join(f"{count} x {kind}" for kind, count in others.most_common(5))
-        parts.append(f"{others.total()} files without an image extension ({kinds})")
+        counts = ", ".join(f"{count} x {ending}" for ending, count in others.most_common(5))
+        parts.append(f"{others.total()} files without an image extension ({counts})")
     if folders:
         parts.append(f"{folders} subfolders (--recursive reads them)")
     return sorted(images), f"{folder}: left out {' and '.join(parts)}." if parts else ""
@@ -102,26 +104,26 @@ def open_items(path: str, names: Sequence[str], selected_cols: str, recursive: b
     """
     if not path.strip():
         raise UserError("An input is empty: pass a file, a folder or a text.")
-    place, kind = Path(path), Path(path).suffix.lower()
-    if kind == ".tsv":
+    place, ending = Path(path), Path(path).suffix.lower()
+    if ending == ".tsv":
         rows = TsvFile(path, selected_cols)
         if len(rows.columns or ()) > len(names):
             raise UserError(f"--selected-cols {selected_cols}: the columns are {', '.join(names)}.")
         check_format(rows, len(rows.columns or ()))
         _check_columns(rows, names, selected_cols)
         return Source(len(rows), lambda unread=(), empty=(): _rows(rows, names, unread, empty))
-    if kind == ".jsonl":
+    if ending == ".jsonl":
         lines = _lines(place)
         return Source(len(lines), lambda *_: _objects(place, lines, names))
     if "image" not in names:
-        if kind != ".txt" and (kind in FILE_ENDINGS or (kind and os.path.isfile(path)) or PATH.fullmatch(path)):
+        if ending != ".txt" and (ending in FILE_ENDINGS or (ending and os.path.isfile(path)) or PATH.fullmatch(path)):
             raise UserError(
                 f"{path} looks like a file, but texts are read from .txt, .jsonl and .tsv files: pass one of those, or "
                 "put a text that looks like a file name into a .txt file."
             )
-        texts = _lines(place) if kind == ".txt" else [path]
+        texts = _lines(place) if ending == ".txt" else [path]
         return Source(len(texts), lambda *_: (Item(f"text {quoted(text)}", None, {names[-1]: text}) for text in texts))
-    if kind == ".json":
+    if ending == ".json":
         raise UserError(f"{path} is JSON, but objects are read from .jsonl files: write one object per line.")
     images, left_out = [place], ""
     if os.path.isdir(path):
@@ -146,8 +148,8 @@ def _check_columns(rows: TsvFile, names: Sequence[str], selected_cols: str) -> N
         image = values.pop("image", None)
         texts = [name for name, value in values.items() if len(value) > LONGEST_WORD and IMAGE.fullmatch(value)]
         if image and not (len(image) >= SHORTEST_IMAGE and IMAGE.fullmatch(image, endpos=LONGEST_WORD)):
-            found = f"the column of the image holds {quoted(image)}, which is not base64 of an image"
-            problem = problem or f"line {number + 1}: {found}"
+            reason = f"the column of the image holds {quoted(image)}, which is not base64 of an image"
+            problem = problem or f"line {number + 1}: {reason}"
         elif texts:
             problem = problem or f"line {number + 1}: the column of the {texts[0]} holds images"
         elif image != "":

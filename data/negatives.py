@@ -57,20 +57,20 @@ class Negatives:
         truth = normalize_caption(caption, max_words)
         named = [name for name in objects if name and name in caption]
         for _ in range(TRIES):
-            found = normalize_caption(self._draw_caption(caption, named, rng), max_words)
-            if found and found != truth:
-                return found
+            drawn = normalize_caption(self._draw_caption(caption, named, rng), max_words)
+            if drawn and drawn != truth:
+                return drawn
         raise ValueError(f"{self.captions.path} has no caption that differs from {quoted(truth)}")
 
     def answer(self, answer: str, confidence: float, rng: random.Random) -> str:
         """An answer that is not the given one: the surer that was, the likelier one of its own type."""
-        kind = self.types.get(answer)
-        if not confidence > rng.random() + CLOSE_ANSWER or kind is None:
+        answer_type = self.types.get(answer)
+        if not confidence > rng.random() + CLOSE_ANSWER or answer_type is None:
             return _other_than(answer, self.answers[OTHER], rng)
-        if kind == HOW_MANY and answer.isdecimal() and rng.random() > 0.5:
+        if answer_type == HOW_MANY and answer.isdecimal() and rng.random() > 0.5:
             step = rng.choice((-1, 1))
             return str(int(answer) + (step if int(answer) else 1))
-        return _other_than(answer, self.answers[kind], rng)
+        return _other_than(answer, self.answers[answer_type], rng)
 
     def _draw_caption(self, caption: str, named: Sequence[str], rng: random.Random) -> str:
         """One attempt, "" if it hit a blank line."""
@@ -85,8 +85,8 @@ class Negatives:
 
 def _other_than(text: str, texts: Sequence[str], rng: random.Random) -> str:
     """One of the texts, all different, but not the given one; the last one is the substitute."""
-    found = texts[rng.randrange(len(texts) - 1)]
-    return texts[-1] if found == text else found
+    drawn = texts[rng.randrange(len(texts) - 1)]
+    return texts[-1] if drawn == text else drawn
 
 
 def _unique(texts: Sequence[str]) -> list[str]:
@@ -104,10 +104,10 @@ def _read_text(path: Path) -> str:
 def _read_answers(path: Path) -> dict[str, list[str]]:
     """Answer type -> different answers."""
     try:
-        answers = {kind: _unique(known) for kind, known in json.loads(_read_text(path)).items()}
+        answers = {answer_type: _unique(known) for answer_type, known in json.loads(_read_text(path)).items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is not a JSON object of answer type: list of answers ({error}).") from error
-    few = [kind for kind in (OTHER, *answers) if len(answers.get(kind, [])) < 2]
+    few = [answer_type for answer_type in (OTHER, *answers) if len(answers.get(answer_type, [])) < 2]
     if few:
         raise UserError(f"{path} needs at least two answers of type {quoted(few[0])}.")
     return answers

@@ -50,23 +50,23 @@ def open_rows(
     Raises:
         UserError: a file that cannot be opened, or a wrong number of columns.
     """
-    kind = ROW_KINDS[task]
-    known = {f.name for f in fields(kind.config)}
-    own = {"code_image_size": code_image_size, "ans2label_file": answers, "neg_sample_dir": negatives}
+    row_kind = ROW_KINDS[task]
+    known = {f.name for f in fields(row_kind.config)}
+    task_options = {"code_image_size": code_image_size, "ans2label_file": answers, "neg_sample_dir": negatives}
     flags = {
         "code_image_size": "--code-image-size",
         "ans2label_file": "--candidates",
         "neg_sample_dir": "--neg-sample-dir",
     }
-    if unused := [flags[name] for name, value in own.items() if value is not None and name not in known]:
+    if unused := [flags[name] for name, value in task_options.items() if value is not None and name not in known]:
         raise UserError(f"{unused[0]} has no meaning for rows of {task}: leave it out.")
-    options |= {name: value for name, value in own.items() if value is not None}
-    config = kind.config(skip_bad_rows=True, **options)
-    given: dict[str, Any] = {}
-    if kind.checks_answers and answers and isinstance(config, AnswerConfig):
-        given["answers"] = read_answers(config)
+    options |= {name: value for name, value in task_options.items() if value is not None}
+    config = row_kind.config(skip_bad_rows=True, **options)
+    arguments: dict[str, Any] = {}
+    if row_kind.checks_answers and answers and isinstance(config, AnswerConfig):
+        arguments["answers"] = read_answers(config)
     split = "train" if "neg_sample_dir" in options else "check"
-    return kind.dataset(TsvFile(str(path), columns or kind.selected_cols), vocab, config, split, **given)
+    return row_kind.dataset(TsvFile(str(path), columns or row_kind.selected_cols), vocab, config, split, **arguments)
 
 
 class Found(NamedTuple):
@@ -133,11 +133,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         vocab = Vocabulary.load(args.bpe_dir, args.bpe)
-        given = args.selected_cols, args.candidates, vocab, args.neg_sample_dir, args.code_image_size
+        arguments = args.selected_cols, args.candidates, vocab, args.neg_sample_dir, args.code_image_size
         options = {"exif_orientation": args.exif_orientation, "max_image_pixels": args.max_image_pixels}
-        dataset = open_rows(args.task, args.file, *given, **options)
-        kind = ROW_KINDS[args.task]
-        return report(dataset, args.workers, kind.server if isinstance(kind, Task) else None)
+        dataset = open_rows(args.task, args.file, *arguments, **options)
+        row_kind = ROW_KINDS[args.task]
+        return report(dataset, args.workers, row_kind.server if isinstance(row_kind, Task) else None)
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
@@ -150,12 +150,12 @@ def report(dataset: OFADataset, workers: int, server: Server | None = None) -> i
     with_unknown = lying = texts = 0
     text = ""  # the first id that is no number
     rows = tqdm(look_at_rows(dataset, workers), total=len(dataset), desc="rows", mininterval=1)
-    for number, (message, words, own) in enumerate(rows):
+    for number, (message, words, row_id) in enumerate(rows):
         unknown.update(words)
         with_unknown += bool(words)
-        if isinstance(leaderboard_id(own), str):
+        if isinstance(leaderboard_id(row_id), str):
             texts += 1
-            text = text or own
+            text = text or row_id
         if message is None:
             continue
         if message.endswith(LYING):

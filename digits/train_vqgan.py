@@ -109,13 +109,13 @@ def start_book(model: VQGAN, pool: Pool) -> None:
     while sum(len(part) for part in vectors) < VECTORS:
         for kind in KINDS:
             vectors.append(model.quant_conv(model.encoder(pool.batch(*kind))).permute(0, 2, 3, 1).flatten(0, 2))
-    found = torch.cat(vectors)[:VECTORS]
-    scale = found.std()
+    entries = torch.cat(vectors)[:VECTORS]
+    scale = entries.std()
     for weight in model.quant_conv.parameters():
         weight.div_(scale)
     model.post_quant_conv.weight.mul_(scale)
     seed = int(torch.randint(2**31, ()))
-    centres = KMeans(model.config.n_embed, n_init=1, max_iter=ROUNDS, random_state=seed).fit((found / scale).numpy())
+    centres = KMeans(model.config.n_embed, n_init=1, max_iter=ROUNDS, random_state=seed).fit((entries / scale).numpy())
     model.quantize.embed.weight.copy_(torch.from_numpy(centres.cluster_centers_))
     score_by_distance(model.quantize)
 

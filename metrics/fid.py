@@ -103,10 +103,10 @@ def _read_weights(path: Path, net: nn.Module) -> dict[str, Tensor]:
 
 def images_below(folder: Path) -> list[Path]:
     """All images below a folder, sorted; UserError if there are none."""
-    found, _ = image_files(folder, recursive=True)
-    if not found:
+    files, _ = image_files(folder, recursive=True)
+    if not files:
         raise UserError(f"{folder} has no images; name a folder of images.")
-    return found
+    return files
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -115,14 +115,14 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
     UserError for a file that is no image, is cut off, or has more than `max_pixels` pixels.
     """
     try:
-        found = decode(path.read_bytes(), max_pixels)
-        if found.damaged:
+        decoded = decode(path.read_bytes(), max_pixels)
+        if decoded.damaged:
             raise ValueError("it is cut off or damaged")
-        if 0 in found.image.size:
+        if 0 in decoded.image.size:
             raise ValueError("it has no pixels")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as an image ({error}): remove it or make it again.") from error
-    square = found.image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    square = decoded.image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
 
 
@@ -255,17 +255,17 @@ def fid_main(argv: Sequence[str] | None = None) -> int:
         parser.error("--path2 or --save-stats is needed")
     try:
         device, net = _device(flags.gpu), None
-        found = []
+        statistics = []
         for path in (flags.path1, flags.path2):
             if path is not None and path.suffix != ".npz":
                 net = net or Inception(flags.inception, flags.dims).to(device)
-                found.append(folder_statistics(path, net, device, flags.batch_size))
+                statistics.append(folder_statistics(path, net, device, flags.batch_size))
             elif path is not None:
-                found.append(read_statistics(path))
+                statistics.append(read_statistics(path))
         if flags.save_stats:
-            write_statistics(found[0], flags.save_stats)
+            write_statistics(statistics[0], flags.save_stats)
         if flags.path2 is not None:
-            print("FID: ", frechet_distance(found[0], found[1]))
+            print("FID: ", frechet_distance(statistics[0], statistics[1]))
     except (UserError, OSError) as error:
         print(one_sentence(error), file=sys.stderr)
         return 2

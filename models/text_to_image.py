@@ -68,7 +68,7 @@ def code_options(first: int, codes: int, count: int, constraint_range: str | Non
 def row_generators(seed: int, rows: Iterable[int], device: torch.device) -> list[torch.Generator]:
     """A source of random numbers for each row of a file: draws depend on seed and row, not on batch or process."""
     seeds = [int(np.random.SeedSequence((seed, int(row))).generate_state(1, np.uint64)[0]) for row in rows]
-    return [torch.Generator(device).manual_seed(own) for own in seeds]
+    return [torch.Generator(device).manual_seed(row_seed) for row_seed in seeds]
 
 
 def sample_codes(
@@ -87,7 +87,7 @@ def sample_codes(
         UserError: a model whose outputs are not numbers.
     """
     rounds = [generate(models, inputs, config, generators=generators) for _ in range(times)]
-    return require_hypotheses([list(chain.from_iterable(own)) for own in zip(*rounds, strict=True)])
+    return require_hypotheses([list(chain.from_iterable(samples)) for samples in zip(*rounds, strict=True)])
 
 
 class Painter:
@@ -139,14 +139,14 @@ class Painter:
 
         targets: B texts, or B images to resemble.
         """
-        images = self.draw([sample.tokens for own in samples for sample in own])
-        found, first = [], 0
-        for own, target in zip(samples, targets, strict=True):
-            drawn = images[first : first + len(own)]
-            first += len(own)
-            order: Iterable[tuple[int, float | None]] = ((number, None) for number in range(len(own)))
+        images = self.draw([sample.tokens for hypotheses in samples for sample in hypotheses])
+        chosen, first = [], 0
+        for hypotheses, target in zip(samples, targets, strict=True):
+            drawn = images[first : first + len(hypotheses)]
+            first += len(hypotheses)
+            order: Iterable[tuple[int, float | None]] = ((number, None) for number in range(len(hypotheses)))
             if self.clip is not None:
                 ranking = self.clip.rerank(drawn, target)
                 order = zip(ranking.indices.tolist(), ranking.scores.tolist(), strict=True)
-            found.append([ScoredImage(drawn[number], score, own[number]) for number, score in order])
-        return found
+            chosen.append([ScoredImage(drawn[number], score, hypotheses[number]) for number, score in order])
+        return chosen

@@ -94,39 +94,39 @@ def check_predictions(
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): write it with evaluate.py.") from error
     if not isinstance(records, list) or len(records) != count:
-        found = f"{len(records)} records" if isinstance(records, list) else "no list"
-        raise UserError(f"{path} holds {found}, {count} are needed: one for each row of the data file.")
+        content = f"{len(records)} records" if isinstance(records, list) else "no list"
+        raise UserError(f"{path} holds {content}, {count} are needed: one for each row of the data file.")
     id_field = next(iter(fields))
     texts = 0
     for number, record in enumerate(records):
         place = f"{path}, record {number}"
-        for name, kind in fields.items():
-            accepted = (int, str) if server and name == id_field else kind
+        for name, field_type in fields.items():
+            accepted = (int, str) if server and name == id_field else field_type
             value = record.get(name) if isinstance(record, dict) else None
             if not isinstance(value, accepted) or isinstance(value, bool):
-                raise UserError(f"{place}: the field {name!r} must be there, of type {kind.__name__}.")
-        own = record[id_field]
-        if ids is not None and _comparable(own, server) != _comparable(ids[number], server):
-            raise UserError(f"{place}: the id is {own!r}, the data file has {ids[number]!r} there.")
-        if server and isinstance(own, str):
+                raise UserError(f"{place}: the field {name!r} must be there, of type {field_type.__name__}.")
+        record_id = record[id_field]
+        if ids is not None and _comparable(record_id, server) != _comparable(ids[number], server):
+            raise UserError(f"{place}: the id is {record_id!r}, the data file has {ids[number]!r} there.")
+        if server and isinstance(record_id, str):
             texts += 1
             if texts == 1:
-                _refuse_or_warn(own, id_field, server, place)
+                _refuse_or_warn(record_id, id_field, server, place)
     return len(records)
 
 
-def _comparable(own: Any, server: Server | None) -> Any:
-    return leaderboard_id(own) if server and isinstance(own, str) else own
+def _comparable(record_id: Any, server: Server | None) -> Any:
+    return leaderboard_id(record_id) if server and isinstance(record_id, str) else record_id
 
 
-def _refuse_or_warn(own: str, id_field: str, server: Server, place: str) -> None:
+def _refuse_or_warn(record_id: str, id_field: str, server: Server, place: str) -> None:
     """Says of the first id that is a text what the server wants; UserError where it would refuse the file."""
-    number = leaderboard_id(own)
+    number = leaderboard_id(record_id)
     if isinstance(number, int):
-        message = f"{place}: {server.name} wants {id_field!r} as a number, of type int: {number}, not {own!r}"
+        message = f"{place}: {server.name} wants {id_field!r} as a number, of type int: {number}, not {record_id!r}"
         advice = "write the file again with evaluate.py"
     else:
-        message = f"{place}: the {id_field!r} {own!r} is not a whole number, which {server.name} needs"
+        message = f"{place}: the {id_field!r} {record_id!r} is not a whole number, which {server.name} needs"
         advice = "give the rows whole numbers as ids if the file is meant for it"
     if not server.takes_texts:
         raise UserError(f"{message}; {advice}.")
@@ -140,4 +140,5 @@ def write_json(content: Any, path: str | Path, indent: int | None = None) -> Non
         with atomic_write(path) as file:
             file.write(json.dumps(content, indent=indent).encode("ascii"))
     except OSError as error:
-        raise UserError(f"Cannot write {one_sentence(error)}") from error
+        reason = one_sentence(error)  # may name a folder above the file, or nothing
+        raise UserError(f"Cannot write {reason if str(path) in reason else f'{path}: {reason}'}") from error

@@ -129,17 +129,17 @@ def load_trunk(trunk: nn.Module, path: str, beyond: tuple[str, ...], advice: str
 
     Raises ValueError, which ends in `advice`, for others.
     """
-    own, given = trunk.state_dict(), dict(load_checkpoint(path)["model"])
-    for name in list(given):
-        if name.startswith(beyond) or (name.endswith(COUNTER) and name not in own):
-            del given[name]
+    weights, loaded = trunk.state_dict(), dict(load_checkpoint(path)["model"])
+    for name in list(loaded):
+        if name.startswith(beyond) or (name.endswith(COUNTER) and name not in weights):
+            del loaded[name]
     # Files of before 2018 and frozen batch norms have no counters.
-    unlike = [name for name in own if name not in given and not name.endswith(COUNTER)]
-    unlike += [name for name, value in given.items() if name not in own or own[name].shape != value.shape]
+    unlike = [name for name in weights if name not in loaded and not name.endswith(COUNTER)]
+    unlike += [name for name, value in loaded.items() if name not in weights or weights[name].shape != value.shape]
     if unlike:
         raise ValueError(f"--resnet-model-path {path} does not fit the image trunk (first at {unlike[0]}): {advice}.")
-    trunk.load_state_dict({**own, **given})
-    logger.info("image trunk: %d entries of %s", len(given), path)
+    trunk.load_state_dict({**weights, **loaded})
+    logger.info("image trunk: %d entries of %s", len(loaded), path)
 
 
 def _norm_layer(config: OFAConfig) -> Callable[[int], nn.Module]:

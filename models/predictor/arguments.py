@@ -43,23 +43,23 @@ def columns(optional: Collection[str] = (), **values: Any) -> tuple[list[list[An
         counts = " and ".join(f"{count} {name}" for name, count in lengths.items())
         raise UserError(f"There are {counts}: pass equally many of each, or one for all.")
     count = next(iter(lengths.values()), 1)
-    found = []
+    filled = []
     for name, value in values.items():
         column = list(value) if name in lengths else [value] * count
         for number, item in enumerate(column if name in lengths else [value]):
             if item is not None or name not in optional:
                 _check_item(name, f"{name}[{number}]" if name in lengths else name, item)
-        found.append(column)
-    return found, not lengths
+        filled.append(column)
+    return filled, not lengths
 
 
 def _check_item(name: str, where: str, item: Any) -> None:
     if isinstance(item, Choices):
         return
-    kinds, what = (IMAGE_TYPES, "a path, bytes, a Pillow image or an array") if name == "images" else (str, "a text")
+    types, what = (IMAGE_TYPES, "a path, bytes, a Pillow image or an array") if name == "images" else (str, "a text")
     if item is None:
         raise UserError(f"{where} is None: give {what}.")
-    if not isinstance(item, kinds):
+    if not isinstance(item, types):
         raise UserError(f"{where} is of type {type(item).__name__}: give {what}.")
     if isinstance(item, str) and name not in MAY_BE_EMPTY and not item.strip():
         raise UserError(f"{where} is empty: give {what}." if name == "images" else f"{where}: the text has no words.")
@@ -70,8 +70,8 @@ def answer_sets(name: str, given: Any) -> Choices | list[Choices]:
 
     Raises UserError for a text in place of a list, a set without answers, and answers that are no texts or empty.
     """
-    if isinstance(given, list | tuple) and given and all(isinstance(own, list | tuple | Set) for own in given):
-        return [choices(f"{name}[{number}]", own) for number, own in enumerate(given)]
+    if isinstance(given, list | tuple) and given and all(isinstance(answers, list | tuple | Set) for answers in given):
+        return [choices(f"{name}[{number}]", answers) for number, answers in enumerate(given)]
     return choices(name, given)
 
 
@@ -98,28 +98,28 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
     except TypeError:
         number = None
     if number is None or number < least:
-        kind = "a positive integer" if least == 1 else f"an integer of at least {least}"
-        raise UserError(f"{name} must be {kind}, not {value!r:.40}.")
+        expected = "a positive integer" if least == 1 else f"an integer of at least {least}"
+        raise UserError(f"{name} must be {expected}, not {value!r:.40}.")
     return number
 
 
 def check_options(given: Mapping[str, Any], kinds: Collection[type]) -> dict[str, Any]:
     """Options by name, of the types of the dataclasses `kinds`; UserError for an unknown name or a wrong value."""
-    types = {field.name: field.type for kind in kinds for field in fields(kind)}
+    types = {field.name: field.type for options_class in kinds for field in fields(options_class)}
     if unknown := sorted(given.keys() - types.keys()):
         raise UserError(f"There is no option {', '.join(unknown)}: choose among {', '.join(sorted(types))}.")
     return {name: _option(name, value, types[name]) for name, value in given.items()}
 
 
 def _option(name: str, value: Any, wanted: Any) -> Any:
-    kinds = [kind for kind in get_args(wanted) or (wanted,) if kind is not type(None)]
-    if int in kinds:
+    types = [kind for kind in get_args(wanted) or (wanted,) if kind is not type(None)]
+    if int in types:
         return check_count(name, value, 0 if name in MAY_BE_ZERO or name.endswith("_layers") else 1)
     if name in PATHS and isinstance(value, os.PathLike):
         return os.fspath(value)
-    accepted = (int, float) if float in kinds else tuple(kinds)
-    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds) or value != value:
-        kind = {str: "a text", bool: "True or False", float: "a number"}[kinds[0]]
+    accepted = (int, float) if float in types else tuple(types)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in types) or value != value:
+        kind = {str: "a text", bool: "True or False", float: "a number"}[types[0]]
         raise UserError(f"{name} must be {kind}, not {value!r:.40}.")
     if name == "bpe" and value not in BPE_FILES:
         raise UserError(f"bpe must be {' or '.join(BPE_FILES)}, not {value!r:.40}.")
@@ -150,16 +150,16 @@ def pick_device(device: Any) -> torch.device:
     try:
         if not isinstance(device, str | torch.device):
             raise TypeError
-        found = torch.device(device)
-        if found.type not in DEVICES:
+        chosen = torch.device(device)
+        if chosen.type not in DEVICES:
             raise TypeError
     except (RuntimeError, TypeError, ValueError):
         raise UserError(f"device={device!r:.40} is unknown: choose auto, cpu or cuda.") from None
     try:
-        torch.empty(1, device=found)
+        torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError):
-        raise UserError(f"device={str(found)!r}: this machine has no such device: choose auto or cpu.") from None
-    return found
+        raise UserError(f"device={str(chosen)!r} is not available on this machine: choose auto or cpu.") from None
+    return chosen
 
 
 def check_flag(name: str, value: Optional[bool]) -> None:

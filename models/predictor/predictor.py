@@ -138,20 +138,20 @@ class OFAPredictor:
                 names it; or the vocabulary or prompts here are not those the checkpoint was trained with.
         """
         kinds = [*dict.fromkeys(row.config for row in TASKS.values()), OFAConfig]
-        given = check_options({name: value for name, value in overrides.items() if value is not None}, kinds)
+        requested = check_options({name: value for name, value in overrides.items() if value is not None}, kinds)
         check_path("The checkpoint", path)
         check_flag("ema", ema)
         check_count("batch_size", batch_size)
         check_vqgan(vqgan)
         precision, place = _dtype(dtype), pick_device(device)
-        description = describe(load_checkpoint(path, mmap=True), str(path), **given)
+        description = describe(load_checkpoint(path, mmap=True), str(path), **requested)
         vocab = load_vocabulary(description)
         if description.card is not None:
             description.card.check_prompts(str(path))
         if ema is None:
             ema = description.averaged and bool(description.options.get("uses_ema"))
         model_options = {f.name for f in fields(OFAConfig)}
-        options = {name: given[name] for name in given if name in model_options} | {"vocab_size": len(vocab)}
+        options = {name: requested[name] for name in requested if name in model_options} | {"vocab_size": len(vocab)}
         model = load_model(path, options, ema=ema, device=place).to(precision).requires_grad_(False)
         return cls(model, vocab, description, batch_size, vqgan)
 
@@ -159,8 +159,8 @@ class OFAPredictor:
         """What each image shows, without punctuation."""
         (rows,), one = columns(images=images)
         examples = [Example(None, prompt("caption", self.vocab.bpe), "")] * len(rows)
-        found = self._write(examples, rows, self.description.decoding("caption", decoding), caption_text)
-        return found[0] if one else found
+        captions = self._write(examples, rows, self.description.decoding("caption", decoding), caption_text)
+        return captions[0] if one else captions
 
     def answer(
         self,
@@ -184,15 +184,15 @@ class OFAPredictor:
         if candidates is None:
             candidates = self.description.answers(config, "vqa_gen", "candidates") or []
         free = isinstance(candidates, list | tuple) and not candidates
-        given = {"images": images, "questions": questions, "objects": objects}
+        inputs = {"images": images, "questions": questions, "objects": objects}
         names = None if free else answer_sets("candidates", candidates)
-        (rows, asked, seen, sets), one = columns(("objects", "candidates"), **given, candidates=names)
-        kind = check_prompt_type(config.prompt_type)
+        (rows, asked, seen, sets), one = columns(("objects", "candidates"), **inputs, candidates=names)
+        prompt_type = check_prompt_type(config.prompt_type)
         sources = [vqa_gen.source_text(*pair, config, self.vocab.bpe) for pair in zip(asked, seen, strict=True)]
-        examples = [Example(None, source, "", prompt_type=kind) for source in sources]
+        examples = [Example(None, source, "", prompt_type=prompt_type) for source in sources]
         if not free:
             answers = [ranked[0] for ranked in self._rank(examples, rows, sets, 1)]
-        elif kind == "src":
+        elif prompt_type == "src":
             raise UserError("prompt_type='src' leaves nothing to generate: pass candidates=[...], or load with 'none'.")
         else:
             answers = self._write(examples, rows, self.description.decoding("vqa_gen", decoding))
@@ -215,10 +215,10 @@ class OFAPredictor:
         examples = [Example(None, refcoco.source_text(text, rows_config, self.vocab.bpe), "") for text in texts]
 
         def find(batch: Batch, opened: Sequence[Image.Image | None]) -> list[list[Box]]:
-            found = require_hypotheses(generate(self.model, self._inputs(batch), config))
+            searched = require_hypotheses(generate(self.model, self._inputs(batch), config))
             return [
                 self._boxes(hypotheses[:n_best], image, rows_config)
-                for hypotheses, image in zip(found, opened, strict=True)
+                for hypotheses, image in zip(searched, opened, strict=True)
             ]
 
         boxes = self._run(examples, rows, find)
@@ -234,9 +234,9 @@ class OFAPredictor:
         """Whether each image, with its premise if there is one, proves a sentence: yes, no or maybe."""
         config = self.description.config(snli_ve.SnliVeData, "snli_ve")
         (rows, texts, captions), one = columns(("premises",), images=images, hypotheses=hypotheses, premises=premises)
-        kind = check_prompt_type(config.prompt_type)
+        prompt_type = check_prompt_type(config.prompt_type)
         sources = [snli_ve.source_text(*pair, config, self.vocab.bpe) for pair in zip(texts, captions, strict=True)]
-        examples = [Example(None, source, "", prompt_type=kind) for source in sources]
+        examples = [Example(None, source, "", prompt_type=prompt_type) for source in sources]
         names = choices("The answers", self.description.listed("snli_ve") or read_answers(config))
         answers = [ranked[0] for ranked in self._rank(examples, rows, [names] * len(rows), 1)]
         return answers[0] if one else answers
@@ -271,8 +271,8 @@ class OFAPredictor:
             for text, limit in zip(articles, [config.max_src_length] * len(articles), strict=True)
         ]
         searched = self.description.decoding("gigaword", decoding)
-        found = self._write(examples, [None] * len(examples), searched, summary_text)
-        return found[0] if one else found
+        summaries = self._write(examples, [None] * len(examples), searched, summary_text)
+        return summaries[0] if one else summaries
 
     def generate(
         self, images: ImageLike | Sequence[ImageLike | None] | None, prompts: str | Sequence[str], **decoding: Any
@@ -283,8 +283,8 @@ class OFAPredictor:
         """
         (rows, texts), one = columns(("images",), images=images, prompts=prompts)
         examples = [Example(None, self._instruction(text), "") for text in texts]
-        found = self._write(examples, rows, self.description.decoding("", decoding))
-        return found[0] if one else found
+        written = self._write(examples, rows, self.description.decoding("", decoding))
+        return written[0] if one else written
 
     def draw(
         self,
@@ -333,9 +333,9 @@ class OFAPredictor:
     ) -> list[list[Prediction]]:
         """The best candidates of each example, exactly; examples with the same ones are ranked together."""
         results: dict[int, list[Prediction]] = {}
-        for own in dict.fromkeys(sets):
-            rows = [i for i, other in enumerate(sets) if other == own]
-            ranked = self._rank_among(own.names, [examples[i] for i in rows], [images[i] for i in rows], top_k)
+        for candidates in dict.fromkeys(sets):
+            rows = [i for i, other in enumerate(sets) if other == candidates]
+            ranked = self._rank_among(candidates.names, [examples[i] for i in rows], [images[i] for i in rows], top_k)
             results.update(zip(rows, ranked, strict=True))
         return [results[i] for i in range(len(examples))]
 
@@ -363,9 +363,9 @@ class OFAPredictor:
         def write(batch: Batch, _: Sequence[Image.Image | None]) -> list[Prediction]:
             prompts = batch.get("decoder_prompts")
             prefix = None if prompts is None else prefix_tokens(prompts, self.vocab.pad)
-            found = require_hypotheses(generate(self.model, self._inputs(batch), config, prefix_tokens=prefix))
-            given = [0] * len(found) if prompts is None else [len(prompt) - 1 for prompt in prompts]
-            best = [(hypotheses[0], start) for hypotheses, start in zip(found, given, strict=True)]
+            searched = require_hypotheses(generate(self.model, self._inputs(batch), config, prefix_tokens=prefix))
+            prompt_lengths = [0] * len(searched) if prompts is None else [len(prompt) - 1 for prompt in prompts]
+            best = [(hypotheses[0], start) for hypotheses, start in zip(searched, prompt_lengths, strict=True)]
             texts = [answer(h, self.vocab) if answer else free_text(h, self.vocab, start) for h, start in best]
             return [Prediction(text, _score(*pair)) for text, pair in zip(texts, best, strict=True)]
 
@@ -396,8 +396,10 @@ class OFAPredictor:
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
         """What the encoder takes of a batch, on the model's device and in its precision."""
-        given: Mapping[str, Any] = batch["net_input"]
-        tensors: dict[str, Tensor] = {name: given[name].to(self.device) for name in ENCODER_INPUTS if name in given}
+        net_input: Mapping[str, Any] = batch["net_input"]
+        tensors: dict[str, Tensor] = {
+            name: net_input[name].to(self.device) for name in ENCODER_INPUTS if name in net_input
+        }
         return {name: x.to(self.dtype) if x.is_floating_point() else x for name, x in tensors.items()}
 
     def _instruction(self, text: str) -> list[int]:
@@ -432,14 +434,14 @@ class OFAPredictor:
 
 def _dtype(name: str | torch.dtype) -> torch.dtype:
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    found = known.get(str(name).removeprefix("torch."))
-    if found is None:
+    dtype = known.get(str(name).removeprefix("torch."))
+    if dtype is None:
         raise UserError(f"dtype={name!r} is unknown: choose {', '.join(known)}.")
-    return found
+    return dtype
 
 
-def _score(hypothesis: Hypothesis, given: int = 0) -> float:
-    return math.exp(hypothesis.mean_log_prob(given))
+def _score(hypothesis: Hypothesis, prompt_length: int = 0) -> float:
+    return math.exp(hypothesis.mean_log_prob(prompt_length))
 
 
 def _plan(examples: Sequence[Example], images: Sequence[ImageLike | None], size: int) -> Iterator[list[int]]:

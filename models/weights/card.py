@@ -158,8 +158,8 @@ class Card:
 
     def task_options(self, source: str) -> dict[str, Any]:
         """All that the card says as options of a task."""
-        own = self.vocabulary
-        numbers = {"bpe": own.bpe, "code_dict_size": own.code_dict_size, "num_bins": own.num_bins}
+        vocabulary = self.vocabulary
+        numbers = {"bpe": vocabulary.bpe, "code_dict_size": vocabulary.code_dict_size, "num_bins": vocabulary.num_bins}
         rows = {name: value for name, value in self.options.items() if name in ROW_OPTIONS and value is not None}
         return {**rows, **numbers, **self.image_options(source)}
 
@@ -174,29 +174,31 @@ class Card:
         Args:
             given: what the vocabulary was asked for with. advice: what to do instead; both for the message.
         """
-        own = self.vocabulary
+        vocabulary = self.vocabulary
         if not self.fits(vocab, grown):
             raise UserError(
-                f"{given} makes another vocabulary ({Ids.of(vocab)}) than {source} was trained with ({own}): {advice} "
-                f"({own.code_dict_size} codes, {own.num_bins} bins, {own.bpe})."
+                f"{given} makes another vocabulary ({Ids.of(vocab)}) than {source} was trained with "
+                f"({vocabulary}): {advice} "
+                f"({vocabulary.code_dict_size} codes, {vocabulary.num_bins} bins, {vocabulary.bpe})."
             )
 
     def check_prompts(self, source: str) -> None:
         """Raises UserError when the model was trained with other prompts than the task asks here."""
-        own = {name: PROMPTS.get(name) and prompt(name, self.vocabulary.bpe) for name in self.prompts}
-        if changed := [name for name in self.prompts if own[name] != self.prompts[name]]:
+        present = {name: PROMPTS.get(name) and prompt(name, self.vocabulary.bpe) for name in self.prompts}
+        if changed := [name for name in self.prompts if present[name] != self.prompts[name]]:
             name = changed[0]
             raise UserError(
                 f"{source} was trained with the prompt {self.prompts[name]!r} for {name!r}, data/prompts.py has "
-                f"{own[name]!r}: put what it was trained with into data/tasks.py."
+                f"{present[name]!r}: put what it was trained with into data/tasks.py."
             )
 
     def check_answers(self, answers: Sequence[str], source: str, given: str, advice: str) -> None:
         """Raises UserError unless answers are the checkpoint's candidates, in any order; see `check_vocabulary`."""
-        own = Candidates("", 0) if self.candidates is None else self.candidates
-        if len(answers) != own.count or (answers and answers_digest(answers) != own.digest):
+        candidates = Candidates("", 0) if self.candidates is None else self.candidates
+        if len(answers) != candidates.count or (answers and answers_digest(answers) != candidates.digest):
             raise UserError(
-                f"{given} holds other answers ({len(answers)}) than {source} was trained with ({own.count}): {advice}."
+                f"{given} holds other answers ({len(answers)}) than {source} was trained with "
+                f"({candidates.count}): {advice}."
             )
 
 

@@ -73,11 +73,11 @@ class Description:
 
         Raises UserError for an unknown option or a wrong value.
         """
-        own = task == self.task
-        if own and self.card is not None:
+        trained_for_task = task == self.task
+        if trained_for_task and self.card is not None:
             stored = dict(self.card.decoding)
         else:
-            stored = decoding_defaults(task, self.options.get("eval_args") if own else None)
+            stored = decoding_defaults(task, self.options.get("eval_args") if trained_for_task else None)
         limit = self.config(DataConfig, task).constraint_range
         values = {**stored, **({"constraint_range": limit} if limit else {}), **given}
         try:
@@ -90,8 +90,8 @@ class Description:
         """The candidates that the checkpoint itself holds for a task; None where the caller named others."""
         if self.card is None or task != self.task or ANSWER_OPTIONS & self.given.keys():
             return None
-        own = self.card.candidates
-        return None if own is None or own.answers is None else list(own.answers)
+        candidates = self.card.candidates
+        return None if candidates is None or candidates.answers is None else list(candidates.answers)
 
     def answers(self, config: AnswerConfig, task: str, keyword: str) -> list[str] | None:
         """The task's closed answer set; None when the checkpoint has none.
@@ -101,21 +101,21 @@ class Description:
 
         Raises UserError when the file of the answers is not where it was, holds none, or others than in training.
         """
-        given = ANSWER_OPTIONS & self.given.keys()
-        if not given and (task != self.task or getattr(config, "unconstrained_training", False)):
+        answer_flags = ANSWER_OPTIONS & self.given.keys()
+        if not answer_flags and (task != self.task or getattr(config, "unconstrained_training", False)):
             return None
         if listed := self.listed(task):
             return listed
-        if config.ans2label_file and "ans2label_file" not in given:
-            found = find(config.ans2label_file)
-            if found is None:
+        if config.ans2label_file and "ans2label_file" not in answer_flags:
+            file = find(config.ans2label_file)
+            if file is None:
                 raise UserError(
                     f"{self.source} answers with the candidates of {config.ans2label_file}, which is not there: "
                     f"load it with ans2label_file=..., or pass {keyword}=[...]."
                 )
-            config.ans2label_file = str(found)
+            config.ans2label_file = str(file)
         answers = read_answers(config)
-        if self.card is not None and not given:
+        if self.card is not None and not answer_flags:
             advice = f"load it with ans2label_file=..., or pass {keyword}=[...]"
             self.card.check_answers(answers, self.source, str(config.ans2label_file), advice)
         return answers
@@ -175,19 +175,19 @@ def find_vocabulary(description: Description, option: str = "bpe_dir") -> tuple[
     See `load_vocabulary`.
     """
     size, card, source = description.model.vocab_size, description.card, description.source
-    kind = "bert" if size == CHINESE_SIZE else "gpt2"
-    options = [description.option(*pair) for pair in (("bpe", kind), ("code_dict_size", 8192), ("num_bins", 1000))]
+    usual_bpe = "bert" if size == CHINESE_SIZE else "gpt2"
+    options = [description.option(*pair) for pair in (("bpe", usual_bpe), ("code_dict_size", 8192), ("num_bins", 1000))]
     advice = f"pass {option}=..., the folder of the dict.txt it was trained with"
-    if given := description.given.get("bpe_dir"):
-        vocab = Vocabulary.load(given, *options)
+    if named_folder := description.given.get("bpe_dir"):
+        vocab = Vocabulary.load(named_folder, *options)
         if card is not None:
-            card.check_vocabulary(vocab, source, f"{option}={given}", advice)
+            card.check_vocabulary(vocab, source, f"{option}={named_folder}", advice)
         elif not _fits(vocab, size):
             raise UserError(
-                f"bpe_dir={given} makes {len(vocab)} ids, {source} has {size}: "
+                f"bpe_dir={named_folder} makes {len(vocab)} ids, {source} has {size}: "
                 "pass the bpe_dir=..., code_dict_size=... and num_bins=... it was trained with."
             )
-        return str(given), vocab
+        return str(named_folder), vocab
     stored = find(description.options.get("bpe_dir", ""))
     for folder in [*([stored] if stored else []), *BPE_DIRS]:
         try:

@@ -141,7 +141,7 @@ def test_counts(p, checkpoint, nonsense):
     "arguments, words",
     [
         (dict(device="gpu"), "device='gpu' is unknown: choose auto, cpu or cuda"),
-        (dict(device="cuda:99"), "this machine has no such device"),
+        (dict(device="cuda:99"), "is not available on this machine"),
         (dict(device="meta"), "is unknown"),
         (dict(device=None), "is unknown"),
         (dict(device=0), "is unknown"),
@@ -178,7 +178,7 @@ def test_wrong_paths_of_load(path):
 
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch, "empty", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("No CUDA GPUs")))
-    with pytest.raises(UserError, match="device='cuda': this machine has no such device: choose auto or cpu"):
+    with pytest.raises(UserError, match="device='cuda' is not available on this machine: choose auto or cpu"):
         pick_device("cuda")
 
 
