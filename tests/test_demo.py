@@ -418,7 +418,7 @@ def test_every_tab_in_the_browser(browser, cases, address, tmp_path):
     shoot("Grounding")
 
     browser.open("Drawing")
-    browser.example(0, picture=False, field="Prompt")
+    browser.example(0, image=False, field="Prompt")
     browser.press("Draw")
     assert len(browser.wait(lambda: len(found := browser.loaded("#drawings img")) >= 4 and found)) == 4
     shoot("Drawing")
