@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.collate import collate
-from data.images import MAX_PIXELS, ImageTransform, decode, decode_base64, decode_image, standard_transform
-from data.sample import DAMAGED, LYING, Batch, Example, Sample, SkippedRow
+from data.images import MAX_PIXELS, ImageTransform, decode, decode_image, image_file, standard_transform
+from data.sample import DAMAGED, LYING, Batch, Example, Row, Rows, Sample, SkippedRow
 from data.text import Vocabulary, require_words
-from data.tsv import TsvFile, check_format
+from data.tsv import check_format
 from utils.errors import BadRowError, UserError
 
 MAX_POSITIONS = 1024  # of texts; the tables of relative positions end here
@@ -34,6 +34,14 @@ class DataConfig:
     selected_cols: Optional[str] = field(
         default=None,
         metadata={"help": "columns in the order the task reads them, e.g. 0,4,2; all if not given"},
+    )
+    columns: Optional[str] = field(
+        default=None,
+        metadata={"help": "columns of a CSV or JSONL file, where the task has other names: image=file_name,text=title"},
+    )
+    image_root: Optional[str] = field(
+        default=None,
+        metadata={"help": "folder that paths of images in a CSV or JSONL file start from; the file's own if not given"},
     )
     bpe: Optional[str] = field(
         default="gpt2", metadata={"help": "byte pair encoding: gpt2 (English) or bert (Chinese)"}
@@ -98,7 +106,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
     allowed_after: Callable[[Sequence[int]], Sequence[int]] | None = None
 
     def __init__(
-        self, rows: TsvFile, vocab: Vocabulary, config: DataConfig, split: str, seed: int = 1, epoch: int = 1
+        self, rows: Rows, vocab: Vocabulary, config: DataConfig, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
         if config.max_image_pixels < 1:
             raise UserError(f"--max-image-pixels {config.max_image_pixels}: choose at least 1.")
@@ -118,10 +126,10 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
         self._image_notes: set[str] = set()  # of the row that is being read
 
     @abstractmethod
-    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+    def example(self, row: Row, rng: random.Random) -> Example:
         """What a row means; ValueError with a reason if the row is bad."""
 
-    def _wrong_columns(self, rows: TsvFile, selected: int) -> UserError:
+    def _wrong_columns(self, rows: Rows, selected: int) -> UserError:
         wanted = ", ".join(self.columns)
         if rows.columns is None:
             return UserError(f"{rows.path} has {selected} columns: choose those of {wanted} with --selected-cols.")
@@ -151,9 +159,9 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
                 return SkippedRow(str(error))
             raise
 
-    def image(self, column: str) -> Image.Image:
+    def image(self, column: str | bytes) -> Image.Image:
         """RGB image of an image column; ValueError as of `data.images.decode`."""
-        return self._decode(decode_base64(column))
+        return self._decode(image_file(column))
 
     def _decode(self, data: bytes) -> Image.Image:
         upright = self.config.exif_orientation
@@ -186,7 +194,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
             sample = self._encode(index, example)
             self._check_length(sample)
         if self._image_notes:
-            row = f"{self.rows.path}, line {index + 1}"
+            row = f"{self.rows.path}, line {self.rows.line(index)}"
             sample["image_notes"] = [f"{row}: {note}" for note in sorted(self._image_notes)]
         return sample
 
@@ -213,7 +221,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
         except UserError:
             raise
         except ValueError as error:
-            raise BadRowError(self.rows.path, index + 1, str(error)) from error
+            raise BadRowError(self.rows.path, self.rows.line(index), str(error)) from error
 
     def _encode(self, index: int, example: Example) -> Sample:
         if isinstance(example.image, bytes):

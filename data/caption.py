@@ -3,12 +3,11 @@
 import random
 
 from data.base import DataConfig, OFADataset
-from data.images import decode_base64
+from data.images import image_file
 from data.prompts import prompt
-from data.sample import Example
+from data.sample import Example, Row, Rows
 from data.tasks import TASKS
 from data.text import Vocabulary
-from data.tsv import TsvFile
 from utils.constants import SEPARATOR
 from utils.punctuation import remove_punctuation
 
@@ -30,7 +29,7 @@ class CaptionDataset(OFADataset):
 
     def __init__(
         self,
-        rows: TsvFile,
+        rows: Rows,
         vocab: Vocabulary,
         config: DataConfig,
         split: str,
@@ -42,11 +41,11 @@ class CaptionDataset(OFADataset):
         self.prompt = prompt("caption", vocab.bpe)
         self.one_caption = split == "train" and not scst
 
-    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+    def example(self, row: Row, rng: random.Random) -> Example:
         """One caption to learn, or all captions to compare with."""
         uniq_id, image, caption = row
         if self.lacks_reference(caption):
-            return Example(uniq_id, self.prompt, "", decode_base64(image), [], learn=False)
+            return Example(uniq_id, self.prompt, "", image_file(image), [], learn=False)
         references = None
         if self.one_caption:
             words = remove_punctuation(caption).split()
@@ -56,4 +55,4 @@ class CaptionDataset(OFADataset):
             references = split_captions(caption)
             target = SEPARATOR.join(references)
             self.check_words(target, "caption")
-        return Example(uniq_id, self.prompt, " " + target, decode_base64(image), references)
+        return Example(uniq_id, self.prompt, " " + target, image_file(image), references)

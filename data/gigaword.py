@@ -7,7 +7,7 @@ import torch
 
 from data.base import DataConfig, OFADataset
 from data.prompts import prompt
-from data.sample import Example
+from data.sample import Example, Row
 from data.tasks import TASKS
 from data.text import normalize_caption
 
@@ -38,7 +38,7 @@ class GigawordDataset(OFADataset):
     left_out = 1
     config: GigawordData
 
-    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+    def example(self, row: Row, rng: random.Random) -> Example:
         """An article and its summary, which unlike other targets has no blank in front."""
         article, summary = row
         text = normalize_caption(summary, self.config.max_tgt_length).replace(UNKNOWN, "unk")

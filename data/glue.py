@@ -7,10 +7,9 @@ from typing import NamedTuple
 from data.answers import AnswerConfig, check_prompt_type
 from data.base import OFADataset
 from data.prompts import prompt
-from data.sample import Example
+from data.sample import Example, Row, Rows
 from data.tasks import TASKS
 from data.text import Vocabulary
-from data.tsv import TsvFile
 from utils.errors import quoted
 
 
@@ -58,7 +57,7 @@ class GlueDataset(OFADataset):
     left_out = 1
 
     def __init__(
-        self, name: str, rows: TsvFile, vocab: Vocabulary, config: GlueData, split: str, seed: int = 1, epoch: int = 1
+        self, name: str, rows: Rows, vocab: Vocabulary, config: GlueData, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
         self.task = GLUE[name]
         self.columns = TASKS[name].names
@@ -67,7 +66,7 @@ class GlueDataset(OFADataset):
         self.prompt_type = check_prompt_type(config.prompt_type)
         self.prompt = prompt(name, vocab.bpe)
 
-    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+    def example(self, row: Row, rng: random.Random) -> Example:
         """Sentences to judge, and the word for the label."""
         *texts, label = row
         known = not self.lacks_reference(label)

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from data.answers import AnswerConfig
 from data.augment import imagenet_train_transform, seeded
 from data.base import OFADataset
-from data.images import decode_base64
+from data.images import image_file
 from data.prompts import prompt
-from data.sample import Example
+from data.sample import Example, Row, Rows
 from data.tasks import TASKS
 from data.text import Vocabulary
-from data.tsv import TsvFile
 from utils.errors import quoted
 
 
@@ -29,7 +28,7 @@ class ImageClassifyDataset(OFADataset):
 
     def __init__(
         self,
-        rows: TsvFile,
+        rows: Rows,
         vocab: Vocabulary,
         config: ImageClassifyData,
         split: str,
@@ -43,7 +42,7 @@ class ImageClassifyDataset(OFADataset):
         self.prompt = prompt("image_classify", "gpt2")
         self.augment = imagenet_train_transform(config.patch_image_size, config.imagenet_default_mean_and_std)
 
-    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+    def example(self, row: Row, rng: random.Random) -> Example:
         """An image, and the name of its class."""
         image, name = row
         labelled = not self.lacks_reference(name)
@@ -52,7 +51,7 @@ class ImageClassifyDataset(OFADataset):
             raise ValueError(f"the class {quoted(name)} is not in the answer set")
         if self.strict and not name.strip():
             raise ValueError("the class is empty")
-        data = decode_base64(image)
+        data = image_file(image)
         references = {name: 1.0} if labelled else {}
         example = Example(None, self.prompt, " " + name, data, learn=known, extras={"ref_dict": references})
         if self.split == "train":

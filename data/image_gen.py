@@ -8,10 +8,10 @@ import torch
 
 from data.base import DataConfig, OFADataset
 from data.prompts import prompt
-from data.sample import Batch, Example, Sample, SkippedRow
+from data.sample import Batch, Example, Row, Rows, Sample, SkippedRow
 from data.tasks import TASKS
 from data.text import Vocabulary, require_words
-from data.tsv import TsvFile, plain_number
+from data.tsv import plain_number
 from utils.errors import quoted
 
 CODE_SIDE = 8  # pixels that a code stands for
@@ -63,14 +63,14 @@ class ImageGenDataset(OFADataset):
     columns: tuple[str, ...] = TASKS["image_gen"].names
 
     def __init__(
-        self, rows: TsvFile, vocab: Vocabulary, config: ImageGenData, split: str, seed: int = 1, epoch: int = 1
+        self, rows: Rows, vocab: Vocabulary, config: ImageGenData, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
         selected = len(rows.columns or rows[0])
         self.columns = next((names for names in COLUMNS if len(names) == selected), self.columns)
         super().__init__(rows, vocab, config, split, seed, epoch)
         self.prompt = prompt("image_gen", vocab.bpe)
 
-    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+    def example(self, row: Row, rng: random.Random) -> Example:
         """The first `max_src_length` words of the text, and the codes."""
         column = dict(zip(self.columns, row, strict=True))
         caption = drawn_text(column["text"], self.config.max_src_length)

@@ -13,9 +13,9 @@ from data.negatives import Negatives
 from data.pretrain_rows import PretrainData, PretrainExample, PretrainRows
 from data.prompts import prompt
 from data.randaugment import rand_augment
+from data.sample import Row, Rows
 from data.tasks import PRETRAINING
 from data.text import Vocabulary, normalize_caption, normalize_question, require_words
-from data.tsv import TsvFile
 from data.vqa_gen import parse_answers
 from utils.constants import SEPARATOR
 from utils.errors import UserError, quoted
@@ -35,7 +35,7 @@ class ImageTextDataset(PretrainRows):
     columns = PRETRAINING["pretrain"].names
 
     def __init__(
-        self, rows: TsvFile, vocab: Vocabulary, config: PretrainData, split: str, seed: int = 1, epoch: int = 1
+        self, rows: Rows, vocab: Vocabulary, config: PretrainData, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
         super().__init__(rows, vocab, config, split, seed, epoch)
         if not config.no_rand_augment:
@@ -51,13 +51,13 @@ class ImageTextDataset(PretrainRows):
             "visual_grounding": self._grounding,
         }
 
-    def example(self, row: tuple[str, ...], rng: random.Random) -> PretrainExample:
+    def example(self, row: Row, rng: random.Random) -> PretrainExample:
         """The main example of a row, which holds the second one."""
         if row[7] not in self.types:
             raise ValueError(f"the type is {quoted(row[7])}, not one of {', '.join(self.types)}")
         return self.types[row[7]](row, self.image(row[1]), rng)
 
-    def _caption(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
+    def _caption(self, row: Row, image: Image.Image, rng: random.Random) -> PretrainExample:
         uniq_id, _, caption, _, _, objects, source, _ = row
         side = self._draw_side(rng)
         target = require_words(normalize_caption(caption, self.config.max_tgt_length), "caption")
@@ -80,7 +80,7 @@ class ImageTextDataset(PretrainRows):
             example.second = self._match(example, *texts, rng)
         return self._with_image(example, image, side, rng)
 
-    def _question(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
+    def _question(self, row: Row, image: Image.Image, rng: random.Random) -> PretrainExample:
         uniq_id, question, answers = row[0], row[3], parse_answers(row[4])
         side = self._draw_side(rng)
         question = require_words(normalize_question(question, self.config.max_src_length), "question")
@@ -102,7 +102,7 @@ class ImageTextDataset(PretrainRows):
             example.second = self._match(example, true, false, rng)
         return self._with_image(example, image, side, rng)
 
-    def _grounding(self, row: tuple[str, ...], image: Image.Image, rng: random.Random) -> PretrainExample:
+    def _grounding(self, row: Row, image: Image.Image, rng: random.Random) -> PretrainExample:
         uniq_id, caption = row[0], row[2]
         box = torch.tensor(parse_box(row[4], *image.size))
         size = self.config.patch_image_size

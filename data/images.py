@@ -28,7 +28,7 @@ _FROM_URL_SAFE = str.maketrans("-_", "+/")
 _DATA_URL = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
 # A word that no image file is short enough for; "picture" alone would be base64.
 _HEADING = re.compile(r"(?=.{,48}$)[a-z_ -]*(image|img|pict|photo|base64|b64)[\w -]*", re.IGNORECASE)
-_PATH = re.compile(r"\w+://.*|.*\.[a-z]\w{1,4}", re.IGNORECASE | re.DOTALL)  # base64 has no colon and no full stop
+PATH = re.compile(r"\w+://.*|.*\.[a-z]\w{1,4}", re.IGNORECASE | re.DOTALL)  # base64 has no colon and no full stop
 _ORIENTATION = 0x0112  # EXIF tag -> what makes such an image upright
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,6 +63,11 @@ class Decoded(NamedTuple):
     lying: bool
 
 
+def image_file(column: str | bytes) -> bytes:
+    """The image file that a row holds: its bytes, or their base64; ValueError as of `decode_base64`."""
+    return column if isinstance(column, bytes) else decode_base64(column)
+
+
 def decode_base64(text: str) -> bytes:
     """Bytes of a base64 string in the ordinary or the URL-safe alphabet, or a mixture of both.
 
@@ -94,7 +99,7 @@ def _looks_like(text: str) -> str:
     start = repr(text[:40])
     if re.match(r"b['\"]", text):
         return f'{start} looks like the repr of Python bytes: write base64.b64encode(file).decode("ascii")'
-    if len(text) < 4096 and _PATH.fullmatch(text):
+    if len(text) < 4096 and PATH.fullmatch(text):
         return f"{start} looks like the path of a file: write the file's content in base64"
     return ""
 

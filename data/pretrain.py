@@ -21,7 +21,7 @@ from data.pretrain_rows import (
     TextInfillingDataset,
     TextToImageDataset,
 )
-from data.sample import Batch, Sample, SkippedRow
+from data.sample import Batch, Rows, Sample, SkippedRow
 from data.sharding import Read, num_batches, plan_batches, row_order
 from data.text import Vocabulary
 from data.tsv import TsvFile
@@ -56,7 +56,7 @@ class PretrainDataset(ImageTextDataset):
     """
 
     def __init__(
-        self, rows: TsvFile, vocab: Vocabulary, config: PretrainData, split: str, seed: int = 1, epoch: int = 1
+        self, rows: Rows, vocab: Vocabulary, config: PretrainData, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
         super().__init__(rows, vocab, config, split, seed, epoch)
         self.sources: list[OFADataset] = []

@@ -18,10 +18,9 @@ from data.images import standard_transform
 from data.masking import MaskingOptions, check_masking, infill, word_starts
 from data.prompts import prompt
 from data.refcoco import RefcocoData
-from data.sample import Example, Sample
+from data.sample import Example, Row, Rows, Sample
 from data.tasks import PRETRAINING
 from data.text import Vocabulary, require_words
-from data.tsv import TsvFile
 from utils.constants import SEPARATOR
 from utils.errors import quoted
 
@@ -139,7 +138,7 @@ class ExtraRows(PretrainRows):
     makes_codes = False
 
     def __init__(
-        self, rows: TsvFile, vocab: Vocabulary, config: PretrainData, split: str, seed: int = 1, epoch: int = 1
+        self, rows: Rows, vocab: Vocabulary, config: PretrainData, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
         super().__init__(rows, vocab, config, split, seed, epoch)
         self.side = 2 * config.code_image_size
@@ -153,14 +152,14 @@ class TextInfillingDataset(ExtraRows):
     columns = PRETRAINING["pretrain_text"].names
 
     def __init__(
-        self, rows: TsvFile, vocab: Vocabulary, config: PretrainData, split: str, seed: int = 1, epoch: int = 1
+        self, rows: Rows, vocab: Vocabulary, config: PretrainData, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
         super().__init__(rows, vocab, config, split, seed, epoch)
         check_masking(config)
         self.starts = word_starts(vocab)
         self.prompt = vocab.encode(prompt("pretrain text", vocab.bpe))
 
-    def example(self, row: tuple[str, ...], rng: random.Random) -> PretrainExample:
+    def example(self, row: Row, rng: random.Random) -> PretrainExample:
         """The last of the first ids of a text, masked in the source and whole in the target."""
         uniq_id, text = row
         return self.infilling(uniq_id, text, torch.Generator().manual_seed(rng.getrandbits(63)))
@@ -189,7 +188,7 @@ class ImageInfillingDataset(ExtraRows):
     columns = PRETRAINING["pretrain_image"].names
     makes_codes = True
 
-    def example(self, row: tuple[str, ...], rng: random.Random) -> PretrainExample:
+    def example(self, row: Row, rng: random.Random) -> PretrainExample:
         """An image without its middle, and the codes of that row by row."""
         uniq_id, data, column = row
         image = self.image(data)
@@ -214,7 +213,7 @@ class TextToImageDataset(ExtraRows):
     columns = PRETRAINING["pretrain_image_gen"].names
     makes_codes = True
 
-    def example(self, row: tuple[str, ...], rng: random.Random) -> PretrainExample:
+    def example(self, row: Row, rng: random.Random) -> PretrainExample:
         """The prompt of text-to-image generation, and the codes."""
         uniq_id, text, column = row
         caption = drawn_text(text, self.config.max_src_length)
@@ -234,11 +233,11 @@ class DetectionDataset(ExtraRows):
 
     columns = PRETRAINING["pretrain_detection"].names
 
-    def example(self, row: tuple[str, ...], rng: random.Random) -> PretrainExample:
+    def example(self, row: Row, rng: random.Random) -> PretrainExample:
         """A random crop of the image with the objects that are in it."""
         return self.detection(row, rng, torch.Generator().manual_seed(rng.getrandbits(63)))
 
-    def detection(self, row: tuple[str, ...], rng: random.Random, generator: torch.Generator) -> PretrainExample:
+    def detection(self, row: Row, rng: random.Random, generator: torch.Generator) -> PretrainExample:
         """The example of a row, cropped as rng and generator say; its target may name no object."""
         uniq_id, data, column = row
         image = self.image(data)

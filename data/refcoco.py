@@ -11,7 +11,7 @@ from torch import Tensor
 from data.base import DataConfig, OFADataset
 from data.boxes import clamp_boxes, dequantize, parse_box, quantize
 from data.prompts import prompt
-from data.sample import Example
+from data.sample import Example, Row
 from data.tasks import TASKS
 from data.text import Vocabulary, normalize_caption
 
@@ -60,7 +60,7 @@ class RefcocoDataset(OFADataset):
     left_out = 1
     config: RefcocoData
 
-    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+    def example(self, row: Row, rng: random.Random) -> Example:
         """A phrase, and its box in the resized image."""
         uniq_id, data, text, region = row
         self.check_words(text, "phrase")

@@ -6,12 +6,11 @@ from typing import Optional
 
 from data.answers import AnswerConfig, check_prompt_type
 from data.base import OFADataset
-from data.images import decode_base64
+from data.images import image_file
 from data.prompts import prompt
-from data.sample import Example
+from data.sample import Example, Row, Rows
 from data.tasks import TASKS
 from data.text import Vocabulary, normalize_caption
-from data.tsv import TsvFile
 from utils.errors import quoted
 
 WORDS = {"contradiction": "no", "entailment": "yes", "neutral": "maybe"}  # label in the file -> answer
@@ -44,12 +43,12 @@ class SnliVeDataset(OFADataset):
     config: SnliVeData
 
     def __init__(
-        self, rows: TsvFile, vocab: Vocabulary, config: SnliVeData, split: str, seed: int = 1, epoch: int = 1
+        self, rows: Rows, vocab: Vocabulary, config: SnliVeData, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
         super().__init__(rows, vocab, config, split, seed, epoch)
         self.prompt_type = check_prompt_type(config.prompt_type)
 
-    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+    def example(self, row: Row, rng: random.Random) -> Example:
         """A sentence to judge, and yes, no or maybe."""
         uniq_id, image, hypothesis, caption, label = row
         known = not self.lacks_reference(label)
@@ -60,7 +59,7 @@ class SnliVeDataset(OFADataset):
             uniq_id,
             source_text(hypothesis, caption if self.config.add_caption else None, self.config, self.vocab.bpe),
             f" {WORDS[label]}" if known else "",
-            decode_base64(image),
+            image_file(image),
             prompt_type=self.prompt_type,
             learn=known,
             extras={"ref_dict": {WORDS[label]: 1.0} if known else {}},

@@ -56,6 +56,11 @@ class RowKind:
         """What makes the dataset: (rows, vocab, config, split, ...)."""
         return partial(resolve_name(self.rows), *self.arguments)
 
+    @property
+    def dataset_class(self) -> "type[OFADataset]":
+        """The class of the dataset."""
+        return resolve_name(self.rows)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task(RowKind):

@@ -1,52 +1,17 @@
-"""TSV files of any size: rows by number, through a row index that is built once and memory-mapped.
+"""TSV files of any size: rows by number."""
 
-The index of `x.tsv` is `x.tsv.ofaidx` beside it or, where that folder cannot be written, a file in
-`$OFA_CACHE` (default `~/.cache/ofa`). It holds a header (`_HEADER`) and, as little-endian uint64, the byte
-offset of every row and the end of the last one: 8 bytes a row. It is rebuilt when the data file's size, inode or
-times change, and when it is damaged.
-"""
-
-import contextlib
-import fcntl
-import hashlib
 import operator
 import os
-import stat
-import struct
-import weakref
-import zlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Sequence
 
-import numpy as np
-from tqdm import tqdm
-
+from data.row_index import IndexedFile
+from data.sample import Row, Rows
 from utils.errors import BadRowError, UserError, quoted
-from utils.files import BYTE_ORDER_MARK, atomic_write
 
-_MAGIC, _VERSION = b"OFA rows", 2
-_HEADER = struct.Struct("<8sQQqQqQQ")  # magic, version, stamp of the data file, checksum of the offsets, number of rows
-_CHUNK = 1 << 20  # bytes; a chunk stays in the processor's cache between reading and searching
-_SPARSE = 1024  # mean bytes a row from which one memchr per row beats numpy
 LOOKED_AT = 3  # rows that tell what a file is
-_SHOW_PROGRESS = 10**9  # bytes
 
 
-class _Stamp(NamedTuple):
-    """What tells one content of a data file from another."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-    ctime_ns: int  # which programs cannot set, but which changes with name and permissions too
-
-    def same_content(self, other: "_Stamp") -> bool:
-        # Without ctime: a rename or chmod between two openings is no reason to stop a run.
-        return self[:3] == other[:3]
-
-
-class TsvFile:
+class TsvFile(IndexedFile):
     """Rows of a tab-separated UTF-8 file without header and quoting; lines end in LF or CR-LF.
 
     Safe in data loader workers, forked or spawned: reads have no shared position, and pickling reopens.
@@ -59,18 +24,11 @@ class TsvFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], columns: str | Sequence[int] | None = None) -> None:
-        self.path = os.fspath(path)
         self.columns = None if columns is None else _parse_columns(columns)
-        self._fd = _open_data(self.path, self)
-        self._stamp = _stamp(self._fd)
-        self._offsets: np.ndarray | None = _open_index(self.path, self._fd, self._stamp)
-        self._num_rows = len(self._offsets) - 1
+        super().__init__(path)
         self._width = self._read(0).count(b"\t") + 1 if self.columns is None else max(self.columns) + 1
 
-    def __len__(self) -> int:
-        return self._num_rows
-
-    def __getitem__(self, row: int) -> tuple[str, ...]:
+    def __getitem__(self, row: int) -> Row:
         """Selected columns of row `row` (line `row` + 1); negative numbers count from the end.
 
         Raises:
@@ -108,32 +66,6 @@ class TsvFile:
         marks = [mark for mark in (b",", b";", b"|") if all(line.count(mark) for line in lines)]
         return f"CSV with {marks[0].decode()!r} between the columns" if marks else None
 
-    def _read(self, row: int) -> bytes:
-        """The line without its end."""
-        if self._offsets is None:
-            self._reopen()
-        assert self._offsets is not None
-        start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
-        # Unlike seek and read, pread has no position that forked workers would move for each other.
-        line = os.pread(self._fd, stop - start, start)
-        if len(line) != stop - start:
-            raise UserError(f"{self.path} became shorter while it was being read; start again.")
-        line = line.removeprefix(BYTE_ORDER_MARK)  # at the start of the file, or of one that was appended
-        return line[:-2] if line.endswith(b"\r\n") else line.removesuffix(b"\n")
-
-    def _reopen(self) -> None:
-        """Open file and index after unpickling; the row numbers planned elsewhere must still hold."""
-        self._fd = _open_data(self.path, self)
-        stamp = _stamp(self._fd)
-        # The plan of the epoch counts on row numbers, so a file that has changed must not be indexed anew here.
-        if stamp.same_content(self._stamp):
-            self._offsets = _open_index(self.path, self._fd, stamp)
-        if self._offsets is None or len(self._offsets) != self._num_rows + 1:
-            raise UserError(f"{self.path} was changed while it was in use; start again.")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_fd": -1, "_offsets": None}
-
 
 def plain_number(text: str) -> str:
     """The text of numbers; ValueError for what only Python takes in them: underscores and digits of other scripts."""
@@ -142,7 +74,7 @@ def plain_number(text: str) -> str:
     return text
 
 
-def check_format(rows: TsvFile, columns: int) -> None:
+def check_format(rows: Rows, columns: int) -> None:
     """Raises UserError if a file that must have several columns is no TSV file at all."""
     if columns > 1 and (found := rows.other_format()):
         raise UserError(
@@ -159,186 +91,3 @@ def _parse_columns(columns: str | Sequence[int]) -> tuple[int, ...]:
     if not numbers or min(numbers) < 0:
         raise UserError(f"The columns {columns!r} are not numbers from 0 with commas; write them like 0,4,2.")
     return numbers
-
-
-def _open_data(path: str, owner: object) -> int:
-    """File descriptor that closes with its owner."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # no wait on a pipe
-    except FileNotFoundError:
-        raise UserError(f"There is no data file {path}; check the path.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
-    weakref.finalize(owner, os.close, descriptor)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        raise UserError(f"{path} is not a regular file; pass the TSV file itself.")
-    return descriptor
-
-
-def _stamp(descriptor: int) -> _Stamp:
-    status = os.fstat(descriptor)
-    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
-
-
-def _index_places(path: str) -> Iterator[Path]:
-    """Where an index may be: beside the file, then in the cache folder."""
-    yield Path(f"{path}.ofaidx")
-    cache = Path(os.environ.get("OFA_CACHE") or Path.home() / ".cache" / "ofa")
-    digest = hashlib.sha256(os.path.abspath(path).encode()).hexdigest()
-    yield cache / f"{digest[:32]}.ofaidx"
-
-
-def _open_index(path: str, descriptor: int, stamp: _Stamp) -> np.ndarray:
-    """Offsets (rows + 1,) of a data file, memory-mapped; one process builds them while the others wait."""
-    for place in _index_places(path):
-        offsets = _load_index(place, stamp)
-        if offsets is not None:
-            return offsets
-    problem = ""
-    for place in _index_places(path):
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(Path(f"{place}.lock")):
-                offsets = _load_index(place, stamp)  # somebody built it while we waited
-                if offsets is None:
-                    _build_index(path, descriptor, stamp, place)
-                    offsets = _load_index(place, stamp)
-        except OSError as error:
-            problem = str(error)
-            continue
-        if offsets is not None:
-            return offsets
-    raise UserError(f"The row index of {path} cannot be written ({problem}); set OFA_CACHE to a folder.")
-
-
-def _load_index(place: Path, stamp: _Stamp) -> np.ndarray | None:
-    """Offsets if the index is whole and belongs to this content of the data file."""
-    try:
-        # The cache folder may be anybody's: a pipe of that name must not make us wait.
-        with open(place, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_size < _HEADER.size:
-                return None
-            magic, version, *found, checksum, rows = _HEADER.unpack(file.read(_HEADER.size))
-            whole = status.st_size == _HEADER.size + 8 * (rows + 1)
-            if not whole or magic != _MAGIC or version != _VERSION or tuple(found) != stamp:
-                return None
-            # A plain view: indexing np.memmap itself is several times slower.
-            offsets = np.asarray(np.memmap(file, "<u8", mode="r", offset=_HEADER.size))
-            return offsets if _make_sense(offsets, checksum, stamp.size) else None
-    except OSError:
-        return None
-
-
-def _make_sense(offsets: np.ndarray, checksum: int, size: int) -> bool:
-    """Whether offsets have their checksum, begin at 0, rise from row to row and end in the data file."""
-    # The checksum finds a damaged index, the order one that was made to look whole: a wrong offset would read nonsense
-    # as rows. In chunks, as an index of billions of rows need not fit into memory.
-    found, before = 0, -1
-    for first in range(0, len(offsets), _CHUNK):
-        part = offsets[first : first + _CHUNK]
-        if int(part[0]) <= before or (part[1:] <= part[:-1]).any():
-            return False
-        found, before = zlib.crc32(part.data, found), int(part[-1])
-    return found == checksum and int(offsets[0]) == 0 and before <= size
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; the kernel frees the lock of a holder that died, so nobody waits for ever."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # whoever may write there must not have us open a file elsewhere
-    descriptor = os.open(path, flags, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        while not _same_file(descriptor, path):  # the former holder removed the file that we waited for
-            os.close(descriptor)
-            descriptor = os.open(path, flags, 0o666)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)  # before the lock is let go
-    finally:
-        os.close(descriptor)
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _build_index(path: str, descriptor: int, stamp: _Stamp, place: Path) -> None:
-    """Write the index of a data file to `place`: complete or not at all."""
-    stop = _end_of_rows(descriptor, stamp.size)
-    if stop == 0:
-        raise UserError(f"{path} has no rows; check how it was made.")
-    with atomic_write(place) as file:  # ours alone while we hold the lock
-        file.write(bytes(_HEADER.size))  # filled in last: checksum and number of rows are known at the end
-        rows, checksum = _write_offsets(file, path, descriptor, stop)
-        # Compared after reading: a file that grows meanwhile would get an index with the stamp of its beginning.
-        if _stamp(descriptor) != stamp:
-            raise UserError(f"{path} changed while its rows were counted; start when it is complete.")
-        file.seek(0)
-        file.write(_HEADER.pack(_MAGIC, _VERSION, *stamp, checksum, rows))
-
-
-def _write_offsets(file: BinaryIO, path: str, descriptor: int, stop: int) -> tuple[int, int]:
-    """Append the start of every row and the end of the last one; returns the number of rows and the checksum."""
-    last, size, checksum = 0, 0, 0
-
-    def append(offsets: np.ndarray) -> None:
-        nonlocal last, size, checksum
-        file.write(offsets.data)
-        last, size, checksum = int(offsets[-1]), size + len(offsets), zlib.crc32(offsets.data, checksum)
-
-    append(np.zeros(1, "<u8"))
-    for ends in _line_ends(path, descriptor, stop):
-        append(ends)
-    if last != stop:  # no newline at the end of the file
-        append(np.array([stop], "<u8"))
-    return size - 1, checksum
-
-
-def _end_of_rows(descriptor: int, size: int) -> int:
-    """End of the last line that is not blank, 0 if there is none."""
-    stop = size
-    while stop > 0:
-        start = max(0, stop - _CHUNK)
-        text = os.pread(descriptor, stop - start, start).rstrip(b"\r\n")
-        if text:
-            content = start + len(text)
-            ending = os.pread(descriptor, _CHUNK, content).find(b"\n")
-            return size if ending < 0 else content + ending + 1
-        stop = start
-    return 0
-
-
-def _line_ends(path: str, descriptor: int, stop: int) -> Iterator[np.ndarray]:
-    """Offsets (n,), uint64, n > 0, just behind the newlines in the first `stop` bytes, chunk by chunk."""
-    buffer = bytearray(_CHUNK)
-    view, array = memoryview(buffer), np.frombuffer(buffer, np.uint8)
-    start, sparse = 0, False
-    name, quiet = os.path.basename(path), stop < _SHOW_PROGRESS
-    with tqdm(total=stop, desc=f"index {name}", unit="B", unit_scale=True, disable=quiet) as bar:
-        while start < stop:
-            length = os.preadv(descriptor, [view[: stop - start]], start)
-            if length == 0:  # shorter than it was; the caller notices by its stamp
-                return
-            found = _find_sparse(buffer, length) if sparse else np.flatnonzero(array[:length] == ord("\n"))
-            if len(found):
-                yield np.add(found, start + 1, dtype="<u8", casting="unsafe")
-            sparse = len(found) * _SPARSE < length
-            start += length
-            bar.update(length)
-
-
-def _find_sparse(buffer: bytearray, length: int) -> np.ndarray:
-    """Positions (n,) of the newlines among the first `length` bytes, fast when they are few."""
-    found = []
-    at = buffer.find(b"\n", 0, length)
-    while at >= 0:
-        found.append(at)
-        at = buffer.find(b"\n", at + 1, length)
-    return np.array(found, dtype=np.int64)

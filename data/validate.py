@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from data import tables
 from data.answers import AnswerConfig, read_answers
 from data.base import OFADataset
 from data.images import MAX_PIXELS
 from data.sample import LYING, Sample, SkippedRow
 from data.tasks import PRETRAINING, TASKS, RowKind, Task
 from data.text import Vocabulary
-from data.tsv import TsvFile
 from utils.errors import ADVICE, UserError, quoted
 from utils.options import not_negative, path_of, positive, program_name
 from utils.predictions import leaderboard_id
@@ -32,7 +32,7 @@ BPE_DIR = Path(__file__).parents[1] / "utils" / "BPE"
 def open_rows(
     task: str,
     path: Path,
-    columns: str | None,
+    selected_cols: str | None,
     answers: str | None,
     vocab: Vocabulary,
     negatives: str | None = None,
@@ -42,7 +42,7 @@ def open_rows(
     """A file as the task's training rows, read as strictly as a row can be.
 
     Args:
-        columns: --selected-cols; None = those of the released scripts. answers: file of the answer set.
+        selected_cols: columns of a TSV file; None = those of the released scripts. answers: file of the answer set.
         negatives: folder of wrong texts, without which rows of `pretrain` are read without matching.
         code_image_size: side of the images that image codes describe (pixels); None = the task's default.
         options: of `DataConfig`, as training has them.
@@ -66,7 +66,8 @@ def open_rows(
     if row_kind.checks_answers and answers and isinstance(config, AnswerConfig):
         arguments["answers"] = read_answers(config)
     split = "train" if "neg_sample_dir" in options else "check"
-    return row_kind.dataset(TsvFile(str(path), columns or row_kind.selected_cols), vocab, config, split, **arguments)
+    rows = tables.open_rows(str(path), selected_cols or row_kind.selected_cols, row_kind, config)
+    return row_kind.dataset(rows, vocab, config, split, **arguments)
 
 
 class Found(NamedTuple):
@@ -109,7 +110,8 @@ def _outside_answers(dataset: OFADataset, sample: Sample) -> str | None:
     if sample["target"].ne(dataset.vocab.pad).any():
         return None
     answer = max(sample["extras"]["ref_dict"], key=sample["extras"]["ref_dict"].get)
-    return f"{dataset.rows.path}, line {sample['row'] + 1}: the answer {quoted(answer)} is not in the answer set"
+    place = f"{dataset.rows.path}, line {dataset.rows.line(sample['row'])}"
+    return f"{place}: the answer {quoted(answer)} is not in the answer set"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,8 +120,10 @@ def main(argv: list[str] | None = None) -> int:
         program_name("python -m data.validate"), description="Check every row of a data file."
     )
     parser.add_argument("task", choices=ROW_KINDS, help="what the file is for")
-    parser.add_argument("file", type=path_of, help="the TSV file")
+    parser.add_argument("file", type=path_of, help="the TSV, CSV or JSONL file")
     parser.add_argument("--selected-cols", help="columns in the order the task reads them (default: as released)")
+    parser.add_argument("--columns", help="columns of a CSV or JSONL file: image=file_name,text=caption")
+    parser.add_argument("--image-root", help="folder that paths of images start from (default: the file's own)")
     parser.add_argument("--candidates", help="the answer set: a file as --ans2label-file takes it")
     parser.add_argument("--neg-sample-dir", help="wrong texts for matching, checked together with pretrain rows")
     parser.add_argument("--code-image-size", type=positive, help="side of the images that codes describe (pixels)")
@@ -135,6 +139,7 @@ def main(argv: list[str] | None = None) -> int:
         vocab = Vocabulary.load(args.bpe_dir, args.bpe)
         arguments = args.selected_cols, args.candidates, vocab, args.neg_sample_dir, args.code_image_size
         options = {"exif_orientation": args.exif_orientation, "max_image_pixels": args.max_image_pixels}
+        options |= {"columns": args.columns, "image_root": args.image_root}
         dataset = open_rows(args.task, args.file, *arguments, **options)
         row_kind = ROW_KINDS[args.task]
         return report(dataset, args.workers, row_kind.server if isinstance(row_kind, Task) else None)
@@ -161,7 +166,7 @@ def report(dataset: OFADataset, workers: int, server: Server | None = None) -> i
         if message.endswith(LYING):
             lying += 1
             continue
-        reasons[_kind(message, number + 1)] += 1
+        reasons[_kind(message, dataset.rows.line(number))] += 1
         if reasons.total() <= SHOWN:
             tqdm.write(message)
     print(f"{len(dataset) - reasons.total()} of {len(dataset)} rows are good.")

@@ -8,12 +8,12 @@ import torch
 
 from data.answers import AnswerConfig, check_prompt_type
 from data.base import OFADataset
-from data.images import decode_base64
+from data.images import image_file
 from data.prompts import prompt
-from data.sample import Example
+from data.sample import Example, Row, Rows
 from data.tasks import TASKS
 from data.text import Vocabulary, normalize_question
-from data.tsv import TsvFile, plain_number
+from data.tsv import plain_number
 from utils.constants import SEPARATOR
 from utils.errors import quoted
 
@@ -75,7 +75,7 @@ class VqaGenDataset(OFADataset):
 
     def __init__(
         self,
-        rows: TsvFile,
+        rows: Rows,
         vocab: Vocabulary,
         config: VqaGenData,
         split: str,
@@ -87,7 +87,7 @@ class VqaGenDataset(OFADataset):
         self.prompt_type = check_prompt_type(config.prompt_type)
         self.answers = frozenset(answers)
 
-    def example(self, row: tuple[str, ...], rng: random.Random) -> Example:
+    def example(self, row: Row, rng: random.Random) -> Example:
         """A question with its objects, and the best answer."""
         uniq_id, image, question, column, objects = row[:5]
         answers = {} if self.lacks_reference(column) else parse_answers(column)
@@ -102,7 +102,7 @@ class VqaGenDataset(OFADataset):
             uniq_id,
             source_text(question, objects if self.config.add_object else None, self.config, self.vocab.bpe),
             " " + answer,
-            decode_base64(image),
+            image_file(image),
             prompt_type=self.prompt_type,
             max_target_tokens=self.config.max_tgt_length,
             learn=known,

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from data.answers import check_prompt_type, read_answers
 from data.base import OFADataset
 from data.collate import prefix_tokens
+from data.sample import Rows
 from data.text import Vocabulary
-from data.tsv import TsvFile
 from metrics.sums import vqa_soft_scores
 from models.answers import free_text, ranked_names
 from models.generation import CandidateTrie, GenerationConfig, generate, rank_candidates, require_hypotheses
@@ -71,7 +71,7 @@ class AnswerTask(OFATask):
         """Options of --eval-args, which count for beam search."""
         return GenerationConfig.from_json(self.cfg.eval_args, "--eval-args")
 
-    def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> OFADataset:
+    def build_dataset(self, rows: Rows, split: str, epoch: int) -> OFADataset:
         """The task's dataset, with the losses of its rows restricted to the candidates."""
         dataset = super().build_dataset(rows, split, epoch)
         dataset.allowed_after = None if self.trie is None else self.trie.children

@@ -17,10 +17,11 @@ from fairseq.tasks import FairseqTask
 from torch import nn
 
 from data.base import DataConfig, OFADataset
+from data.sample import Rows
 from data.sharding import Read, file_for_epoch, plan_batches
+from data.tables import open_rows
 from data.tasks import Task
 from data.text import Vocabulary
-from data.tsv import TsvFile
 from metrics.sums import Metric
 from models.generation import GenerationConfig, Hypothesis
 from models.ofa import OFA
@@ -117,11 +118,16 @@ class OFATask(FairseqTask):
 
     def load_dataset(self, split: str, combine: bool = False, epoch: int = 1, **_: Any) -> None:
         """Opens the split's file: the epoch's one for `train`, the last one for everything else."""
-        rows = TsvFile(file_for_epoch(self.paths, split, epoch), self.cfg.selected_cols)
+        rows = self.open_rows(file_for_epoch(self.paths, split, epoch), split)
         self.datasets[split] = self.build_dataset(rows, split, epoch)
         self.datasets[split].needs_references = self.needs_references
 
-    def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> OFADataset:
+    def open_rows(self, path: str, split: str, names: Sequence[str] = ()) -> Rows:
+        """A data file of a split; `names`: what to read of it; () = all."""
+        needs_references = split == "train" or self.needs_references
+        return open_rows(path, self.cfg.selected_cols, self.row, self.cfg, needs_references, names)
+
+    def build_dataset(self, rows: Rows, split: str, epoch: int) -> OFADataset:
         """The task's dataset over an open file."""
         return self.row.dataset(rows, self.vocab, self.cfg, split, epoch=epoch, **self.dataset_options)
 

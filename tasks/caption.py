@@ -10,7 +10,6 @@ from fairseq.tasks import register_task
 
 from data.caption import split_captions
 from data.tasks import TASKS
-from data.tsv import TsvFile
 from metrics.cider import CiderD
 from metrics.coco_caption import score_captions
 from metrics.sums import Metric, bleu, bleu_sums
@@ -78,10 +77,9 @@ class CaptionTask(OFATask):
         return self._captions(self.paths[:-1] or self.paths)
 
     def _captions(self, paths: Sequence[str]) -> Iterator[list[str]]:
-        columns = self.cfg.selected_cols.split(",") if self.cfg.selected_cols else ["0", "1", "2"]
         for path in paths:
-            captions = TsvFile(path, columns[2])
-            yield from (split_captions(captions[i][0]) for i in range(len(captions)))
+            rows = self.open_rows(path, "train", names=("caption",))
+            yield from (split_captions(rows[i][0]) for i in range(len(rows)))
 
     def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
         """One caption per image: the best hypothesis without punctuation."""

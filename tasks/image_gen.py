@@ -12,8 +12,8 @@ from fairseq.tasks import register_task
 
 from data.builders.image_codes import image_name
 from data.image_gen import COLUMNS, ImageGenData, ImageGenDataset, code_count
+from data.sample import Rows
 from data.tasks import TASKS
-from data.tsv import TsvFile
 from metrics.sums import Metric
 from models.generation import GenerationConfig
 from models.ofa import OFA
@@ -69,7 +69,7 @@ class ImageGenTask(OFATask):
         if cfg.sampling_times < 1:
             raise UserError(f"--sampling-times must be a positive integer, not {cfg.sampling_times}.")
 
-    def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> ImageGenDataset:
+    def build_dataset(self, rows: Rows, split: str, epoch: int) -> ImageGenDataset:
         """Rows of prompts and codes; UserError for prompts alone in training, which have nothing to learn."""
         dataset = ImageGenDataset(rows, self.vocab, self.cfg, split, epoch=epoch)
         if split == "train" and not self.cfg.scst and "codes" not in dataset.columns:

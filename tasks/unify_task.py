@@ -11,6 +11,7 @@ from fairseq.tasks import register_task
 from data.base import OFADataset
 from data.pretrain import PretrainDataset
 from data.pretrain_rows import PretrainData
+from data.sample import Rows
 from data.sharding import Read
 from data.tsv import TsvFile
 from models.generation import GenerationConfig
@@ -38,7 +39,7 @@ class UnifyTask(OFATask):
         path = self.paths[(epoch - 1) % len(self.paths)] if split == "train" else self.paths[0]
         self.datasets[split] = self.build_dataset(TsvFile(path, self.cfg.selected_cols), split, epoch)
 
-    def build_dataset(self, rows: TsvFile, split: str, epoch: int) -> OFADataset:
+    def build_dataset(self, rows: Rows, split: str, epoch: int) -> OFADataset:
         """Rows of the image-text file; in training the further files' rows come with them."""
         return PretrainDataset(rows, self.vocab, self.cfg, split, epoch=epoch)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from data import tsv
+from data import row_index
 from data.tsv import TsvFile
 from utils.errors import BadRowError, UserError
 
@@ -31,13 +31,13 @@ def cache(tmp_path, monkeypatch) -> Path:
 def builds(monkeypatch) -> list[str]:
     """Paths whose index was built in this process."""
     built: list[str] = []
-    build = tsv._build_index
+    build = row_index._build_index
 
     def counted(path: str, *rest: object) -> None:
         built.append(path)
         build(path, *rest)
 
-    monkeypatch.setattr(tsv, "_build_index", counted)
+    monkeypatch.setattr(row_index, "_build_index", counted)
     return built
 
 
@@ -96,8 +96,8 @@ def test_line_ends(tmp_path, content, expected):
 def test_random_files(tmp_path, monkeypatch, seed):
     """Any mixture of ends, characters and lengths, with chunks shorter and longer than rows."""
     rng = random.Random(seed)
-    monkeypatch.setattr(tsv, "_CHUNK", rng.choice([1, 2, 7, 64, 1 << 20]))
-    monkeypatch.setattr(tsv, "_SPARSE", rng.choice([1, 8, 1024]))
+    monkeypatch.setattr(row_index, "_CHUNK", rng.choice([1, 2, 7, 64, 1 << 20]))
+    monkeypatch.setattr(row_index, "_SPARSE", rng.choice([1, 8, 1024]))
     width = rng.randint(1, 5)
     alphabet = "ab \r\x0b\x85\u2028é漢🚀\"'"
     rows = [
@@ -184,7 +184,7 @@ def test_index_file(tmp_path, builds):
     path = write(tmp_path / "x.tsv", b"ab\nc\n\n")
     TsvFile(path)
     content = index_of(path).read_bytes()
-    assert len(content) == tsv._HEADER.size + 8 * 3
+    assert len(content) == row_index._HEADER.size + 8 * 3
     assert struct.unpack("<3Q", content[-24:]) == (0, 3, 5)
     assert sorted(found.name for found in tmp_path.iterdir()) == ["x.tsv", "x.tsv.ofaidx"]
     TsvFile(path, "0")
@@ -236,10 +236,13 @@ def test_no_altered_offset_gives_wrong_rows(seed, tmp_path):
     path = write(tmp_path / "x.tsv", "".join(f"{row}\n" for row in rows).encode())
     TsvFile(path)
     rng, good = random.Random(seed), index_of(path).read_bytes()
-    offsets = np.frombuffer(good[tsv._HEADER.size :], "<u8").copy()
+    offsets = np.frombuffer(good[row_index._HEADER.size :], "<u8").copy()
     row = rng.randrange(len(offsets))
     offsets[row] = rng.choice([0, int(offsets[row]) + 1, int(offsets[-1 - row]) + 1, 10**6, 2**63, 2**64 - 1])
-    for forged in (good[: tsv._HEADER.size] + offsets.tobytes(), good[: tsv._HEADER.size] + bytes(8 * len(offsets))):
+    for forged in (
+        good[: row_index._HEADER.size] + offsets.tobytes(),
+        good[: row_index._HEADER.size] + bytes(8 * len(offsets)),
+    ):
         index_of(path).write_bytes(forged)
         assert [found for (found,) in TsvFile(path)] == rows
         assert index_of(path).read_bytes() == good
@@ -335,13 +338,13 @@ def test_full_disk_leaves_no_draft(tmp_path, cache, monkeypatch):
 
 def test_file_that_grows_while_it_is_indexed(tmp_path, monkeypatch):
     path = write(tmp_path / "x.tsv", b"a\nb\n")
-    find = tsv._end_of_rows
+    find = row_index._end_of_rows
 
     def grow(descriptor: int, size: int) -> int:
         write(path, b"a\nb\nc\n")
         return find(descriptor, size)
 
-    monkeypatch.setattr(tsv, "_end_of_rows", grow)
+    monkeypatch.setattr(row_index, "_end_of_rows", grow)
     with pytest.raises(UserError, match="changed while its rows were counted"):
         TsvFile(path)
     assert [found.name for found in tmp_path.iterdir()] == ["x.tsv"]
@@ -350,7 +353,7 @@ def test_file_that_grows_while_it_is_indexed(tmp_path, monkeypatch):
 def test_progress_only_for_large_files(tmp_path, monkeypatch, capsys):
     TsvFile(write(tmp_path / "small.tsv", b"a\n"))
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(tsv, "_SHOW_PROGRESS", 2)
+    monkeypatch.setattr(row_index, "_SHOW_PROGRESS", 2)
     TsvFile(write(tmp_path / "large.tsv", b"a\nb\n"))
     assert "index large.tsv" in capsys.readouterr().err
 
@@ -359,14 +362,14 @@ def test_progress_only_for_large_files(tmp_path, monkeypatch, capsys):
 
 
 def _open_together(path: str, gate: "multiprocessing.Event", queue: "multiprocessing.Queue") -> None:  # type: ignore
-    build, built = tsv._build_index, []
+    build, built = row_index._build_index, []
 
     def slow(*args: object) -> None:
         time.sleep(0.3)  # long enough for the others to arrive at the lock
         build(*args)  # type: ignore[arg-type]
         built.append(1)
 
-    tsv._build_index = slow  # type: ignore[assignment]
+    row_index._build_index = slow  # type: ignore[assignment]
     gate.wait(60)
     rows = TsvFile(path)
     queue.put((len(built), len(rows), rows[-1]))
@@ -399,7 +402,7 @@ def _die_with_lock(path: str, ready: "multiprocessing.Event") -> None:  # type: 
         ready.set()
         time.sleep(60)
 
-    tsv._build_index = hang  # type: ignore[assignment]
+    row_index._build_index = hang  # type: ignore[assignment]
     TsvFile(path)
 
 
