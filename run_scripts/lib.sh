@@ -5,6 +5,7 @@
 #   RANK           number of this machine (0)                            MASTER_ADDR (localhost), MASTER_PORT
 #   SIZE           demo, tiny, medium, base, large, huge                 PRECISION   fp16 (GPU), fp32 (CPU), bf16
 #   DATA_DIR, CHECKPOINT_DIR, BPE_DIR, RESULTS_DIR, OUTPUT_DIR           OFA_PYTHON  interpreter (.venv, else python3)
+#   DATA_FILES     data files in place of the recipe's: TSV, CSV or JSONL, with commas between them
 #   NUM_WORKERS    processes that read data, per GPU (2)                 RUN_SUFFIX  end of a training run's name (none)
 #   DRY_RUN=1      print the command instead of running it
 #   OFA_NEWEST=1   set .venv up with the newest versions that the requirements allow, not those of constraints.txt
@@ -130,7 +131,7 @@ ofa_run() {
 
 # ofa_train PORT RUN_NAME RESTORE_FILE DATA ARGS...: trains below OUTPUT_DIR; the same command resumes a run.
 ofa_train() {
-    _port=$1 _run=$2${RUN_SUFFIX:-} _restore=$3 _data=$4
+    _port=$1 _run=$2${RUN_SUFFIX:-} _restore=$3 _data=${DATA_FILES:-$4}
     shift 4
     _save_dir=${OUTPUT_DIR}/${RUN_KIND}checkpoints/$_run _log_dir=${OUTPUT_DIR}/${RUN_KIND}logs
     if [ ! -f "$_save_dir/checkpoint_last.pt" ]; then
@@ -152,7 +153,7 @@ ofa_train() {
 # ofa_evaluate PORT CHECKPOINT SUBSET RESULTS DATA OVERRIDES ARGS...: OVERRIDES = more entries of --model-overrides,
 # paths among them through ofa_quote.
 ofa_evaluate() {
-    _port=$1 _checkpoint=$2 _subset=$3 _results=$4 _data=$5 _overrides=$6
+    _port=$1 _checkpoint=$2 _subset=$3 _results=$4 _data=${DATA_FILES:-$5} _overrides=$6
     shift 6
     ofa_run "$_port" "$OFA_ROOT/evaluate.py" "$_data" --user-dir="$OFA_ROOT/ofa_module" --path="$_checkpoint" \
         --gen-subset="$_subset" --results-path="$_results" --log-format=simple --log-interval=10 --seed=7 \

@@ -1,0 +1,69 @@
+"""CSV and JSON lines with images as files, through the programs: the same run as from TSV files."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from data.images import decode_base64
+from data.tasks import TASKS
+from data.tsv import TsvFile
+from digits.__main__ import main as build_demo
+from tests.programs import ROOT, run
+from tests.test_run_scripts import dry_run
+from tests.test_train import TRAIN
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """Digit scenes as TSV, and the same rows as CSV (training) and JSON lines (validation) with image files."""
+    folder = tmp_path_factory.mktemp("demo")
+    assert build_demo([str(folder), "--train=14", "--val=5", "--test=0", "--size=48"]) == 0
+    folder /= "caption_data"
+    (folder / "photos").mkdir()
+    for split in ("stage1_train", "val"):
+        rows = TsvFile(folder / f"caption_{split}.tsv", TASKS["caption"].selected_cols)
+        records = []
+        for number, (name, image, caption) in enumerate(rows):
+            (folder / "photos" / f"{split}{number}.png").write_bytes(decode_base64(image))
+            records.append({"file_name": f"{split}{number}.png", "key": name, "caption": caption})
+        with open(folder / "train.csv", "w", newline="") if split != "val" else open(folder / "val.jsonl", "w") as file:
+            if split == "val":
+                file.writelines(json.dumps(record) + "\n" for record in records)
+            else:
+                table = csv.DictWriter(file, list(records[0]))
+                table.writeheader()
+                table.writerows(records)
+    return folder
+
+
+NAMED = ["--columns=image=file_name,id=key", "--image-root={}/photos"]
+
+
+def test_training_and_evaluation_are_those_of_tsv_files(demo, tmp_path):
+    options = [*TRAIN, "--max-epoch=1", "--batch-size=4", "--num-workers=1", f"--bpe-dir={ROOT}/digits/BPE"]
+    files = {"tsv": ("caption_stage1_train.tsv", "caption_val.tsv"), "tables": ("train.csv", "val.jsonl")}
+    named = [flag.format(demo) for flag in NAMED]
+    predictions = []
+    for kind, names in files.items():
+        data = ",".join(str(demo / name) for name in names)
+        more = named if kind == "tables" else []
+        run("train.py", data, f"--save-dir={tmp_path}/{kind}", "--disable-validation", *options, *more)
+        results = f"--results-path={tmp_path}/results_{kind}"
+        generate = ["--task=caption", "--batch-size=3", "--beam=2", "--max-len-b=6", f"--bpe-dir={ROOT}/digits/BPE"]
+        path = f"--path={tmp_path}/{kind}/checkpoint_last.pt"
+        run("evaluate.py", str(demo / names[1]), path, results, *generate)  # columns are those of training
+        predictions.append((tmp_path / f"results_{kind}" / "test_predict.json").read_text())
+    one, two = (torch.load(tmp_path / kind / "checkpoint_last.pt", weights_only=True)["model"] for kind in files)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert predictions[0] == predictions[1] and len(json.loads(predictions[0])) == 5
+
+
+def test_scripts_take_other_files():
+    (words,) = dry_run("train_vqa_distributed.sh", DATA_FILES="my train.csv,val.csv", SIZE="base")
+    assert "my train.csv,val.csv" in words
+    (words,) = dry_run("evaluate_caption.sh", DATA_FILES="it's.jsonl")
+    assert "it's.jsonl" in words and any(r"'data': 'it\'s.jsonl'" in word for word in words)
