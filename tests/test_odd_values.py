@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+from contextlib import contextmanager
 
 import pytest
 
@@ -139,19 +140,24 @@ def test_texts_with_slashes_are_texts(text):
     assert open_items(text, ("text",), "0").size == 1
 
 
-@pytest.fixture
-def full_disk(monkeypatch):
-    """No file may grow beyond 100 bytes."""
+@contextmanager
+def full_disk():
+    """No file may grow beyond 100 bytes, pytest's own log among them: nothing else may run inside."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_is_named_with_what_to_do(full_disk, tmp_path):
-    with pytest.raises(UserError, match=r"write .*a\.json: File too large; make room, or choose another place\."):
+def test_a_full_disk_is_named_with_what_to_do(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"write .*a\.json: File too large; make room, or choose another place"),
+        full_disk(),
+    ):
         write_json("x" * 1000, tmp_path / "a.json")
-    with RecordFile(tmp_path / "a.jsonl", "answer") as file, pytest.raises(OSError) as caught:
+    with RecordFile(tmp_path / "a.jsonl", "answer") as file, pytest.raises(OSError) as caught, full_disk():
         file.write(b"x" * 100_000)
     assert one_sentence(caught.value) == f"{tmp_path}/a.jsonl: File too large; make room, or choose another place."
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
