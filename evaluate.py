@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from models.generation import GenerationConfig
 from models.ofa import OFA, OFAConfig
+from models.ofa.compiling import compile_layers
 from models.weights import load_model
 from models.weights.card import Card
 from models.weights.description import ANSWER_OPTIONS, describe, find_vocabulary
@@ -54,6 +55,9 @@ class EvaluationFlags(FairseqDataclass):
     )
     with_scores: bool = field(
         default=False, metadata={"help": "add the model's confidence to each record (probability or log-probability)"}
+    )
+    compile: bool = field(
+        default=False, metadata={"help": "compile the network's layers (torch.compile); the first batches take longer"}
     )
     check_submission: Optional[str] = field(
         default=None, metadata={"help": "only check this file of predictions against the data file"}
@@ -242,7 +246,10 @@ def _generation_config(cfg: DictConfig, task: OFATask) -> GenerationConfig:
 def _load(path: str, overrides: dict[str, Any], cfg: DictConfig) -> OFA:
     cuda = torch.cuda.is_available() and not cfg.common.cpu
     model = load_model(path, overrides, ema=cfg.evaluation.ema_eval, device="cuda" if cuda else "cpu")
-    return model.to(_precision(cfg))
+    model = model.to(_precision(cfg))
+    if cfg.evaluation.compile:
+        compile_layers(model)
+    return model
 
 
 def _precision(cfg: DictConfig) -> torch.dtype:

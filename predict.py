@@ -190,6 +190,7 @@ def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> No
     sub.add_argument("--batch-size", type=positive, default=16, help="items per batch (default %(default)s)")
     sub.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     sub.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default %(default)s)")
+    sub.add_argument("--compile", action="store_true", help="compile the network's layers; the first batches take longer")
     sub.add_argument("--decoding", type=_json_object, default={}, help='generation options, e.g. {"beam": 1}')
     sub.add_argument(
         "--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", dest="overrides",
@@ -390,7 +391,7 @@ class _Standard:
 
 def _load(args: argparse.Namespace) -> "OFAPredictor":
     overrides = dict(args.overrides)
-    if reserved := overrides.keys() & {"device", "dtype", "batch_size", "vqgan", "max_image_pixels"}:
+    if reserved := overrides.keys() & {"device", "dtype", "batch_size", "vqgan", "max_image_pixels", "compile"}:
         name = sorted(reserved)[0]
         raise UserError(f"--set {name}=... has its own flag: pass --{name.replace('_', '-')}.")
     if args.max_image_pixels:
@@ -401,7 +402,8 @@ def _load(args: argparse.Namespace) -> "OFAPredictor":
         overrides["vqgan"] = tuple(args.vqgan)
     from models.predictor import OFAPredictor
 
-    return OFAPredictor.load(args.checkpoint, args.device, dtype=args.dtype, batch_size=args.batch_size, **overrides)
+    own = {"dtype": args.dtype, "batch_size": args.batch_size, "compile": args.compile}
+    return OFAPredictor.load(args.checkpoint, args.device, **own, **overrides)
 
 
 def _switched(predictor: "OFAPredictor", command: Command, on: bool) -> set[str]:

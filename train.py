@@ -31,6 +31,10 @@ class TrainingFlags(FairseqDataclass):
             "help": "stop after this many updates in a row whose loss or gradient is not finite (they are skipped)"
         },
     )
+    compile: bool = field(
+        default=False,
+        metadata={"help": "compile the encoder's and decoder's layers (torch.compile); the first updates take longer"},
+    )
     verbose: bool = field(
         default=False,
         metadata={"help": "log the whole configuration, the model and all figures of each line"},

@@ -29,7 +29,9 @@ SIDES: dict[str, tuple[str, ...]] = {
     "engine": (),
     "engine with fairseq's Adam": ("--use-old-adam",),
     "engine with a channels-last trunk": (),
+    "engine --compile": ("--compile",),
     "engine --bf16": ("--bf16",),
+    "engine --bf16 --compile": ("--bf16", "--compile"),
     "engine --memory-efficient-bf16": ("--bf16", "--memory-efficient-bf16"),
 }
 

@@ -100,6 +100,17 @@ def test_every_task_answers_rows_without_a_reference(task, run, tmp_path):
     assert run(task, TSV / name, cols, *flags, **own)[1]  # with references there are scores
 
 
+def test_compile_reaches_every_network(checkpoint, monkeypatch):
+    seen = []
+    monkeypatch.setattr(evaluate, "compile_layers", seen.append)
+    argv = ["x.tsv", f"--path={checkpoint('caption')}", "--task=caption", "--cpu"]
+    for flags in ([], ["--compile"]):
+        cfg = evaluate.parse_args([*argv, *flags])
+        evaluation_flags.check_given(cfg, cfg.given)
+        model = evaluate._load(cfg.common_eval.path, {}, cfg)
+    assert seen == [model]
+
+
 def test_question_ids_that_are_texts(run, capfd, tmp_path):
     data, cols = CASES / "vqa_string_ids.tsv", "0,5,2,3,4"
     records, scores = run("vqa_gen", data, cols, ans2label_dict=ANSWERS)

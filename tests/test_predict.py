@@ -96,6 +96,15 @@ def test_images_are_drawn(checkpoint, run, tmp_path, capsys):
     assert "some.jsonl, object 2: the text has no words; skipped." in capsys.readouterr().err
 
 
+def test_compile_reaches_the_network(run, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("models.predictor.predictor.compile_layers", seen.append)
+    data = golden("caption/caption_val.tsv", tmp_path)
+    plain = run("caption", data, *QUICK)
+    assert not seen
+    assert run("caption", data, *QUICK, "--compile", output="compiled.jsonl") == plain and len(seen) == 1
+
+
 def test_a_stopped_run_goes_on(run, album, tmp_path):
     path = golden("vqa_gen/vqa_val.tsv", tmp_path)
     _, whole = run("answer", path)

@@ -35,6 +35,7 @@ from models.generation import (
     require_hypotheses,
 )
 from models.ofa import OFA, OFAConfig
+from models.ofa.compiling import compile_layers
 from models.ofa.model import ENCODER_INPUTS
 from models.predictor.arguments import (
     Choices,
@@ -121,6 +122,7 @@ class OFAPredictor:
         batch_size: int = 16,
         ema: bool | None = None,
         vqgan: tuple[PathLike, PathLike] | None = None,
+        compile: bool = False,
         **overrides: Any,
     ) -> "OFAPredictor":
         """A predictor of a checkpoint; what the file does not tell is inferred or asked for.
@@ -130,6 +132,7 @@ class OFAPredictor:
             device: "auto" takes a GPU if there is one. dtype: "float32", "bfloat16" or "float16".
             ema: take the averaged weights; None = if the model was validated with them and the file holds them.
             vqgan: checkpoint and yaml of the VQGAN that `draw` needs.
+            compile: compile the model's layers by `torch.compile`; the first batches take longer.
             overrides: options of the task or the model that win over the file's: bpe_dir, patch_image_size,
                 prompt_type, ans2label_file, max_image_size, max_image_pixels, ...
 
@@ -141,6 +144,7 @@ class OFAPredictor:
         requested = check_options({name: value for name, value in overrides.items() if value is not None}, kinds)
         check_path("The checkpoint", path)
         check_flag("ema", ema)
+        check_flag("compile", compile)
         check_count("batch_size", batch_size)
         check_vqgan(vqgan)
         precision, place = _dtype(dtype), pick_device(device)
@@ -153,6 +157,8 @@ class OFAPredictor:
         model_options = {f.name for f in fields(OFAConfig)}
         options = {name: requested[name] for name in requested if name in model_options} | {"vocab_size": len(vocab)}
         model = load_model(path, options, ema=ema, device=place).to(precision).requires_grad_(False)
+        if compile:
+            compile_layers(model)
         return cls(model, vocab, description, batch_size, vqgan)
 
     def caption(self, images: ImageLike | Sequence[ImageLike], **decoding: Any) -> Prediction | list[Prediction]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data.collate import damaged_images, without_skipped
+from models.ofa.compiling import compile_layers
 from ofa_module.engine.optimizers import Average, build_optimizer, scale_gradients
 from ofa_module.engine.precision import Objective, Precision
 from ofa_module.engine.schedule import Schedule
@@ -52,6 +53,8 @@ class OFATrainer:
         self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         self.precision = Precision.of(cfg.common)
         self._model = model.to(self.device, self.precision.weights)
+        if cfg.training.compile:
+            compile_layers(self._model)
         self._criterion = criterion.to(self.device)
         self._objective = Objective(self._criterion, self._model, self.precision)
         self._parallel: nn.Module | None = None

@@ -1,5 +1,6 @@
 """Six updates by the trainer against the original's trainer: loss, gradient norm, rates, parameter and EMA probes."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from fairseq.logging import metrics
 
 import train
 from data.sample import DAMAGED
+from models.ofa.compiling import compile_layers
 from ofa_module.engine.trainer import OFATrainer
 from utils.checkpoint import save_checkpoint, without_history
 
@@ -68,11 +70,21 @@ def check_probes(state, probes, exact):
         np.testing.assert_allclose(tensor[:4].numpy(), probe["first4"], atol=2e-5 if exact else 1e-2, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["plain", "drop_worst_ema_frozen_embedding", "freeze_resnet_no_clip"])
-def test_trajectory(name, golden, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("plain", []),
+        ("drop_worst_ema_frozen_embedding", []),
+        ("freeze_resnet_no_clip", []),
+        ("freeze_resnet_no_clip", ["--compile"]),
+    ],
+)
+def test_trajectory(name, flags, golden, tmp_path, monkeypatch):
+    monkeypatch.setattr("ofa_module.engine.trainer.compile_layers", partial(compile_layers, backend="eager"))
     setup = golden("trajectory_tiny.json")["setups"][name]
     data = "tests/golden/tsv/caption/caption_train.tsv"
-    trainer, model = make_trainer(setup["options"], tmp_path, data)
+    trainer, model = make_trainer([*setup["options"], *flags], tmp_path, data)
+    assert (model.encoder.layers[0]._compiled_call_impl is None) == (not flags)
     trainer.schedule.decay_over(10, 0)
     averaged = trainer.ema.get_model() if "ema_after_six_updates" in setup else None  # made before the first update
     loss_tolerance, norm_tolerance = TOLERANCES.get(name, LATER)
