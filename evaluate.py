@@ -57,7 +57,7 @@ class EvaluationFlags(FairseqDataclass):
         default=False, metadata={"help": "add the model's confidence to each record (probability or log-probability)"}
     )
     compile: bool = field(
-        default=False, metadata={"help": "compile the network's layers (torch.compile); the first batches take longer"}
+        default=False, metadata={"help": "compile the model's layers (torch.compile); the first batches take longer"}
     )
     check_submission: Optional[str] = field(
         default=None, metadata={"help": "only check this file of predictions against the data file"}

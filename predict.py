@@ -190,7 +190,7 @@ def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> No
     sub.add_argument("--batch-size", type=positive, default=16, help="items per batch (default %(default)s)")
     sub.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     sub.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default %(default)s)")
-    sub.add_argument("--compile", action="store_true", help="compile the network's layers; the first batches take longer")
+    sub.add_argument("--compile", action="store_true", help="compile the layers; the first batches take longer")
     sub.add_argument("--decoding", type=_json_object, default={}, help='generation options, e.g. {"beam": 1}')
     sub.add_argument(
         "--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", dest="overrides",

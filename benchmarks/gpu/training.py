@@ -5,7 +5,7 @@
 "train.py" is its trainer with the released captioning recipe's flags; "plain" is the loop that PyTorch's own parts
 make of the same model and loss: float32 weights, autocast, fused AdamW, foreach clipping, a channels-last trunk.
 Each further line changes one thing of it. Batches are rows of the golden captions, repeated: nothing is read while the
-clock runs. --compiled measures plain and compiled layers alone, without drop path, whose rate differs by layer.
+clock runs. --compiled measures plain and compiled layers alone, in both loops.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import train
 from benchmarks.gpu import measure
 from models.fairseq_ofa import FairseqOFA
+from models.ofa.compiling import compile_layers
 from ofa_module.engine.trainer import OFATrainer
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +32,7 @@ POSITIONS = ("rel_pos_table", "pos_q_linear", "pos_k_linear")  # parameters that
 Update = Callable[[], Any]
 
 
-def flags(arch: str, side: int, device: str, drop_path: float, *more: str) -> list[str]:
+def flags(arch: str, side: int, device: str, *more: str) -> list[str]:
     """Command line of stage-1 captioning."""
     small = [f"--bpe-dir={ROOT}/digits/BPE", "--code-dict-size=1024", "--num-bins=65"]
     vocabulary = small if arch == "ofa_demo" else [f"--bpe-dir={ROOT}/utils/BPE"]
@@ -40,7 +41,7 @@ def flags(arch: str, side: int, device: str, drop_path: float, *more: str) -> li
         "--criterion=adjust_label_smoothed_cross_entropy", "--label-smoothing=0.1", f"--patch-image-size={side}",
         *vocabulary, "--optimizer=adam", "--adam-betas=(0.9,0.999)", "--weight-decay=0.01",
         "--lr=1e-5", "--lr-scheduler=fixed", "--clip-norm=1.0", "--dropout=0.1", "--batch-size=8", "--num-workers=0",
-        f"--encoder-drop-path-rate={drop_path}", f"--decoder-drop-path-rate={drop_path}", "--max-tgt-length=20",
+        "--encoder-drop-path-rate=0.1", "--decoder-drop-path-rate=0.1", "--max-tgt-length=20",
         "--freeze-encoder-embedding", "--freeze-decoder-embedding", "--scale-attn", "--scale-fc", "--scale-heads",
         "--disable-entangle", "--save-dir=/tmp/ofa_benchmark", *(["--cpu"] if device == "cpu" else []), *more,
     ]  # fmt: skip
@@ -49,8 +50,8 @@ def flags(arch: str, side: int, device: str, drop_path: float, *more: str) -> li
 class Setting:
     """Task, loss, model and rows of one size."""
 
-    def __init__(self, arch: str, side: int, device: str, drop_path: float = 0.1) -> None:
-        self.device, self.flags = device, partial(flags, arch, side, device, drop_path)
+    def __init__(self, arch: str, side: int, device: str) -> None:
+        self.device, self.flags = device, partial(flags, arch, side, device)
         self.cfg = train.parse_args(self.flags())
         self.task = tasks.setup_task(self.cfg.task)
         self.task.load_dataset("train")
@@ -82,8 +83,7 @@ class Setting:
         if self.device == "cuda" and change != "contiguous trunk":
             model.encoder.embed_images.to(memory_format=torch.channels_last)
         if change == "layers compiled":
-            for layer in (*model.encoder.layers, *model.decoder.layers):
-                layer.compile(dynamic=False)
+            compile_layers(model)
         frozen = {"no gradient of the position biases": POSITIONS, "frozen trunk": ("embed_images",)}.get(change, ())
         for name, parameter in model.named_parameters():
             if any(part in name for part in frozen):
@@ -193,12 +193,15 @@ def main() -> None:
     measure.begin_table(*head, "kernels", "waits", "operators")
     if args.compiled:
         arch, side, size = ("ofa_demo", 48, 4) if args.tiny else ("ofa_base", 480, 32)
-        setting = Setting(arch, side, device, drop_path=0.0)
+        setting = Setting(arch, side, device)
         changes = ("", "layers compiled")
         todo = [
             (f"plain, bf16, {change}", size, partial(setting.plain_update, size, change=change)) for change in changes
         ]
-        add_rows(setting, f"{arch}, no drop path", todo, peak, args.seconds)
+        for more in ((), ("--compile",)):
+            name = " ".join(["train.py --bf16", *more])
+            todo.append((name, size, partial(setting.trainer_update, size, "--bf16", *more)))
+        add_rows(setting, arch, todo, peak, args.seconds)
         return
     for arch, side in [("ofa_demo", 48)] if args.tiny else [("ofa_base", 480), ("ofa_large", 480)]:
         setting = Setting(arch, side, device)

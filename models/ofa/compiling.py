@@ -1,6 +1,6 @@
 """Encoder and decoder layers compiled by `torch.compile`: one graph for all layers of a kind, whatever their rates.
 
-Layers are compiled in place, so that names of weights stay, and copies of a compiled network are plain again.
+Layers are compiled in place, so that names of weights stay, and copies of a compiled model are not compiled.
 """
 
 import logging
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.ofa.drop_path import DropPath, draw_scale
-from models.ofa.model import OFA
+from models.ofa.layers import DecoderLayer, EncoderLayer
 from utils.errors import one_sentence
 
 # Graphs of one kind of layer: training or not, with or without padding, one row or several, steps of generation.
@@ -20,24 +20,25 @@ GRAPHS = 32
 logger = logging.getLogger(__name__)
 
 
-def compile_layers(network: OFA, backend: str | Callable[..., Any] = "inductor") -> bool:
-    """Compiles the layers of a network on its device; they are traced when they are called.
+def compile_layers(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> bool:
+    """Compiles the layers of a model; they are traced when they are called.
 
     Batch and lengths are symbols in a graph: 1 and more than 1 are the only sizes that it tells apart.
 
     Args:
-        backend: of `torch.compile`.
+        model: on its device. backend: of `torch.compile`.
 
     Returns:
-        False where nothing can be compiled, e.g. without a C++ compiler: a warning says so and the network stays plain.
+        False where nothing can be compiled, e.g. without a C++ compiler: a warning says so and the model stays plain.
     """
     try:
-        _try(backend, next(network.parameters()).device)
+        _try(backend, next(model.parameters()).device)
     except Exception as error:  # of whatever the backend needs: compiler, headers, Triton
         logger.warning("The layers are not compiled, torch.compile does not work here: %s", one_sentence(error))
         return False
     _configure()
-    for layers in (network.encoder.layers, network.decoder.layers):
+    for kind in (EncoderLayer, DecoderLayer):
+        layers = [module for module in model.modules() if isinstance(module, kind)]
         _open_rates(layers)
         for layer in layers:
             layer.compile(backend=backend, dynamic=True)
@@ -46,15 +47,16 @@ def compile_layers(network: OFA, backend: str | Callable[..., Any] = "inductor")
 
 def _try(backend: str | Callable[..., Any], device: torch.device) -> None:
     """Compiles a small function, which takes seconds; raises what a layer would raise in the middle of the work."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no CUDA
     torch.compile(lambda x: x.exp() + 1, backend=backend)(torch.zeros(8, device=device))
 
 
 def _configure() -> None:
-    import torch._dynamo  # takes two seconds, and only compiled networks need it
+    import torch._dynamo  # takes two seconds, and only compiled models need it
     import torch.fx.experimental._config
 
     # Sizes that are equal by chance in the first batch, such as rows and heads, are different symbols.
-    torch.fx.experimental._config.use_duck_shape = False  # type: ignore[attr-defined]
+    torch.fx.experimental._config.use_duck_shape = False
     # All layers have the same dropout and scale: as symbols, they would have each graph traced twice.
     torch._dynamo.config.specialize_float = True
     name = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"

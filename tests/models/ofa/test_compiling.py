@@ -29,7 +29,7 @@ def own_compiler_state() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def network(depth: int = DEPTH, **options: Any) -> OFA:
+def make_model(depth: int = DEPTH, **options: Any) -> OFA:
     rates = dict(encoder_drop_path_rate=0.3, decoder_drop_path_rate=0.3, dropout=0.1)
     layers = dict(encoder_layers=depth, decoder_layers=depth)
     torch.manual_seed(0)
@@ -56,7 +56,7 @@ def update(model: OFA, inputs: dict[str, Tensor]) -> list[Tensor]:
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_one_graph_for_all_layers_of_a_kind(recompute: bool) -> None:
-    plain = network(checkpoint_activations=recompute)
+    plain = make_model(checkpoint_activations=recompute)
     compiled = copy.deepcopy(plain)
     assert compile_layers(compiled, "eager")
     assert compiled.encoder.layers[1].drop_path.drop_prob == 0.3 / 8  # type: ignore[union-attr]
@@ -64,14 +64,14 @@ def test_one_graph_for_all_layers_of_a_kind(recompute: bool) -> None:
     for rows, source, target in [(2, 5, 4), (3, 6, 7), (4, 9, 5), (6, 4, 4)]:
         inputs = batch(rows, source, target)
         torch.testing.assert_close(update(compiled, inputs), update(plain, inputs))
-    # Recomputed layers run the graphs that the first network's ones have made.
+    # Recomputed layers run the graphs that the first model's have made.
     assert counters["stats"]["unique_graphs"] == (0 if recompute else 2) and not counters["graph_break"]
     assert list(compiled.state_dict()) == list(plain.state_dict())
     plain.load_state_dict(compiled.state_dict())
 
 
 def test_backward_graph_of_recomputed_layers() -> None:
-    plain = network(2, checkpoint_activations=True)
+    plain = make_model(2, checkpoint_activations=True)
     compiled = copy.deepcopy(plain)
     assert compile_layers(compiled, "aot_eager")
     counters.clear()
@@ -85,8 +85,28 @@ def test_backward_graph_of_recomputed_layers() -> None:
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
 
 
+@torch.inference_mode()
+def test_steps_of_generation_are_three_graphs() -> None:
+    """The first position, further ones, and several rows of each sample; other sizes add none."""
+    plain = make_model(3).eval()
+    compiled = copy.deepcopy(plain)
+    assert compile_layers(compiled, "eager")
+    counters.clear()
+    for rows, source, beams, capacity in [(2, 5, 3, 12), (3, 7, 2, 20)]:
+        inputs, found = batch(rows, source, 6), []
+        for model in (compiled, plain):
+            enc = model.encode(inputs["src_tokens"], inputs["patch_images"])
+            state = model.start(enc, 1, capacity)
+            steps = [model.step(tokens, state) for tokens in inputs["prev_output_tokens"][:, :3].split(1, 1)]
+            state.reorder(torch.arange(rows).repeat_interleave(beams))
+            again = inputs["prev_output_tokens"][:, 3:].repeat_interleave(beams, 0)
+            found.append(steps + [model.step(tokens, state) for tokens in again.split(1, 1)])
+        torch.testing.assert_close(*found)
+    assert counters["stats"]["unique_graphs"] == 4 and not counters["graph_break"]  # and the encoder's
+
+
 def test_copies_are_plain_and_draw_the_same() -> None:
-    compiled = network(2)
+    compiled = make_model(2)
     assert compile_layers(compiled, "eager")
     copied = copy.deepcopy(compiled)
     assert copied.encoder.layers[0]._compiled_call_impl is None  # type: ignore[union-attr]
@@ -103,7 +123,7 @@ def test_what_cannot_compile_stays_plain_with_a_sentence(caplog: pytest.LogCaptu
     def broken(*_: object) -> None:
         raise RuntimeError("No C++ compiler found.\nA second line.")
 
-    model = network(2)
+    model = make_model(2)
     with caplog.at_level(logging.WARNING):
         assert not compile_layers(model, broken)
     (record,) = [r for r in caplog.records if r.name == "models.ofa.compiling"]
