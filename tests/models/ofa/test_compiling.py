@@ -61,7 +61,8 @@ def test_one_graph_for_all_layers_of_a_kind(recompute: bool) -> None:
     assert compile_layers(compiled, "eager")
     assert compiled.encoder.layers[1].drop_path.drop_prob == 0.3 / 8  # type: ignore[union-attr]
     counters.clear()
-    for rows, source, target in [(2, 5, 4), (3, 6, 7), (4, 9, 5), (6, 4, 4)]:
+    sizes = [(2, 5, 4), (3, 6, 7), (4, 9, 5), (6, 4, 4)]
+    for rows, source, target in sizes[:2] if recompute else sizes:
         inputs = batch(rows, source, target)
         torch.testing.assert_close(update(compiled, inputs), update(plain, inputs))
     # Recomputed layers run the graphs that the first model's have made.
@@ -123,7 +124,7 @@ def test_what_cannot_compile_stays_plain_with_a_sentence(caplog: pytest.LogCaptu
     def broken(*_: object) -> None:
         raise RuntimeError("No C++ compiler found.\nA second line.")
 
-    model = make_model(2)
+    model = make_model(1)
     with caplog.at_level(logging.WARNING):
         assert not compile_layers(model, broken)
     (record,) = [r for r in caplog.records if r.name == "models.ofa.compiling"]
