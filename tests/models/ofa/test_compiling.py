@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo
+import torch.fx.experimental._config
 from torch import Tensor
 from torch._dynamo.utils import counters
 
@@ -24,7 +25,11 @@ DEPTH = 9  # more than PyTorch's limit of recompilations
 @pytest.fixture(scope="module", autouse=True)
 def own_compiler_state() -> Iterator[None]:
     torch._dynamo.reset()
-    with torch._dynamo.config.patch(), torch.fx.experimental._config.patch():  # type: ignore[attr-defined]
+    compiler, shapes = torch._dynamo.config, torch.fx.experimental._config
+    with (
+        compiler.patch(specialize_float=False, recompile_limit=8),  # type: ignore[attr-defined]
+        shapes.patch(use_duck_shape=True),  # type: ignore[attr-defined]
+    ):
         yield
     torch._dynamo.reset()
 
