@@ -1,14 +1,12 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.programs import start
 from utils import distributed
 
-ROOT = Path(__file__).parents[2]
 WORKER = """
 import json, sys, time
 from datetime import timedelta
@@ -52,8 +50,10 @@ def test_one_process_needs_no_process_group() -> None:
 
 
 def test_two_processes_agree(tmp_path: Path) -> None:
-    workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)], cwd=ROOT) for rank in (0, 1)]
-    assert [worker.wait(120) for worker in workers] == [0, 0]
+    (tmp_path / "worker.py").write_text(WORKER)
+    workers = [start(tmp_path / "worker.py", rank, tmp_path) for rank in (0, 1)]
+    outputs = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
     seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert [one["rank"] for one in seen] == [0, 1]
     assert [one["is_main"] for one in seen] == [True, False]

@@ -1,14 +1,12 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.programs import start
 from utils.errors import UserError
 from utils.predictions import leaderboard_id, merge_rows, write_predictions
 
-ROOT = Path(__file__).parents[2]
 WORKER = """
 import sys
 from datetime import timedelta
@@ -89,8 +87,10 @@ def test_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_two_processes_write_every_row_once(tmp_path: Path) -> None:
-    workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)], cwd=ROOT) for rank in (0, 1)]
-    assert [worker.wait(120) for worker in workers] == [0, 0]
+    (tmp_path / "worker.py").write_text(WORKER)
+    workers = [start(tmp_path / "worker.py", rank, tmp_path) for rank in (0, 1)]
+    outputs = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
     written = json.loads((tmp_path / "results" / "sub" / "test_predict.json").read_text())
     assert written == [{"image_id": str(row), "caption": f"caf\xe9 {row}"} for row in range(5)]
     assert not (tmp_path / "results" / "partial.json").exists()

@@ -6,8 +6,6 @@ The margins lie between chance and what the checkpoint reaches, far from both.
 import itertools
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +20,8 @@ from digits.tasks import TASKS
 from digits.vqa_gen import ANSWERS
 from digits.words import COLOURS, DIGITS, DigitSpec
 from models.predictor import OFAPredictor
+from tests.programs import ROOT, run
 
-ROOT = Path(__file__).parents[3]
 CHECKPOINT = ROOT / "checkpoints" / "ofa_demo.pt"
 VQGAN = tuple(str(ROOT / "checkpoints" / "ofa_demo_vqgan" / name) for name in ("last.ckpt", "model.yaml"))
 TEST, SEED, SIDE = 2, 1, 96  # index of the test split's file; the defaults of `python -m data.demo`
@@ -160,10 +158,8 @@ def test_predict_py(argv, field, truth, least, scenes, crowded, tmp_path):
     shown = scenes if field == "caption" else [*scenes, *crowded[:10]]
     for number, scene in enumerate(shown):
         render(scene).save(tmp_path / f"{number:02}.png")
-    command = [sys.executable, "predict.py", argv[0], str(tmp_path), *argv[1:], f"--checkpoint={CHECKPOINT}"]
-    done = subprocess.run([*command, "--device=cpu"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    records = [json.loads(line) for line in done.stdout.splitlines()]
+    said = run("predict.py", argv[0], tmp_path, *argv[1:], f"--checkpoint={CHECKPOINT}", "--device=cpu")
+    records = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     assert [Path(record["id"]).name for record in records] == [f"{number:02}.png" for number in range(len(shown))]
     right = sum(record[field] == truth(scene) for record, scene in zip(records, shown, strict=True))
-    assert right >= least, done.stdout
+    assert right >= least, said
