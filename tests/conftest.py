@@ -1,4 +1,4 @@
-"""Shared fixtures: the golden figures beside this file and networks filled with the golden weights."""
+"""Shared fixtures: the golden figures beside this file and models filled with the golden weights."""
 
 import importlib
 import json
@@ -68,7 +68,7 @@ def tiny_model() -> OFA:
 
 @pytest.fixture(scope="session")
 def make_golden_model():
-    """Factory of golden networks with other options."""
+    """Factory of golden models with other options."""
     return golden_model
 
 

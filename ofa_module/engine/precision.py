@@ -1,4 +1,4 @@
-"""Number formats of a run, and network and loss as the one module that is computed in them."""
+"""Number formats of a run, and model and loss as the one module that is computed in them."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class Precision:
     """Number formats of a run.
 
     Attributes:
-        weights: of the network and what it is given. autocast: of the products in it, if another one.
+        weights: of the model and what it is given. autocast: of the products in it, if another one.
         scaled: whether the loss is scaled up for the backward pass, since float16's smallest numbers are not small.
     """
 
@@ -37,19 +37,19 @@ class Precision:
 
 
 class Objective(nn.Module):
-    """Network and loss as one module, so that data parallelism sees one forward pass whatever the loss does.
+    """Model and loss as one module, so that data parallelism sees one forward pass whatever the loss does.
 
-    Called as a criterion is; the network it is given must be its own.
+    Called as a criterion is; the model it is given must be its own.
     """
 
-    def __init__(self, criterion: nn.Module, network: nn.Module, precision: Precision) -> None:
+    def __init__(self, criterion: nn.Module, model: nn.Module, precision: Precision) -> None:
         super().__init__()
-        self.criterion, self.network, self.precision = criterion, network, precision
+        self.criterion, self.model, self.precision = criterion, model, precision
         self.scale = 1.0
 
     def forward(self, model: nn.Module, sample: Any, **options: Any) -> tuple[Tensor, Any, dict[str, Any]]:
         """Loss times `scale`, sample size, what to log."""
-        dtype, device = self.precision.autocast, next(self.network.parameters()).device.type
+        dtype, device = self.precision.autocast, next(self.model.parameters()).device.type
         with torch.autocast(device, dtype) if dtype else nullcontext():
             loss, size, logged = self.criterion(model, sample, **options)
         return loss * self.scale if self.scale != 1 else loss, size, logged

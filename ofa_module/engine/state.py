@@ -150,7 +150,7 @@ def read_for(cfg: DictConfig, vocab: Vocabulary, path: str, trained: nn.Module |
     In the save directory a torn file gives way to the most trained good one. What a card says of the ids is checked.
 
     Args:
-        trained: the network whose parameters the optimizer's state is brought to; None leaves that state as it is.
+        trained: the model whose parameters the optimizer's state is brought to; None leaves that state as it is.
     """
     own = os.path.realpath(cfg.checkpoint.save_dir)
     try:
@@ -175,7 +175,7 @@ def read_for(cfg: DictConfig, vocab: Vocabulary, path: str, trained: nn.Module |
 
 
 def _choose_weights(cfg: DictConfig, state: dict[str, Any], path: str) -> None:
-    """Says by a checkpoint's last and averaged weights what the network and its average start from; in place."""
+    """Says by a checkpoint's last and averaged weights what the model and its average start from; in place."""
     latest, extra = state["model"], state.get("extra_state") or {}
     average = extra.get("ema_fp32_params") or extra.get("ema")
     if cfg.training.use_ema_weights_to_init_param and average:
@@ -191,14 +191,14 @@ def _choose_weights(cfg: DictConfig, state: dict[str, Any], path: str) -> None:
 
 
 def _fitted(saved: dict[str, Any], weights: dict[str, Tensor], trained: nn.Module, path: str) -> dict[str, Any]:
-    """The optimizer's state in this run's order; UserError where it does not fit, though the network does."""
+    """The optimizer's state in this run's order; UserError where it does not fit, though the model does."""
     try:
         return optimizer_state.fit(saved, weights, trained, path)
     except UserError:
         try:
             upgrade_state_dict(dict(weights), trained, source=path)
         except UserError:
-            return saved  # it is another network: loading its weights, which comes next, says so
+            return saved  # it is another model: loading its weights, which comes next, says so
         raise
 
 

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class OFATrainer:
-    """Updates a network; validates, saves and restores it. Its interface is that of fairseq's trainer.
+    """Updates a model; validates, saves and restores it. Its interface is that of fairseq's trainer.
 
     Args:
         cfg: the configuration of `train.parse_args`. model: not yet on the device.
@@ -103,7 +103,7 @@ class OFATrainer:
         return self.data_parallel_rank == 0
 
     def get_model(self) -> Any:
-        """The network itself."""
+        """The model itself."""
         return self._model
 
     def get_criterion(self) -> Any:
@@ -132,7 +132,7 @@ class OFATrainer:
         return self._ema
 
     def _averaged(self) -> dict[str, nn.Module]:
-        """The averaged network, as a keyword of the task's steps, if the task wants it."""
+        """The averaged model, as a keyword of the task's steps, if the task wants it."""
         wanted = self.cfg.ema.store_ema and getattr(self.task, "uses_ema", False)
         return {"ema_model": self.ema.get_model()} if wanted and self.ema is not None else {}
 
@@ -212,7 +212,7 @@ class OFATrainer:
 
     @property
     def objective(self) -> Any:
-        """Network and loss, over all processes if there are several."""
+        """Model and loss, over all processes if there are several."""
         if self.data_parallel_world_size == 1:
             return self._objective
         if self._parallel is None:
@@ -383,7 +383,7 @@ class OFATrainer:
     ) -> dict[str, Any] | None:
         """Restores what a file holds; its `extra_state`, None without the file: training starts from random weights.
 
-        Raises UserError for another network, for one that was trained with other ids, unless this run's only add some
+        Raises UserError for another model, for one that was trained with other ids, unless this run's only add some
         behind them, and for the state of an optimizer that does not fit.
         """
         if not os.path.isfile(filename):
