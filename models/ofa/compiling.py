@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from models.ofa.drop_path import DropPath, draw_scale
 from models.ofa.layers import DecoderLayer, EncoderLayer
-from utils.errors import one_sentence
 
 # Graphs of one kind of layer: training or not, with or without padding, one row or several, steps of generation.
 GRAPHS = 32
@@ -34,7 +33,9 @@ def compile_layers(model: nn.Module, backend: str | Callable[..., Any] = "induct
     try:
         _try(backend, next(model.parameters()).device)
     except Exception as error:  # of whatever the backend needs: compiler, headers, Triton
-        logger.warning("The layers are not compiled, torch.compile does not work here: %s", one_sentence(error))
+        cause = getattr(error, "inner_exception", error)  # what PyTorch wraps in advice to its developers
+        reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
+        logger.warning("The layers are not compiled, torch.compile does not work here: %s", reason)
         return False
     _configure()
     for kind in (EncoderLayer, DecoderLayer):
