@@ -1,8 +1,9 @@
 """Predicts: `python predict.py caption INPUT... --checkpoint FILE [--output out.jsonl]` -> one JSON line per item.
 
-INPUT is image files, a folder of them, a JSONL file (keys `image`, `question` ..., optional `id`) or a TSV file with
-the released columns of the task; for draw and summarise also a .txt file with one text per line, or a text itself.
-With --output, an interrupted run resumes. Exit code 1: items were skipped, 2: a wrong command line or file.
+INPUT is image files, a folder of them, a JSONL file (keys `image`, `question` ..., optional `id`), a CSV file with
+these names in its header or a TSV file with the released columns of the task; for draw and summarise also a .txt file
+with one text per line, or a text itself. With --output, an interrupted run resumes. Exit code 1: items were skipped,
+2: a wrong command line or file.
 """
 
 import ofa_names  # isort: skip  # noqa: F401  (first: a user's `data` or `utils` is a sentence)

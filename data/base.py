@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 
 from data.collate import collate
 from data.images import MAX_PIXELS, ImageTransform, decode, decode_image, image_file, standard_transform
-from data.sample import DAMAGED, LYING, Batch, Example, Row, Rows, Sample, SkippedRow
+from data.row_index import Row, Rows
+from data.sample import DAMAGED, LYING, Batch, Example, Sample, SkippedRow
 from data.text import Vocabulary, require_words
 from data.tsv import check_format
 from utils.errors import BadRowError, UserError

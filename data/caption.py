@@ -5,7 +5,8 @@ import random
 from data.base import DataConfig, OFADataset
 from data.images import image_file
 from data.prompts import prompt
-from data.sample import Example, Row, Rows
+from data.row_index import Row, Rows
+from data.sample import Example
 from data.tasks import TASKS
 from data.text import Vocabulary
 from utils.constants import SEPARATOR

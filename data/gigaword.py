@@ -7,7 +7,8 @@ import torch
 
 from data.base import DataConfig, OFADataset
 from data.prompts import prompt
-from data.sample import Example, Row
+from data.row_index import Row
+from data.sample import Example
 from data.tasks import TASKS
 from data.text import normalize_caption
 

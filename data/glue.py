@@ -7,7 +7,8 @@ from typing import NamedTuple
 from data.answers import AnswerConfig, check_prompt_type
 from data.base import OFADataset
 from data.prompts import prompt
-from data.sample import Example, Row, Rows
+from data.row_index import Row, Rows
+from data.sample import Example
 from data.tasks import TASKS
 from data.text import Vocabulary
 from utils.errors import quoted

@@ -9,7 +9,8 @@ from data.augment import imagenet_train_transform, seeded
 from data.base import OFADataset
 from data.images import image_file
 from data.prompts import prompt
-from data.sample import Example, Row, Rows
+from data.row_index import Row, Rows
+from data.sample import Example
 from data.tasks import TASKS
 from data.text import Vocabulary
 from utils.errors import quoted

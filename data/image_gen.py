@@ -8,7 +8,8 @@ import torch
 
 from data.base import DataConfig, OFADataset
 from data.prompts import prompt
-from data.sample import Batch, Example, Row, Rows, Sample, SkippedRow
+from data.row_index import Row, Rows
+from data.sample import Batch, Example, Sample, SkippedRow
 from data.tasks import TASKS
 from data.text import Vocabulary, require_words
 from data.tsv import plain_number

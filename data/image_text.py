@@ -13,7 +13,7 @@ from data.negatives import Negatives
 from data.pretrain_rows import PretrainData, PretrainExample, PretrainRows
 from data.prompts import prompt
 from data.randaugment import rand_augment
-from data.sample import Row, Rows
+from data.row_index import Row, Rows
 from data.tasks import PRETRAINING
 from data.text import Vocabulary, normalize_caption, normalize_question, require_words
 from data.vqa_gen import parse_answers

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data.row_index import Rows
 from data.tsv import LOOKED_AT, TsvFile, check_format
 from utils.errors import BadRowError, UserError, quoted
 from utils.files import read_text, text_lines, whole_characters
@@ -19,7 +20,7 @@ IMAGE = re.compile(r"[\w+/=:;,'-]+", re.ASCII)  # base64, in the ways of all mak
 PATH = re.compile(r"(~|\.{0,2})/\S*|.*/", re.DOTALL)  # what is no text, although no file is there
 # What is no text to summarise or draw, but a file that is not there or not read.
 FILE_ENDINGS = (
-    ".bz2", ".csv", ".doc", ".docx", ".gz", ".htm", ".html", ".json", ".md", ".odt", ".parquet", ".pdf", ".rtf",
+    ".bz2", ".doc", ".docx", ".gz", ".htm", ".html", ".json", ".md", ".odt", ".parquet", ".pdf", ".rtf",
     ".text", ".xls", ".xlsx", ".xml", ".zip",
 )  # fmt: skip
 # Formats that Pillow knows by name only, or reads with the help of another program.
@@ -112,14 +113,16 @@ def open_items(path: str, names: Sequence[str], selected_cols: str, recursive: b
         check_format(rows, len(rows.columns or ()))
         _check_columns(rows, names, selected_cols)
         return Source(len(rows), lambda unread=(), empty=(): _rows(rows, names, unread, empty))
+    if ending == ".csv":
+        return _table(path, names)
     if ending == ".jsonl":
         lines = _lines(place)
         return Source(len(lines), lambda *_: _objects(place, lines, names))
     if "image" not in names:
         if ending != ".txt" and (ending in FILE_ENDINGS or (ending and os.path.isfile(path)) or PATH.fullmatch(path)):
             raise UserError(
-                f"{path} looks like a file, but texts are read from .txt, .jsonl and .tsv files: pass one of those, or "
-                "put a text that looks like a file name into a .txt file."
+                f"{path} looks like a file, but texts are read from .txt, .csv, .jsonl and .tsv files: pass one of "
+                "those, or put a text that looks like a file name into a .txt file."
             )
         texts = _lines(place) if ending == ".txt" else [path]
         return Source(len(texts), lambda *_: (Item(f"text {quoted(text)}", None, {names[-1]: text}) for text in texts))
@@ -174,16 +177,30 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def _rows(rows: TsvFile, names: Sequence[str], unread: Collection[str], empty: Collection[str]) -> Iterator[Item]:
-    from data.images import decode_base64  # brings torch, for which a wrong path shall not wait
+def _table(path: str, names: Sequence[str]) -> Source:
+    """The rows of a CSV file, whose header names the columns."""
+    from data.tables import CsvTable  # brings torch
+
+    there = CsvTable(path, ()).header()
+    known = [name for name in names if name in there]
+    if not set(known) - {"id"}:
+        raise UserError(
+            f"{path} has none of the columns {', '.join(names)}: name them so in its header, which is {quoted(there)}."
+        )
+    rows = CsvTable(path, known)
+    return Source(len(rows), lambda unread=(), empty=(): _rows(rows, known, unread, empty))
+
+
+def _rows(rows: Rows, names: Sequence[str], unread: Collection[str], empty: Collection[str]) -> Iterator[Item]:
+    from data.images import image_file  # brings torch, for which a wrong path shall not wait
 
     for number in range(len(rows)):
-        item = Item(f"{rows.path}, line {number + 1}")
+        item = Item(f"{rows.path}, line {rows.line(number)}")
         try:
             values: dict[str, Any] = dict(zip(names, rows[number], strict=False))
             item.id = values.pop("id", None)
             if values.get("image"):
-                values["image"] = decode_base64(values["image"])
+                values["image"] = image_file(values["image"])
             texts = {name: value for name, value in values.items() if name not in unread}
             item.values = {name: value for name, value in texts.items() if value or name in empty}
         except BadRowError as error:

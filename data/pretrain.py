@@ -21,7 +21,8 @@ from data.pretrain_rows import (
     TextInfillingDataset,
     TextToImageDataset,
 )
-from data.sample import Batch, Rows, Sample, SkippedRow
+from data.row_index import Rows
+from data.sample import Batch, Sample, SkippedRow
 from data.sharding import Read, num_batches, plan_batches, row_order
 from data.text import Vocabulary
 from data.tsv import TsvFile

@@ -18,7 +18,8 @@ from data.images import standard_transform
 from data.masking import MaskingOptions, check_masking, infill, word_starts
 from data.prompts import prompt
 from data.refcoco import RefcocoData
-from data.sample import Example, Row, Rows, Sample
+from data.row_index import Row, Rows
+from data.sample import Example, Sample
 from data.tasks import PRETRAINING
 from data.text import Vocabulary, require_words
 from utils.constants import SEPARATOR

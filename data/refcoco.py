@@ -11,7 +11,8 @@ from torch import Tensor
 from data.base import DataConfig, OFADataset
 from data.boxes import clamp_boxes, dequantize, parse_box, quantize
 from data.prompts import prompt
-from data.sample import Example, Row
+from data.row_index import Row
+from data.sample import Example
 from data.tasks import TASKS
 from data.text import Vocabulary, normalize_caption
 

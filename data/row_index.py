@@ -14,9 +14,9 @@ import stat
 import struct
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -29,6 +29,29 @@ _HEADER = struct.Struct("<8sQQqQqQQ")  # magic, version, stamp of the data file,
 _CHUNK = 1 << 20  # bytes; a chunk stays in the processor's cache between reading and searching
 _SPARSE = 1024  # mean bytes a row from which one memchr per row beats numpy
 _SHOW_PROGRESS = 10**9  # bytes
+
+
+Row = tuple[Any, ...]  # texts; the file of an image is bytes where it is not base64
+
+
+class Rows(Protocol):
+    """A data file, as datasets read it."""
+
+    path: str
+
+    @property
+    def columns(self) -> Sequence[int | str] | None:
+        """What is read of a row: numbers or names of columns; None = all."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Row: ...
+
+    def line(self, row: int) -> int:
+        """Number of the row's line, from 1."""
+
+    def other_format(self) -> str | None:
+        """What the file seems to be in place of what it should be."""
 
 
 class _Stamp(NamedTuple):

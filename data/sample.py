@@ -3,9 +3,8 @@
 Letters in shapes: B batch, S source length, T target length, V vocabulary, R image side.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -13,29 +12,6 @@ from torch import Tensor
 
 DAMAGED = "the image is cut off or damaged, and only what is there is read"
 LYING = "the image is stored turned, and read so without --exif-orientation"
-
-
-Row = tuple[Any, ...]  # texts; the file of an image is bytes where it is not base64
-
-
-class Rows(Protocol):
-    """A data file, as datasets read it."""
-
-    path: str
-
-    @property
-    def columns(self) -> Sequence[int | str] | None:
-        """What is read of a row: numbers or names of columns; None = all."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, row: int) -> Row: ...
-
-    def line(self, row: int) -> int:
-        """Number of the row's line, from 1."""
-
-    def other_format(self) -> str | None:
-        """What the file seems to be in place of what it should be."""
 
 
 @dataclass

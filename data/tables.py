@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.images import PATH
-from data.row_index import IndexedFile
-from data.sample import Row
+from data.row_index import IndexedFile, Row
 from data.tsv import LOOKED_AT, TsvFile
 from utils.constants import SEPARATOR
 from utils.errors import BadRowError, UserError, quoted, shortened

@@ -4,8 +4,7 @@ import operator
 import os
 from collections.abc import Sequence
 
-from data.row_index import IndexedFile
-from data.sample import Row, Rows
+from data.row_index import IndexedFile, Row, Rows
 from utils.errors import BadRowError, UserError, quoted
 
 LOOKED_AT = 3  # rows that tell what a file is

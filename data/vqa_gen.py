@@ -10,7 +10,8 @@ from data.answers import AnswerConfig, check_prompt_type
 from data.base import OFADataset
 from data.images import image_file
 from data.prompts import prompt
-from data.sample import Example, Row, Rows
+from data.row_index import Row, Rows
+from data.sample import Example
 from data.tasks import TASKS
 from data.text import Vocabulary, normalize_question
 from data.tsv import plain_number

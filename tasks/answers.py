@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from data.answers import check_prompt_type, read_answers
 from data.base import OFADataset
 from data.collate import prefix_tokens
-from data.sample import Rows
+from data.row_index import Rows
 from data.text import Vocabulary
 from metrics.sums import vqa_soft_scores
 from models.answers import free_text, ranked_names

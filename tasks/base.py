@@ -17,7 +17,7 @@ from fairseq.tasks import FairseqTask
 from torch import nn
 
 from data.base import DataConfig, OFADataset
-from data.sample import Rows
+from data.row_index import Rows
 from data.sharding import Read, file_for_epoch, plan_batches
 from data.tables import open_rows
 from data.tasks import Task

@@ -12,7 +12,7 @@ from fairseq.tasks import register_task
 
 from data.builders.image_codes import image_name
 from data.image_gen import COLUMNS, ImageGenData, ImageGenDataset, code_count
-from data.sample import Rows
+from data.row_index import Rows
 from data.tasks import TASKS
 from metrics.sums import Metric
 from models.generation import GenerationConfig

@@ -11,7 +11,7 @@ from fairseq.tasks import register_task
 from data.base import OFADataset
 from data.pretrain import PretrainDataset
 from data.pretrain_rows import PretrainData
-from data.sample import Rows
+from data.row_index import Rows
 from data.sharding import Read
 from data.tsv import TsvFile
 from models.generation import GenerationConfig

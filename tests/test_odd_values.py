@@ -129,7 +129,7 @@ def test_options_of_another_kind_of_rows(tmp_path, capsys):
         assert f"{flag.split('=')[0]} has no meaning for rows of refcoco" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["/nowhere/article", "./article", "../a/b", "~/article", "articles/", "article.csv"])
+@pytest.mark.parametrize("text", ["/nowhere/article", "./article", "../a/b", "~/article", "articles/", "article.docx"])
 def test_paths_are_no_texts(text):
     with pytest.raises(UserError, match="looks like a file"):
         open_items(text, ("text",), "0")

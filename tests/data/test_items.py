@@ -21,6 +21,20 @@ def album(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_csv_has_the_keys_of_jsonl(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"an image")
+    (tmp_path / "a.csv").write_text('id,image,question,note\n7,a.png,"what,\nwhere?",x\n8,b.png,who?,\n,aGFsbG8=,,\n')
+    source = open_items(str(tmp_path / "a.csv"), ("id", "image", "question", "objects"), "0,1,2")
+    one, two, three = source.read()
+    assert source.size == 3 and (one.id, one.values) == ("7", {"image": b"an image", "question": "what,\nwhere?"})
+    assert two.where.endswith("a.csv, line 3") and "there is no image" in two.problem
+    assert three.values == {"image": b"hallo"}
+    texts = open_items(str(tmp_path / "a.csv"), ("id", "question"), "0,1")
+    assert [item.values.get("question") for item in texts.read()] == ["what,\nwhere?", "who?", None]
+    with pytest.raises(UserError, match=r"a.csv has none of the columns text: .*'note'"):
+        open_items(str(tmp_path / "a.csv"), ("text",), "0")
+
+
 def test_every_ending_that_pillow_reads_counts(album: Path) -> None:
     source = open_items(str(album), IMAGE, "0,1")
     assert [Path(item.values["image"]).name for item in source.read(())] == [
