@@ -125,7 +125,7 @@ class Table(IndexedFile):
         except (OSError, ValueError) as error:
             raise ValueError(f"the image {shown} cannot be read ({error!s:.80})") from error
         if PATH.fullmatch(value):
-            raise ValueError(f"there is no image {shown}: correct the path, or name --image-root")
+            raise ValueError(f"there is no image {shown}: correct the path or the folder that paths start from")
         return value
 
 

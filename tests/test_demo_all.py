@@ -45,4 +45,4 @@ def test_a_failing_step_is_named_and_ends_the_demo(demo):
     (folder / "test_sst2.done").unlink()
     next(folder.glob("sst2/**/checkpoint_best.pt")).write_bytes(b"torn")
     done = run()
-    assert done.returncode != 0 and "test_sst2 failed, see" in done.stderr and "checkpoint_best.pt" in done.stderr
+    assert done.returncode != 0 and "test_sst2 failed; see" in done.stderr and "checkpoint_best.pt" in done.stderr

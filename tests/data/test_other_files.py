@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "tsv"
 NOT_TSV = [
     ("rows.json", b'[{"id": 1, "text": "a"}]', "JSON"),
     ("rows.tsv", b'{"id": 1, "text": "a"}\n{"id": 2, "text": "b"}\n', "JSON"),
-    ("rows.csv", b"id,image,caption\n1,x.png,a cat\n", "CSV with ','"),
+    ("rows.txt", b"id,image,caption\n1,x.png,a cat\n", "CSV with ','"),
     ("rows.tsv", b"\xef\xbb\xbfid;image;caption\n1;x;y\n", "CSV with ';'"),
     ("rows.tsv", "1\ta\tb\n".encode("utf-16"), "UTF-16"),
 ]
@@ -65,7 +65,7 @@ def test_validate_takes_the_size_of_images_that_codes_describe(tmp_path, capsys)
 
 @pytest.mark.parametrize("name", ["articles.csv", "my articles.CSV", "a.json", "b.pdf", "c.docx", "folder/", "d.html"])
 def test_a_file_that_is_not_there_is_no_text(name):
-    with pytest.raises(UserError, match="looks like a file"):
+    with pytest.raises(UserError, match="looks like a file|There is no data file"):
         open_items(name, ("text",), "0")
 
 

@@ -180,7 +180,7 @@ def test_nothing_is_loaded_before_an_image_is_drawn(make):
         (["--clip-model-path=nowhere/ViT-B-16.pt"], "There is no nowhere/ViT-B-16.pt: put OpenAI's ViT-B-16.pt there"),
         (["--eval-args={"], "--eval-args"),
         (["--eval-clip-method=best"], "--eval-clip-method best: choose ti_sim or ii_sim"),
-        (["--sampling-times=0"], "--sampling-times 0"),
+        (["--sampling-times=0"], "--sampling-times must be a positive integer, not 0"),
         (["--constraint-range=50000,50300"], "--constraint-range 50000,50300 has ids that are not image codes"),
     ],
 )
