@@ -171,7 +171,8 @@ def test_images_are_taken_decoded_too(tmp_path: Path, vocab: Vocabulary) -> None
 
 def test_every_option_has_help_and_a_type_that_makes_a_flag() -> None:
     defaults = {
-        "data": None, "selected_cols": None, "columns": None, "image_root": None, "bpe": "gpt2", "bpe_dir": None, "max_source_positions": 1024,
+        "data": None, "selected_cols": None, "columns": None, "image_root": None,
+        "bpe": "gpt2", "bpe_dir": None, "max_source_positions": 1024,
         "max_target_positions": 1024, "max_src_length": 128, "max_tgt_length": 30, "code_dict_size": 8192,
         "patch_image_size": 480, "orig_patch_image_size": 256, "num_bins": 1000,
         "imagenet_default_mean_and_std": False, "constraint_range": None, "no_shuffle_rows": False,
