@@ -31,6 +31,13 @@ class TrainingFlags(FairseqDataclass):
             "help": "stop after this many updates in a row whose loss or gradient is not finite (they are skipped)"
         },
     )
+    plan: bool = field(
+        default=False, metadata={"help": "print the memory that an update takes, and end without reading any data"}
+    )
+    auto_batch: bool = field(
+        default=False,
+        metadata={"help": "lower --batch-size until an update fits into memory; --update-freq keeps its rows"},
+    )
     compile: bool = field(
         default=False,
         metadata={"help": "compile the encoder's and decoder's layers (torch.compile); the first updates take longer"},
@@ -66,7 +73,13 @@ def parse_args(argv: Sequence[str]) -> DictConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains as the command line says."""
-    cli.run(train, parse_args(sys.argv[1:] if argv is None else argv), last_checkpoint)
+    cfg = parse_args(sys.argv[1:] if argv is None else argv)
+    if cfg.training.plan:
+        from ofa_module.engine.plan import print_plan  # imports much that training does not need
+
+        cli.run(print_plan, cfg, alone=True)
+    else:
+        cli.run(train, cfg, last_checkpoint)
 
 
 if __name__ == "__main__":

@@ -132,9 +132,14 @@ def literal_dict(text: str, flag: str) -> dict[str, Any]:
 
 
 def run(
-    program: Callable[[DictConfig], None], cfg: DictConfig, interrupted: Callable[[DictConfig], str] | None = None
+    program: Callable[[DictConfig], None],
+    cfg: DictConfig,
+    interrupted: Callable[[DictConfig], str] | None = None,
+    alone: bool = False,
 ) -> None:
     """Runs a program on this process, or on one process per GPU; user errors end it with one sentence and code 2.
+
+    `alone` runs it on this process whatever the flags say, and leaves their precision as it is.
 
     Ctrl-C (SIGINT) ends it with code 130, one line, and what `interrupted` says.
     Log lines go to stdout and to --log-file while it runs; afterwards the caller's logging is what it was.
@@ -146,8 +151,11 @@ def run(
     try:
         with warnings.catch_warnings(), program_logging(log_file if first else None), stop:
             warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")
-            full_precision_on_cpu(cfg)
-            distributed_utils.call_main(cfg, logged_program)
+            if alone:
+                program(cfg)
+            else:
+                full_precision_on_cpu(cfg)
+                distributed_utils.call_main(cfg, logged_program)
     except BaseException as error:
         # Another process may leave first, which this one sees as a broken connection.
         stopped = stop.asked or isinstance(error, KeyboardInterrupt)

@@ -154,8 +154,8 @@ def add_rows(setting: Setting, arch: str, todo: Any, peak: float, seconds: float
         seen.add(name)
         try:
             update = make()
-            memory = measure.peak_gigabytes(update, device)
             each = measure.measure(update, device, seconds)
+            memory = measure.peak_gigabytes(update, device)  # not of the first one, before which there are no moments
             counts = measure.count(update, device) if counted else ("", "", "")
             figures = (1000 * each, size / each, 100 * work * size / each / peak, memory, *counts)
         except (RuntimeError, AttributeError, TypeError) as error:

@@ -40,6 +40,10 @@ def train(cfg: DictConfig) -> None:
     # Processes hand checkpoints on to each other through the same safe reader.
     torch.serialization.add_safe_globals([distributed_utils._TensorPlaceholder, *SAFE_GLOBALS])
     with locked_folder(cfg), log.quiet(cfg):
+        if cfg.training.auto_batch:
+            from ofa_module.engine.plan import choose_batch  # imports much that other runs do not need
+
+            choose_batch(cfg)
         try:
             Run(cfg).train()
         except FinishedRun as end:
@@ -47,7 +51,7 @@ def train(cfg: DictConfig) -> None:
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"The GPU is out of memory at --batch-size={cfg.dataset.batch_size}: halve it and double "
-                "--update-freq, or pass --checkpoint-activations."
+                "--update-freq, or pass --auto-batch or --checkpoint-activations."
             ) from error
 
 
