@@ -84,7 +84,7 @@ class VQGANConfig:
         ):
             if not 1 <= getattr(self, name) <= (100 if name == "num_res_blocks" else LARGEST):
                 return f"{name} = {getattr(self, name)}"
-        if not 1 <= len(self.ch_mult) <= 16 or not all(1 <= mult <= 1024 for mult in self.ch_mult):
+        if not 2 <= len(self.ch_mult) <= 16 or not all(1 <= mult <= 1024 for mult in self.ch_mult):
             return f"ch_mult = {list(self.ch_mult)!s:.60}"
         return None
 

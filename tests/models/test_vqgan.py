@@ -243,7 +243,13 @@ def test_the_released_yaml_is_read_without_its_classes(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"double_z": True}, "double_z"), ({"ch": "wide"}, "wrong type"), (None, "no model.params.ddconfig")],
+    [
+        ({"double_z": True}, "double_z"),
+        ({"ch": "wide"}, "wrong type"),
+        ({"ch_mult": 3}, "impossible size"),
+        ({"ch_mult": [1]}, "impossible size"),
+        (None, "no model.params.ddconfig"),
+    ],
 )
 def test_other_yaml_files_are_refused(tmp_path, change, message):
     content = yaml.safe_load(SMALL.to_yaml())
