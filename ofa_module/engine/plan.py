@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from ofa_module.engine.precision import Objective, Precision
 from ofa_module.engine.storages import LiveStorages, like_gpu
 from utils.distributed import gather_objects
 from utils.errors import UserError
+from utils.files import read_text, text_lines
 
 logger = logging.getLogger(__name__)
 MARGIN = 0.9  # of the free memory is planned with: kernels need room of their own, and what is free is in pieces
@@ -224,6 +224,6 @@ def free_memory(cfg: DictConfig) -> int:
     """Bytes that this process may take: of its GPU, or its share of the machine's."""
     if _on_gpu(cfg):
         return int(torch.cuda.mem_get_info()[0])
-    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    lines = text_lines(read_text("/proc/meminfo"))
     available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     return available // max(1, cfg.distributed_training.distributed_world_size)
