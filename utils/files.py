@@ -42,9 +42,14 @@ def whole_characters(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def nearest_existing(path: Path) -> Path:
+    """The path itself, or the lowest folder above it that is there."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
 def check_folder(folder: Path, flag: str) -> None:
     """UserError unless files can be written to a folder that is there or can be made; nothing is made."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    there = nearest_existing(folder)
     if not there.is_dir() or not os.access(there, os.W_OK):
         reason = "does not allow it" if there.is_dir() else "is not a folder"
         raise UserError(f"{flag}={folder} cannot be written to ({there} {reason}): name another folder.")

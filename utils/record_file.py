@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from utils.errors import UserError
+from utils.files import nearest_existing
 
 START = b'{"id": '
 _ID = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+')
@@ -38,7 +39,7 @@ class RecordFile:
         self._size = self._whole = 0
         if any(os.path.exists(name) and path.exists() and os.path.samefile(name, path) for name in inputs):
             raise UserError(f"{path} is an input: name another file for the output.")
-        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        there = nearest_existing(path)
         if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
             raise UserError(f"{path} cannot be written ({there} does not allow it): name another file.")
         if there != path:
