@@ -1,6 +1,5 @@
 """What `predict.py` reads: images, folders, texts, JSONL and TSV files as one stream of items."""
 
-import json
 import os
 import re
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 from data.row_index import Rows
 from data.tsv import LOOKED_AT, TsvFile, check_format
 from utils.errors import BadRowError, UserError, quoted
-from utils.files import read_text, text_lines, whole_characters
+from utils.files import json_object, read_text, text_lines, whole_characters
 
 SHORTEST_IMAGE = 40  # characters of base64
 LONGEST_WORD = 1000  # characters; a text of more and of these only is an image
@@ -181,7 +180,7 @@ def _table(path: str, names: Sequence[str]) -> Source:
     """The rows of a CSV file, whose header names the columns."""
     from data.tables import CsvTable  # brings torch
 
-    there = CsvTable(path, ()).header()
+    there = CsvTable(path, ()).header
     known = [name for name in names if name in there]
     if not set(known) - {"id"}:
         raise UserError(
@@ -214,11 +213,11 @@ def _objects(path: Path, lines: Sequence[str], names: Sequence[str]) -> Iterator
     for number, line in enumerate(lines, 1):
         item = Item(f"{path}, object {number}")
         try:
-            values = json.loads(line)
+            values = json_object(line)
             item.id = values.pop("id", None)
             item.values = {name: values[name] for name in names if values.get(name) is not None}
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            item.problem = "it is not a JSON object"
+        except ValueError as error:
+            item.problem = str(error)
         if item.id is not None and not isinstance(item.id, str | int):
             item.id, item.problem = None, "its id is neither a text nor a whole number"
         if half := [

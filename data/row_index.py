@@ -9,6 +9,7 @@ times change, and when it is damaged.
 import contextlib
 import fcntl
 import hashlib
+import operator
 import os
 import stat
 import struct
@@ -89,6 +90,13 @@ class IndexedFile:
 
     def __len__(self) -> int:
         return self._num_lines
+
+    def number(self, row: int) -> int:
+        """A row's number from 0: negative ones count from the end. IndexError if there is no such row."""
+        number = operator.index(row)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"row {number} of {self.path}, which has {len(self)}")
+        return number % len(self)
 
     def line(self, row: int) -> int:
         """Number of the row's line, from 1."""

@@ -5,8 +5,6 @@
 
 import csv
 import io
-import json
-import operator
 import os
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -16,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from data.images import PATH
 from data.row_index import IndexedFile, Row
 from data.tsv import LOOKED_AT, TsvFile
+from data.vqa_gen import CONFIDENCE_MARK, join_answers
 from utils.constants import SEPARATOR
 from utils.errors import BadRowError, UserError, quoted, shortened
-from utils.files import decode_text
+from utils.files import decode_text, json_object
 
 if TYPE_CHECKING:
     from data.base import DataConfig
@@ -41,6 +40,8 @@ class Table(IndexedFile):
         columns: the task's name -> the file's, where they differ.
         optional: names without which a row is whole; their texts are empty, an id the row's number.
         image_root: folder that paths of images start from; None = the one of the file.
+    Attributes:
+        header: names of the file's columns.
     Raises:
         UserError: a file that cannot be read or has no rows, or a column that is not there.
     """
@@ -58,7 +59,7 @@ class Table(IndexedFile):
         self.optional = frozenset(optional)
         self.image_root = Path(self.path).parent if image_root is None else Path(image_root)
         self.source = {name: (columns or {}).get(name, name) for name in names}
-        there = self.header()
+        self.header = there = self._read_header()
         for name, column in self.source.items():
             if column not in there and (name not in self.optional or name in (columns or {})):
                 shown = ", ".join(map(repr, there[:SHOWN])) + (" ..." if len(there) > SHOWN else "")
@@ -68,7 +69,7 @@ class Table(IndexedFile):
                 )
 
     @abstractmethod
-    def header(self) -> list[str]:
+    def _read_header(self) -> list[str]:
         """Names of the columns."""
 
     @abstractmethod
@@ -87,10 +88,7 @@ class Table(IndexedFile):
                 there.
             IndexError: no such row.
         """
-        number = operator.index(row)
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"row {number} of {self.path}, which has {len(self)}")
-        number %= len(self)
+        number = self.number(row)
         try:
             record = self.record(number)
             return tuple(self._value(name, record.get(column), number) for name, column in self.source.items())
@@ -104,9 +102,8 @@ class Table(IndexedFile):
             return str(row) if name == "id" else ""
         if name == "image":
             return self._image(value)
-        if name == "answers" and isinstance(value, dict | str | int) and "|!+" not in str(value):
-            scores = value if isinstance(value, dict) else {str(value): 1.0}
-            return SEPARATOR.join(f"{confidence}|!+{answer}" for answer, confidence in scores.items())
+        if name == "answers" and isinstance(value, dict | str | int) and CONFIDENCE_MARK not in str(value):
+            return join_answers(value if isinstance(value, dict) else {str(value): 1.0})
         return _text(value, self.source[name])
 
     def _image(self, value: Any) -> str | bytes:
@@ -141,14 +138,13 @@ class CsvTable(Table):
         """Number of the row's line, if no value has several."""
         return row + 2
 
-    def header(self) -> list[str]:
-        """The first line."""
+    def _read_header(self) -> list[str]:
+        """The first line, which also tells the delimiter."""
         text = decode_text(self._read(0))
         self.delimiter = max(DELIMITERS, key=text.count)
         names = [name.strip() for name in self._split(text)]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise UserError(f"{self.path} has two columns {repeated[0]!r}: give every column a name of its own.")
-        self._names = names
         if len(self) < 1:
             raise UserError(f"{self.path} has a header and no rows; check how it was made.")
         return names
@@ -162,15 +158,15 @@ class CsvTable(Table):
     def record(self, row: int) -> Mapping[str, Any]:
         """Texts by column."""
         values = self._split(decode_text(self._read(row + 1)))
-        if len(values) != len(self._names):
-            raise ValueError(f"the row has {len(values)} columns, the header {len(self._names)}")
-        return dict(zip(self._names, values, strict=True))
+        if len(values) != len(self.header):
+            raise ValueError(f"the row has {len(values)} columns, the header {len(self.header)}")
+        return dict(zip(self.header, values, strict=True))
 
 
 class JsonLines(Table):
     """JSON objects, one a line; a key that a row lacks is null."""
 
-    def header(self) -> list[str]:
+    def _read_header(self) -> list[str]:
         """Keys of the first rows."""
         keys: dict[str, None] = {}
         for row in range(min(len(self), LOOKED_AT)):
@@ -183,13 +179,7 @@ class JsonLines(Table):
 
     def record(self, row: int) -> Mapping[str, Any]:
         """Values by key."""
-        try:
-            found = json.loads(decode_text(self._read(row)))
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
-            raise ValueError("it is not a JSON object")
-        return found
+        return json_object(self._read(row))
 
 
 def _text(value: Any, column: str) -> str:

@@ -1,6 +1,5 @@
 """TSV files of any size: rows by number."""
 
-import operator
 import os
 from collections.abc import Sequence
 
@@ -34,10 +33,7 @@ class TsvFile(IndexedFile):
             BadRowError: wrong number of columns, or text that is not UTF-8.
             IndexError: no such row.
         """
-        number = operator.index(row)
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"row {number} of {self.path}, which has {len(self)}")
-        number %= len(self)
+        number = self.number(row)
         line = self._read(number)
         fields = line.split(b"\t") if line else []
         count, width = len(fields), self._width

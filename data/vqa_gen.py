@@ -1,7 +1,7 @@
 """Visual question answering."""
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -50,6 +50,11 @@ def parse_answers(text: str) -> dict[str, float]:
             raise ValueError(f"the confidence {quoted(number)} is not above 0 and at most 1")
         answers[answer] = confidence
     return answers
+
+
+def join_answers(answers: Mapping[str, float]) -> str:
+    """The column that `parse_answers` reads."""
+    return SEPARATOR.join(f"{confidence}{CONFIDENCE_MARK}{answer}" for answer, confidence in answers.items())
 
 
 def source_text(question: str, objects: str | None, config: VqaGenData, bpe: str) -> str:

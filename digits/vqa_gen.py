@@ -1,6 +1,6 @@
 """Question answering data: six kinds of questions in turn, each with exactly one right answer."""
 
-from data.vqa_gen import CONFIDENCE_MARK
+from data.vqa_gen import join_answers
 from digits.rows import DemoTask, Row, RowContext
 from digits.scene import Scene
 from digits.words import DIGITS, OPPOSITES, VALUES, relation
@@ -37,7 +37,7 @@ def vqa_row(context: RowContext) -> Row:
         if kind == "exists":
             answer = ("yes", "no")[turn % 2]
             question = f"is there a {_name(context, scene, answer == 'yes')}?"
-    answers = f"1.0{CONFIDENCE_MARK}{answer}"
+    answers = join_answers({answer: 1.0})
     return str(context.id), str(context.id), question, answers, SEPARATOR.join(OBJECTS), scene
 
 

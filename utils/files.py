@@ -1,13 +1,14 @@
 """The one door to text files of users, and files that are always whole."""
 
 import errno
+import json
 import os
 import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from utils.errors import UserError
 
@@ -35,6 +36,17 @@ def text_lines(text: str) -> list[str]:
     """
     lines = _LINE_END.split(text)
     return lines if lines[-1] else lines[:-1]
+
+
+def json_object(line: str | bytes) -> dict[str, Any]:
+    """The object of a line of JSON; ValueError for anything else."""
+    try:
+        found = json.loads(decode_text(line) if isinstance(line, bytes) else line)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError("it is not a JSON object")
+    return found
 
 
 def whole_characters(text: str) -> bool:

@@ -29,7 +29,7 @@ from data.builders.coco_annotations import AnnotatedImage, Annotations, BadEntri
 from data.image_text import HALF_LEARNT
 from data.images import MAX_PIXELS, decode_image, image_size
 from data.negatives import ANSWER_FILE, CAPTION_FILE, OBJECT_FILE
-from data.vqa_gen import CONFIDENCE_MARK
+from data.vqa_gen import join_answers
 from models.vqgan import from_pil
 from utils.constants import SEPARATOR
 from utils.errors import UserError, one_sentence
@@ -99,7 +99,7 @@ def pair_rows(image: AnnotatedImage, stored: Stored, source: str) -> Iterator[tu
         objects = SEPARATOR.join(mentioned(text, names))
         yield f"caption_{name}", stored.text, text, "", "", objects, source, "caption"
     for question in image.questions:
-        refs = SEPARATOR.join(f"{score}{CONFIDENCE_MARK}{answer}" for answer, score in question.answers.items())
+        refs = join_answers(question.answers)
         objects = SEPARATOR.join(mentioned(question.text, names))
         yield f"qa_{question.id}", stored.text, "", question.text, refs, objects, source, "qa"
     for region in image.phrases:

@@ -13,7 +13,7 @@ from data.collate import without_skipped
 from data.image_gen import code_count
 from data.tasks import TASKS
 from data.tsv import TsvFile
-from data.vqa_gen import CONFIDENCE_MARK
+from data.vqa_gen import join_answers
 from utils.constants import SEPARATOR
 from utils.errors import BadRowError, UserError
 
@@ -58,7 +58,7 @@ def _dataset(task: Any, length: int, label: str) -> OFADataset:
         "id": "0",
         "image": _picture(),
         "box": f"0,0,{SIDE},{SIDE}",
-        "answers": f"1.0{CONFIDENCE_MARK}{answer}",
+        "answers": join_answers({answer: 1.0}),
         "name": answer,
         "objects": SEPARATOR.join([WORD] * length),
         "codes": " ".join(["0"] * codes),
