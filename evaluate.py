@@ -136,7 +136,8 @@ def _task_config(
     if cfg.evaluation.zero_shot:
         _check_overrides(overrides, cfg.task._name, cfg.task.keys())
         given = evaluation_flags.task_options(cfg, cfg.given, cfg.task._name, cfg.task.keys())
-        cfg.task.update({**{key: value for key, value in overrides.items() if key in cfg.task}, **given})
+        _follow_overrides(cfg, overrides)
+        cfg.task.update(given)
         return cfg.task, given
     args = vars(checkpoint["args"]) if checkpoint.get("args") else {}  # files of old fairseq hold flat options
     stored = (checkpoint.get("cfg") or {}).get("task") or args
@@ -164,6 +165,11 @@ def _task_config(
         if key in config:
             config[key] = value
     return config, given
+
+
+def _follow_overrides(cfg: DictConfig, overrides: dict[str, Any]) -> None:
+    """Overrides of the command line's task, where no flag wins."""
+    cfg.task.update({key: value for key, value in overrides.items() if key in cfg.task and key not in cfg.given})
 
 
 def _check_overrides(overrides: dict[str, Any], task: str, options: Set[str]) -> None:
@@ -224,7 +230,7 @@ def _check_answers(card: Card, path: str, task: OFATask, overrides: Set[str], gi
 def check_submission(cfg: DictConfig) -> None:
     """Compares a written file of predictions with the data file: fields, ids and their number."""
     overrides = cli.literal_dict(cfg.common_eval.model_overrides or "{}", "--model-overrides")
-    cfg.task.update({key: value for key, value in overrides.items() if key in cfg.task and key not in cfg.given})
+    _follow_overrides(cfg, overrides)
     task: OFATask = fairseq_tasks.setup_task(cfg.task)
     task.needs_references = False
     task.load_dataset(cfg.dataset.gen_subset)
@@ -244,8 +250,8 @@ def _generation_config(cfg: DictConfig, task: OFATask) -> GenerationConfig:
 
 
 def _load(path: str, overrides: dict[str, Any], cfg: DictConfig) -> OFA:
-    cuda = torch.cuda.is_available() and not cfg.common.cpu
-    model = load_model(path, overrides, ema=cfg.evaluation.ema_eval, device="cuda" if cuda else "cpu")
+    device = "cuda" if cli.on_gpu(cfg) else "cpu"
+    model = load_model(path, overrides, ema=cfg.evaluation.ema_eval, device=device)
     model = model.to(_precision(cfg))
     if cfg.evaluation.compile:
         compile_layers(model)

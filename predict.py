@@ -14,7 +14,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -279,7 +279,6 @@ class _Run:
         total: int,
     ) -> None:
         self.predictor, self.command, self.args, self.output = predictor, command, args, output
-        self.done: Collection[tuple[Any, int | None]] = output.ids
         self.waiting: list[tuple[Any, dict[str, Any], str]] = []  # id, values by name, where
         self.seen: set[Any] = set()
         self.nameless = False  # whether an item came whose id, if it has one, cannot be read
@@ -298,7 +297,7 @@ class _Run:
         values |= {**item.values, "number": self.number}
         first = item_id not in self.seen
         values["row"] = None if first and not self.nameless else self.number
-        done = (item_id, self.number) in self.done or (first and (item_id, None) in self.done)
+        done = (item_id, self.number) in self.output.ids or (first and (item_id, None) in self.output.ids)
         self.number += 1
         self.seen.add(item_id)
         self.nameless |= bool(item.problem) and item.id is None

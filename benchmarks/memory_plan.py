@@ -14,7 +14,6 @@ import argparse
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,9 +26,10 @@ from benchmarks.gpu.training import flags
 from benchmarks.training import FROZEN
 from ofa_module.engine.example_rows import example_batch
 from ofa_module.engine.plan import Planner
-from ofa_module.engine.storages import LiveStorages
+from ofa_module.engine.storages import LiveStorages, kernel_bytes
 from ofa_module.engine.trainer import OFATrainer
 
+STATUS = "/proc/self/status"
 # Size, side of an image, rows, further flags; the embeddings are trained unless FROZEN is among them.
 SETTINGS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
     ("ofa_demo", 64, 16, ()),
@@ -88,16 +88,11 @@ def resident(*setting: Any) -> int:
     """Growth of the resident memory by two updates; one of the smallest size has loaded the code before."""
     torch.set_num_threads(1)
     make_update(configuration("ofa_demo", 64, 2, setting[3]))()
-    cfg, before = configuration(*setting), _status("VmRSS")
+    cfg, before = configuration(*setting), kernel_bytes(STATUS, "VmRSS")
     update = make_update(cfg)
     update()
     update()
-    return _status("VmHWM") - before
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+    return kernel_bytes(STATUS, "VmHWM") - before
 
 
 def in_fresh_process(call: Callable[..., int], *args: Any) -> int:

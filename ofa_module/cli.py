@@ -113,6 +113,11 @@ def _prepare_processes(cfg: DictConfig) -> None:
             distributed.distributed_world_size = 1
 
 
+def on_gpu(cfg: DictConfig) -> bool:
+    """Whether a configuration is computed on a GPU."""
+    return torch.cuda.is_available() and not cfg.common.cpu
+
+
 def full_precision_on_cpu(cfg: DictConfig) -> None:
     """Turns --fp16 off without a GPU, with a warning: neither fairseq nor PyTorch computes all of it on the CPU."""
     if cfg.common.cpu and cfg.common.fp16:

@@ -39,11 +39,9 @@ def load_golden(name: str) -> Any:
 
 def golden_model(**overrides: Any) -> OFA:
     """`ofa_tiny` in eval mode, with the weights all golden figures were measured with."""
-    from weights import fill_
-
     with UnsetWeights():
         model = OFA(OFAConfig.from_arch("ofa_tiny", **overrides))
-    return fill_(model).eval()
+    return weights.fill_(model).eval()
 
 
 @pytest.fixture(autouse=True)

@@ -18,14 +18,14 @@ from utils.constants import SEPARATOR
 from utils.errors import BadRowError, UserError
 
 WORD = "a"  # a token of its own in most vocabularies
-SIDE = 32  # of the picture, which is then scaled to --patch-image-size
+SIDE = 32  # of the image, which is then scaled to --patch-image-size
 LABELS = ("entailment", "0")  # every task with a label knows one of them
 
 
 def example_batch(task: Any, rows: int) -> Any:
     """A collated batch of a task.
 
-    Texts have as many words of one token as --max-src-length and --max-tgt-length allow, fewer where the network has no
+    Texts have as many words of one token as --max-src-length and --max-tgt-length allow, fewer where the model has no
     positions for them, and an answer is the longest of the answer set. Of tasks whose rows this does not know, such as
     pretraining, it is the first batch of the data file.
     """
@@ -56,7 +56,7 @@ def _dataset(task: Any, length: int, label: str) -> OFADataset:
     codes = code_count(task.cfg.code_image_size) if "code_image_size" in task.cfg else 0
     columns = {
         "id": "0",
-        "image": _picture(),
+        "image": _image(),
         "box": f"0,0,{SIDE},{SIDE}",
         "answers": join_answers({answer: 1.0}),
         "name": answer,
@@ -71,7 +71,7 @@ def _dataset(task: Any, length: int, label: str) -> OFADataset:
         return dataset
 
 
-def _picture() -> str:
+def _image() -> str:
     file = io.BytesIO()
     Image.new("RGB", (SIDE, SIDE)).save(file, format="PNG")
     return base64.b64encode(file.getvalue()).decode()

@@ -1,6 +1,6 @@
 """The memory of an update, counted before anything is trained: `--plan` prints it, `--auto-batch` chooses by it.
 
-The update is the real one (network, loss, backward pass, optimizer) on tensors without numbers (`FakeTensorMode`), so
+The update is the real one (model, loss, backward pass, optimizer) on tensors without numbers (`FakeTensorMode`), so
 that it takes seconds and no memory. They are CPU tensors even for a GPU, whose backward pass asks for a CUDA context;
 what a GPU computes in another way is put in its place (`like_gpu`).
 """
@@ -21,13 +21,13 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
+from ofa_module.cli import on_gpu
 from ofa_module.engine.example_rows import example_batch
 from ofa_module.engine.optimizers import build_optimizer, scale_gradients
 from ofa_module.engine.precision import Objective, Precision
-from ofa_module.engine.storages import LiveStorages, like_gpu
+from ofa_module.engine.storages import LiveStorages, kernel_bytes, like_gpu
 from utils.distributed import gather_objects
 from utils.errors import UserError
-from utils.files import read_text, text_lines
 
 logger = logging.getLogger(__name__)
 MARGIN = 0.9  # of the free memory is planned with: kernels need room of their own, and what is free is in pieces
@@ -113,7 +113,7 @@ class Planner:
         return gradients
 
     def _bytes_of_average(self) -> int:
-        """A copy of the network; of weights in half precision another one in float32 with --ema-fp32."""
+        """A copy of the model; of weights in half precision another one in float32 with --ema-fp32."""
         if not self.cfg.ema.store_ema:
             return 0
         half = sum(p.numel() for p in self._model.parameters() if p.dtype != torch.float32)
@@ -155,17 +155,13 @@ def _batch_size(cfg: DictConfig) -> int:
     return int(rows)
 
 
-def _on_gpu(cfg: DictConfig) -> bool:
-    return torch.cuda.is_available() and not cfg.common.cpu
-
-
 def print_plan(cfg: DictConfig) -> None:
     """`--plan`: prints the memory of an update; where there is no GPU, also what it would be on one."""
     _batch_size(cfg)
     if cfg.training.auto_batch:
         choose_batch(cfg)
     rows, precision = _batch_size(cfg), Precision.of(cfg.common)
-    devices = {"GPU": True} if _on_gpu(cfg) else {"CPU": False, "GPU": True}
+    devices = {"GPU": True} if on_gpu(cfg) else {"CPU": False, "GPU": True}
     if torch.cuda.is_available() and cfg.common.cpu:
         del devices["GPU"]
     elif cfg.common.fp16:
@@ -186,7 +182,7 @@ def choose_batch(cfg: DictConfig) -> None:
     Raises UserError if one row does not fit.
     """
     wanted = _batch_size(cfg)
-    free, planner = min(gather_objects(free_memory(cfg))), Planner(cfg, _on_gpu(cfg))
+    free, planner = min(gather_objects(free_memory(cfg))), Planner(cfg, on_gpu(cfg))
     smaller = [rows for rows in range(1, wanted) if wanted % rows == 0]
 
     @cache
@@ -222,8 +218,6 @@ def _size(count: float) -> str:
 
 def free_memory(cfg: DictConfig) -> int:
     """Bytes that this process may take: of its GPU, or its share of the machine's."""
-    if _on_gpu(cfg):
+    if on_gpu(cfg):
         return int(torch.cuda.mem_get_info()[0])
-    lines = text_lines(read_text("/proc/meminfo"))
-    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    return available // max(1, cfg.distributed_training.distributed_world_size)
+    return kernel_bytes("/proc/meminfo", "MemAvailable") // max(1, cfg.distributed_training.distributed_world_size)

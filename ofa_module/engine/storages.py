@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from utils.files import read_text, text_lines
+
 
 class LiveStorages(TorchDispatchMode):
     """Follows what tensors made inside take, and answers for tensors without numbers what asks for one.
@@ -88,6 +90,12 @@ class LiveStorages(TorchDispatchMode):
     def restart(self) -> None:
         """Forgets the largest numbers."""
         self.peak, self.activations = self.now, self.now - self.gradients
+
+
+def kernel_bytes(path: str, name: str) -> int:
+    """What Linux says of memory in a file of /proc, such as VmRSS in /proc/self/status."""
+    lines = text_lines(read_text(path))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data.collate import damaged_images, without_skipped
 from models.ofa.compiling import compile_layers
+from ofa_module.cli import on_gpu
 from ofa_module.engine.optimizers import Average, build_optimizer, scale_gradients
 from ofa_module.engine.precision import Objective, Precision
 from ofa_module.engine.schedule import Schedule
@@ -49,8 +50,7 @@ class OFATrainer:
 
     def __init__(self, cfg: DictConfig, task: Any, model: nn.Module, criterion: nn.Module) -> None:
         self.cfg, self.task = cfg, task
-        on_gpu = torch.cuda.is_available() and not cfg.common.cpu
-        self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        self.device = torch.device("cuda", torch.cuda.current_device()) if on_gpu(cfg) else torch.device("cpu")
         self.precision = Precision.of(cfg.common)
         self._model = model.to(self.device, self.precision.weights)
         if cfg.training.compile:
