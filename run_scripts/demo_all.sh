@@ -21,9 +21,8 @@ train() {
     epochs=$(ofa_scaled "$2" 1) script=$3 OUTPUT_DIR=$out/$1
     shift 3
     MAX_EPOCHS=$epochs OUTPUT_DIR=$OUTPUT_DIR sh "run_scripts/$script.sh" --batch-size=32 --update-freq=1 --lr=5e-4 --warmup-ratio=0.1 \
-        --max-epoch="$epochs" --label-smoothing=0.0 --weight-decay=0.0 --log-interval=100 --log-format=simple \
-        --save-interval=1 --validate-interval=1 --save-interval-updates=0 --validate-interval-updates=0 \
-        --no-epoch-checkpoints --keep-last-epochs=-1 "$@"
+        --max-epoch="$epochs" --label-smoothing=0.0 --save-interval=1 --validate-interval=1 --validate-interval-updates=0 \
+        $DEMO_RUN_FLAGS "$@"
 }
 
 # test_of TASK SCRIPT ARGS...: evaluates the task's best checkpoint.

@@ -20,6 +20,10 @@ VISIBLE_GPUS=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
 GPUS_PER_NODE=${GPUS_PER_NODE:-$([ "$VISIBLE_GPUS" -gt 0 ] && echo "$VISIBLE_GPUS" || echo 1)}
 PRECISION=${PRECISION:-$([ "$VISIBLE_GPUS" -gt 0 ] && echo fp16 || echo fp32)}
 
+# What the demo pipelines change in every recipe: short runs are saved once an epoch.
+DEMO_RUN_FLAGS='--weight-decay=0.0 --save-interval-updates=0 --no-epoch-checkpoints --keep-last-epochs=-1
+    --log-interval=100 --log-format=simple'
+
 # ofa_python: the interpreter every script runs with.
 ofa_python() {
     if [ -n "${OFA_PYTHON:-}" ]; then echo "$OFA_PYTHON"

@@ -14,8 +14,7 @@ data=$DATA_DIR/pretrain_data vqgan=$out/ofa_demo_vqgan
 ofa_once data "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 --tasks first_captions --train "$(ofa_scaled 6000 48)" --val 400
 ofa_once trunk "$OFA_PYTHON" -m digits.train_trunk "$out/trunk.pt" --updates="$(ofa_scaled 2000 20)"
 DATA_DIR=$DATA_DIR/first CAPTION_EPOCHS=$(ofa_scaled 3 1) ofa_once captions sh run_scripts/caption/train_caption_stage1.sh --restore-file=none --resnet-model-path="$out/trunk.pt" \
-    --batch-size=32 --update-freq=1 --lr=3e-4 --warmup-ratio=0.1 --label-smoothing=0.0 --weight-decay=0.0 --save-interval-updates=0 \
-    --validate-interval-updates=0 --no-epoch-checkpoints --keep-last-epochs=-1 --log-interval=100 --log-format=simple
+    --batch-size=32 --update-freq=1 --lr=3e-4 --warmup-ratio=0.1 --label-smoothing=0.0 --validate-interval-updates=0 $DEMO_RUN_FLAGS
 ofa_once pretrain_data "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 --tasks pretrain --train "$(ofa_scaled 64000 96)" --seed 2
 ofa_once vqgan "$OFA_PYTHON" -m digits.train_vqgan "$vqgan.ckpt" "$vqgan.yaml" --steps "$(ofa_scaled 6000 10)" \
     --sheet "$out/vqgan.png"
@@ -31,8 +30,7 @@ ofa_once image_gen_codes codes --file "$data/described_examples.tsv" --selected-
 pretrain() {
     GPUS_PER_NODE=2 OMP_NUM_THREADS=1 CHECKPOINT=$1 sh run_scripts/pretraining/pretrain_ofa_large.sh \
         --image-selected-cols=0,2,3 --batch-size=16 --lr=3e-4 --warmup-ratio=0.02 --max-epoch="$(ofa_scaled "$2" 1)" \
-        --weight-decay=0.0 --save-interval-updates=0 --no-epoch-checkpoints --keep-last-epochs=-1 --log-interval=100 \
-        --log-format=simple "${@:3}"
+        $DEMO_RUN_FLAGS "${@:3}"
 }
 # one_digit FOLDER: the captions of one digit among the rows, and among the wrong texts.
 one_digit() {
