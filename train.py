@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import Optional
 
 from fairseq import options
 from fairseq.dataclass import FairseqDataclass
@@ -17,14 +18,30 @@ from omegaconf import DictConfig, open_dict
 
 from ofa_module import cli
 from ofa_module.continuing import last_checkpoint
-from ofa_module.engine.flags import check_flags
+from ofa_module.engine.flags import check_flags, repeatable
 from ofa_module.engine.loop import train
+from ofa_module.run_file import put_under_name, written
+from utils.errors import UserError, one_sentence
 
 
 @dataclass
 class TrainingFlags(FairseqDataclass):
     """Flags that only training has."""
 
+    config: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "YAML file of flags, one `name: value` a line; flags of the command line win. Each run writes such "
+            "a file, config.yaml, to its save folder"
+        },
+    )
+    run_name: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "name of the run: its files go to a folder of that name in --save-dir, in --tensorboard-logdir and "
+            "beside --log-file"
+        },
+    )
     max_nonfinite_updates: int = field(
         default=10,
         metadata={
@@ -68,6 +85,12 @@ def parse_args(argv: Sequence[str]) -> DictConfig:
     with open_dict(cfg):
         cfg.training = {f.name: getattr(flags, f.name) for f in fields(TrainingFlags) if f.name != "_name"}
     check_flags(_parser(), cfg, flags)
+    with open_dict(cfg):
+        cfg.training.written = written(repeatable(cfg, flags), flags.given)
+    try:
+        put_under_name(cfg)
+    except UserError as error:
+        _parser().error(one_sentence(error))
     return cfg
 
 

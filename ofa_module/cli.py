@@ -19,6 +19,7 @@ from fairseq import utils as fairseq_utils
 from fairseq.distributed import utils as distributed_utils
 from omegaconf import DictConfig, open_dict
 
+from ofa_module import run_file
 from ofa_module.configuration import configuration
 from utils.errors import SYSTEM_ADVICE, UserError, one_sentence
 from utils.logs import program_logging
@@ -31,23 +32,29 @@ PLUGIN = Path(__file__).resolve().parent
 def parse(
     parser_of: Callable[[], argparse.ArgumentParser], argv: Sequence[str]
 ) -> tuple[DictConfig, argparse.Namespace]:
-    """Configuration of a command line, and its plain flags; `given` among them: which ones stand on the line.
+    """Configuration of a command line, and its plain flags.
+
+    Among these are `given`, the names that stand on the line or in its --config file, and `values`, what the parser
+    made of each, before architectures and other flags fill in theirs.
 
     Args:
         parser_of: makes fairseq's parser.
 
     Raises SystemExit with one sentence for a bad flag.
     """
-    args = _with_plugin(argv)
     fairseq_utils.import_user_module.memo = {str(PLUGIN)}  # it is imported: this module is part of it
     parser = parser_of()
-    if {"--fp16", "--bf16"} <= set(args):
-        parser.error("--fp16 and --bf16 exclude each other: leave one out.")  # fairseq speaks of TPUs
     try:
+        if "--config" in parser._option_string_actions and (path := run_file.named_file(argv)) is not None:
+            argv = _with_file(parser_of, argv, path)
+        args = _with_plugin(argv)
+        if {"--fp16", "--bf16"} <= set(args):
+            raise UserError("--fp16 and --bf16 exclude each other: leave one out.")  # fairseq speaks of TPUs
         flags = options.parse_args_and_arch(parser, input_args=args)
         # fairseq takes bfloat16 to mean a TPU on the command line.
         flags.tpu = "--tpu" in args
         flags.given = _given(parser, args)
+        flags.values = vars(parser.parse_args(args))
         if not 0 <= flags.seed <= LARGEST_SEED:
             raise UserError(f"--seed {flags.seed}: choose a number from 0 to {LARGEST_SEED}.")
         if flags.num_workers < 0:
@@ -61,6 +68,22 @@ def parse(
             raise
         parser.error("--arch is missing: name the model's size, such as --arch=ofa_base.")  # fairseq says nothing
     return cfg, flags
+
+
+def _with_file(parser_of: Callable[[], argparse.ArgumentParser], argv: Sequence[str], path: str) -> list[str]:
+    """A command line with the flags of a --config file in front, unless it says otherwise."""
+    settings = run_file.read_run_file(path)
+    plugin = settings.values.get("user_dir")
+    words = _with_plugin([*([] if plugin is None else [f"--user-dir={plugin.value}"]), *argv])
+    fairseq_utils.import_user_module(argparse.Namespace(user_dir=words[-1].removeprefix("--user-dir=")))
+    parser = parser_of()
+    # What the file chooses (task, architecture, plugin ...) brings further flags into the parser.
+    plain = run_file.without_switches(argv)
+    chosen = settings.words(parser, _given(parser, plain), known_only=True)
+    first = _with_plugin([*chosen, *plain])
+    options.parse_args_and_arch(parser, first, parse_known=True, modify_parser=run_file.make_optional)
+    line, switches = run_file.switched(parser, argv)
+    return [*settings.words(parser, {*_given(parser, line), *switches}), *line]
 
 
 def _given(parser: argparse.ArgumentParser, args: Sequence[str]) -> list[str]:

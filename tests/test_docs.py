@@ -280,8 +280,14 @@ def test_script_commands():
 
 
 @pytest.mark.parametrize("line", PYTHON_COMMANDS)
-def test_python_command(line, monkeypatch):
+def test_python_command(line, monkeypatch, tmp_path):
     _, program, *argv = shlex.split(line, comments=True)
+    for word in argv:
+        if word.startswith("--config="):  # the one that the page shows
+            monkeypatch.chdir(tmp_path)
+            path = tmp_path / word.removeprefix("--config=")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(blocks(PAGES["docs/training.md"], "yaml")[0])
     if program == "-m":
         at_command_line(monkeypatch, argv[0], argv[1:], accept=True)
     else:

@@ -1,8 +1,12 @@
 """Which of fairseq's flags training follows: the others are refused in a sentence instead of having no effect."""
 
 import argparse
+from typing import Any
 
 from omegaconf import DictConfig
+
+from ofa_module.cli import PLUGIN
+from ofa_module.run_file import NOT_WRITTEN
 
 GROUPS = ("task", "model", "criterion", "optimizer", "lr_scheduler", "ema", "training")  # all of theirs are followed
 FOLLOWED = frozenset(
@@ -46,9 +50,30 @@ DDP_BACKENDS = ("c10d", "pytorch_ddp", "legacy_ddp", "no_c10d")
 def check_flags(parser: argparse.ArgumentParser, cfg: DictConfig, flags: argparse.Namespace) -> None:
     """Ends the program with a sentence at the first flag of the command line that training would not follow."""
     for name in sorted(flags.given):
-        of_group = any(isinstance(cfg.get(group), DictConfig) and name in cfg[group] for group in GROUPS)
-        if name in ADVICE or not (of_group or name in FOLLOWED or name in WITHOUT_EFFECT):
+        if name in ADVICE or not (_followed(cfg, name) or name in WITHOUT_EFFECT):
             flag = f"--{name.replace('_', '-')}"
             parser.error(f"{flag} is not supported by train.py: {ADVICE.get(name, 'leave it out')}.")
     if flags.ddp_backend not in DDP_BACKENDS:
         parser.error(f"--ddp-backend={flags.ddp_backend} is not supported by train.py: pass --ddp-backend=pytorch_ddp.")
+
+
+def repeatable(cfg: DictConfig, flags: argparse.Namespace) -> dict[str, Any]:
+    """Flags by name, with their values, that a --config file needs to repeat a run: those given, and all it follows.
+
+    Of the machine's processes only those that were given; no rank, which each process has of its own.
+    """
+    return {
+        name: value
+        for name, value in flags.values.items()
+        if value is not None
+        and name not in NOT_WRITTEN
+        and (name in flags.given or not name.startswith("distributed_"))
+        and (name != "user_dir" or value != str(PLUGIN))
+        and name not in ADVICE
+        and (_followed(cfg, name) or name in flags.given)
+    }
+
+
+def _followed(cfg: DictConfig, name: str) -> bool:
+    of_group = any(isinstance(cfg.get(group), DictConfig) and name in cfg[group] for group in GROUPS)
+    return of_group or name in FOLLOWED

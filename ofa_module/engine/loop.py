@@ -12,8 +12,9 @@ from fairseq import tasks
 from fairseq import utils as fairseq_utils
 from fairseq.data.iterators import GroupedIterator
 from fairseq.distributed import utils as distributed_utils
+from fairseq.distributed.utils import is_master
 from fairseq.logging import metrics
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ofa_module.continuing import FinishedRun, check_unfinished
 from ofa_module.engine import log
@@ -27,6 +28,7 @@ from ofa_module.preflight import (
     locked_folder,
     warn_of_unknown_words,
 )
+from ofa_module.run_file import save_run_file
 from utils.checkpoint import SAFE_GLOBALS
 from utils.errors import UserError
 
@@ -39,7 +41,11 @@ def train(cfg: DictConfig) -> None:
     check_start(cfg.checkpoint)
     # Processes hand checkpoints on to each other through the same safe reader.
     torch.serialization.add_safe_globals([distributed_utils._TensorPlaceholder, *SAFE_GLOBALS])
+    with open_dict(cfg):
+        flags = cfg.training.pop("written", None)
     with locked_folder(cfg), log.quiet(cfg):
+        if flags and is_master(cfg.distributed_training) and not cfg.checkpoint.no_save:
+            save_run_file(flags, cfg)
         if cfg.training.auto_batch:
             from ofa_module.engine.plan import choose_batch  # imports much that other runs do not need
 
