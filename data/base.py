@@ -30,7 +30,7 @@ class DataConfig:
 
     data: Optional[str] = field(
         default=None,
-        metadata={"help": "TSV files, comma-separated; the last is for validation or evaluation"},
+        metadata={"help": "data files, comma-separated; the last is for validation or evaluation"},
     )
     selected_cols: Optional[str] = field(
         default=None,
@@ -38,11 +38,11 @@ class DataConfig:
     )
     columns: Optional[str] = field(
         default=None,
-        metadata={"help": "columns of a CSV or JSONL file, where the task has other names: image=file_name,text=title"},
+        metadata={"help": "columns of a table (not TSV) where the task has other names: image=file_name,text=title"},
     )
     image_root: Optional[str] = field(
         default=None,
-        metadata={"help": "folder that paths of images in a CSV or JSONL file start from; the file's own if not given"},
+        metadata={"help": "folder that paths of images in a table start from; the table's own if not given"},
     )
     bpe: Optional[str] = field(
         default="gpt2", metadata={"help": "byte pair encoding: gpt2 (English) or bert (Chinese)"}

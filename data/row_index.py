@@ -15,6 +15,7 @@ import stat
 import struct
 import weakref
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol
@@ -32,6 +33,7 @@ _SPARSE = 1024  # mean bytes a row from which one memchr per row beats numpy
 _SHOW_PROGRESS = 10**9  # bytes
 
 
+CHANGED = "was changed while it was in use; start again."
 Row = tuple[Any, ...]  # texts; the file of an image is bytes where it is not base64
 
 
@@ -55,7 +57,7 @@ class Rows(Protocol):
         """What the file seems to be in place of what it should be."""
 
 
-class _Stamp(NamedTuple):
+class Stamp(NamedTuple):
     """What tells one content of a data file from another."""
 
     size: int
@@ -63,12 +65,33 @@ class _Stamp(NamedTuple):
     inode: int
     ctime_ns: int  # which programs cannot set, but which changes with name and permissions too
 
-    def same_content(self, other: "_Stamp") -> bool:
+    def same_content(self, other: "Stamp") -> bool:
         # Without ctime: a rename or chmod between two openings is no reason to stop a run.
         return self[:3] == other[:3]
 
 
-class IndexedFile:
+class NumberedRows(ABC):
+    """Rows of a file or folder, by number from 0."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    def number(self, row: int) -> int:
+        """A row's number from 0: negative ones count from the end. IndexError if there is no such row."""
+        number = operator.index(row)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"row {number} of {self.path}, which has {len(self)}")
+        return number % len(self)
+
+    def line(self, row: int) -> int:
+        """Number of the row's line, from 1."""
+        return row + 1
+
+
+class IndexedFile(NumberedRows):
     """Rows of a UTF-8 text file as bytes; lines end in LF or CR-LF, and blank lines at the end are not rows.
 
     Safe in data loader workers, forked or spawned: reads have no shared position, and pickling reopens.
@@ -82,31 +105,23 @@ class IndexedFile:
     quoted: ClassVar[bool] = False  # whether a line end between double quotes belongs to a row
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        super().__init__(path)
         self._fd = _open_data(self.path, self)
-        self._stamp = _stamp(self._fd)
+        self._stamp = stamp_of(self._fd)
         self._offsets: np.ndarray | None = _open_index(self.path, self._fd, self._stamp, self.quoted)
         self._num_lines = len(self._offsets) - 1
 
     def __len__(self) -> int:
         return self._num_lines
 
-    def number(self, row: int) -> int:
-        """A row's number from 0: negative ones count from the end. IndexError if there is no such row."""
-        number = operator.index(row)
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"row {number} of {self.path}, which has {len(self)}")
-        return number % len(self)
-
-    def line(self, row: int) -> int:
-        """Number of the row's line, from 1."""
-        return row + 1
-
     def _read(self, row: int) -> bytes:
         """The line without its end."""
         if self._offsets is None:
             self._reopen()
         assert self._offsets is not None
+        stamp = stamp_of(self._fd)
+        if stamp.size >= self._stamp.size and not stamp.same_content(self._stamp):  # a shorter one lacks the last rows
+            raise UserError(f"{self.path} {CHANGED}")
         start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
         # Unlike seek and read, pread has no position that forked workers would move for each other.
         line = os.pread(self._fd, stop - start, start)
@@ -118,12 +133,12 @@ class IndexedFile:
     def _reopen(self) -> None:
         """Open file and index after unpickling; the row numbers planned elsewhere must still hold."""
         self._fd = _open_data(self.path, self)
-        stamp = _stamp(self._fd)
+        stamp = stamp_of(self._fd)
         # The plan of the epoch counts on row numbers, so a file that has changed must not be indexed anew here.
         if stamp.same_content(self._stamp):
             self._offsets = _open_index(self.path, self._fd, stamp, self.quoted)
         if self._offsets is None or len(self._offsets) != self._num_lines + 1:
-            raise UserError(f"{self.path} was changed while it was in use; start again.")
+            raise UserError(f"{self.path} {CHANGED}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fd": -1, "_offsets": None}
@@ -143,20 +158,25 @@ def _open_data(path: str, owner: object) -> int:
     return descriptor
 
 
-def _stamp(descriptor: int) -> _Stamp:
-    status = os.fstat(descriptor)
-    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
+def stamp_of(file: int | str) -> Stamp:
+    """What tells the content of an open file, or of the file of a path, from another."""
+    status = os.stat(file)
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
+
+
+def cache_folder() -> Path:
+    """Where files go that are made of the user's and cannot stand beside them."""
+    return Path(os.environ.get("OFA_CACHE") or Path.home() / ".cache" / "ofa")
 
 
 def _index_places(path: str) -> Iterator[Path]:
     """Where an index may be: beside the file, then in the cache folder."""
     yield Path(f"{path}.ofaidx")
-    cache = Path(os.environ.get("OFA_CACHE") or Path.home() / ".cache" / "ofa")
     digest = hashlib.sha256(os.path.abspath(path).encode()).hexdigest()
-    yield cache / f"{digest[:32]}.ofaidx"
+    yield cache_folder() / f"{digest[:32]}.ofaidx"
 
 
-def _open_index(path: str, descriptor: int, stamp: _Stamp, quoted: bool) -> np.ndarray:
+def _open_index(path: str, descriptor: int, stamp: Stamp, quoted: bool) -> np.ndarray:
     """Offsets (rows + 1,) of a data file, memory-mapped; one process builds them while the others wait."""
     for place in _index_places(path):
         offsets = _load_index(place, stamp, quoted)
@@ -179,7 +199,7 @@ def _open_index(path: str, descriptor: int, stamp: _Stamp, quoted: bool) -> np.n
     raise UserError(f"The row index of {path} cannot be written ({problem}); set OFA_CACHE to a folder.")
 
 
-def _load_index(place: Path, stamp: _Stamp, quoted: bool) -> np.ndarray | None:
+def _load_index(place: Path, stamp: Stamp, quoted: bool) -> np.ndarray | None:
     """Offsets if the index is whole and belongs to this content of the data file."""
     try:
         # The cache folder may be anybody's: a pipe of that name must not make us wait.
@@ -237,7 +257,7 @@ def _same_file(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _build_index(path: str, descriptor: int, stamp: _Stamp, place: Path, quoted: bool) -> None:
+def _build_index(path: str, descriptor: int, stamp: Stamp, place: Path, quoted: bool) -> None:
     """Write the index of a data file to `place`: complete or not at all."""
     stop = _end_of_rows(descriptor, stamp.size)
     if stop == 0:
@@ -246,7 +266,7 @@ def _build_index(path: str, descriptor: int, stamp: _Stamp, place: Path, quoted:
         file.write(bytes(_HEADER.size))  # filled in last: checksum and number of rows are known at the end
         rows, checksum = _write_offsets(file, path, descriptor, stop, quoted)
         # Compared after reading: a file that grows meanwhile would get an index with the stamp of its beginning.
-        if _stamp(descriptor) != stamp:
+        if stamp_of(descriptor) != stamp:
             raise UserError(f"{path} changed while its rows were counted; start when it is complete.")
         file.seek(0)
         file.write(_HEADER.pack(_MAGIC[quoted], _VERSION, *stamp, checksum, rows))

@@ -8,6 +8,7 @@ that each --task, --arch and --criterion is known and works as before. The stock
 - end of fairseq/models/__init__.py: `import_models(models_dir, "fairseq.models")`
 - fairseq/criterions/sentence_prediction.py: `from sklearn.metrics import f1_score`, `from scipy.stats import pearsonr`
 - fairseq/logging/progress_bar.py: `from torch.utils.tensorboard import SummaryWriter`
+- fairseq/data/plasma_utils.py: `import pyarrow.plasma`, which pyarrow lacks since its version 12
 
 Where fairseq was imported before (`fairseq-train --user-dir ofa_module`), all of it is there and nothing is done.
 
@@ -147,10 +148,12 @@ def _without_own_modules() -> Iterator[None]:
 
 @contextmanager
 def _without_libraries() -> Iterator[None]:
-    """Modules whose functions import the library when they are called."""
-    missing = {
+    """Modules whose functions import the library when they are called, and no pyarrow."""
+    missing: dict[str, Any] = {
         name: _Deferred(name) for name, package in LIBRARIES.items() if name not in sys.modules and find_spec(package)
     }
+    if "pyarrow" not in sys.modules:
+        missing["pyarrow"] = None  # importing it fails
     sys.modules.update(missing)
     try:
         yield

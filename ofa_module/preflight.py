@@ -23,6 +23,7 @@ from torch import Tensor
 
 from data.base import OFADataset
 from data.collate import without_skipped
+from data.named_rows import URL
 from data.validate import listed
 from utils.distributed import sum_over_ranks
 from utils.errors import UserError
@@ -81,7 +82,8 @@ def check_files(cfg: DictConfig) -> None:
         paths["--restore-file"] = given.restore_file
     elif not os.path.isfile(os.path.join(given.save_dir, LAST)):
         paths["--finetune-from-model"] = given.finetune_from_model
-    missing = [f"{path} (data)" for path in dict.fromkeys((task.data or "").split(",")) if path and not _is_there(path)]
+    data = [path for path in dict.fromkeys((task.data or "").split(",")) if path and not URL.match(path)]
+    missing = [f"{path} (data)" for path in data if not _is_there(path)]
     missing += [f"{path} ({flag})" for flag, path in paths.items() if path and not _is_there(path)]
     if len(missing) > 1:
         raise UserError(

@@ -5,7 +5,7 @@
 #   RANK           number of this machine (0)                            MASTER_ADDR (localhost), MASTER_PORT
 #   SIZE           demo, tiny, medium, base, large, huge                 PRECISION   fp16 (GPU), fp32 (CPU), bf16
 #   DATA_DIR, CHECKPOINT_DIR, BPE_DIR, RESULTS_DIR, OUTPUT_DIR           OFA_PYTHON  interpreter (.venv, else python3)
-#   DATA_FILES     data files in place of the recipe's: TSV, CSV or JSONL, with commas between them
+#   DATA_FILES     data files in place of the recipe's, of any kind (docs/custom_data.md), with commas between them
 #   NUM_WORKERS    processes that read data, per GPU (2)                 RUN_SUFFIX  end of a training run's name (none)
 #   DRY_RUN=1      print the command instead of running it
 #   OFA_NEWEST=1   set .venv up with the newest versions that the requirements allow, not those of constraints.txt

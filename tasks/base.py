@@ -19,7 +19,7 @@ from torch import nn
 from data.base import DataConfig, OFADataset
 from data.row_index import Rows
 from data.sharding import Read, file_for_epoch, plan_batches
-from data.tables import open_rows
+from data.tables import open_rows, table_class
 from data.tasks import Task
 from data.text import Vocabulary
 from metrics.sums import Metric
@@ -118,6 +118,10 @@ class OFATask(FairseqTask):
 
     def load_dataset(self, split: str, combine: bool = False, epoch: int = 1, **_: Any) -> None:
         """Opens the split's file: the epoch's one for `train`, the last one for everything else."""
+        if split == "train" and split not in self.datasets:
+            for path in self.paths[:-1]:  # columns that later epochs would miss
+                if table_class(path):
+                    self.open_rows(path, split)
         rows = self.open_rows(file_for_epoch(self.paths, split, epoch), split)
         self.datasets[split] = self.build_dataset(rows, split, epoch)
         self.datasets[split].needs_references = self.needs_references

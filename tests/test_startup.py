@@ -12,11 +12,13 @@ ROOT = Path(__file__).parents[1]
 # Nothing of this is needed by a command line, nor by most runs.
 HEAVY = (
     "cv2",
+    "datasets",
     "gradio",
     "matplotlib",
     "nltk",
     "open_clip",
     "pandas",
+    "pyarrow",
     "pycocoevalcap.bleu",
     "rouge_score",
     "scipy",

@@ -1,7 +1,6 @@
-"""CSV and JSON lines with images as files, through the programs: the same run as from TSV files."""
+"""Tables with images as files, through the programs: the same run as from TSV files."""
 
 import ast
-import csv
 import json
 
 import pytest
@@ -12,6 +11,7 @@ from data.tasks import TASKS
 from data.tsv import TsvFile
 from digits.__main__ import main as build_demo
 from tests.programs import ROOT, run
+from tests.sources import write_csv, write_jsonl, write_parquet, write_saved
 from tests.test_run_scripts import dry_run
 from tests.test_train import TRAIN
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """Digit scenes as TSV, and the same rows as CSV (training) and JSON lines (validation) with image files."""
+    """Digit scenes as TSV, and the same rows as CSV and Parquet, JSON lines and a saved data set with image files."""
     folder = tmp_path_factory.mktemp("demo")
     assert build_demo([str(folder), "--train=14", "--val=5", "--test=0", "--size=48"]) == 0
     folder /= "caption_data"
@@ -31,22 +31,24 @@ def demo(tmp_path_factory):
         for number, (name, image, caption) in enumerate(rows):
             (folder / "photos" / f"{split}{number}.png").write_bytes(decode_base64(image))
             records.append({"file_name": f"{split}{number}.png", "key": name, "caption": caption})
-        with open(folder / "train.csv", "w", newline="") if split != "val" else open(folder / "val.jsonl", "w") as file:
-            if split == "val":
-                file.writelines(json.dumps(record) + "\n" for record in records)
-            else:
-                table = csv.DictWriter(file, list(records[0]))
-                table.writeheader()
-                table.writerows(records)
+        for name, write in TABLES[split].items():
+            write(folder / name, records)
     return folder
 
 
+TABLES = {
+    "stage1_train": {"train.csv": write_csv, "train.parquet": write_parquet},
+    "val": {"val.jsonl": write_jsonl, "saved": write_saved},
+}
 NAMED = ["--columns=image=file_name,id=key", "--image-root={}/photos"]
 
 
 def test_training_and_evaluation_are_those_of_tsv_files(demo, tmp_path):
-    options = [*TRAIN, "--max-epoch=1", "--batch-size=4", "--num-workers=1", f"--bpe-dir={ROOT}/digits/BPE"]
-    files = {"tsv": ("caption_stage1_train.tsv", "caption_val.tsv"), "tables": ("train.csv", "val.jsonl")}
+    options = [*TRAIN, "--max-epoch=2", "--batch-size=4", "--num-workers=1", f"--bpe-dir={ROOT}/digits/BPE"]
+    files = {
+        "tsv": ("caption_stage1_train.tsv", "caption_stage1_train.tsv", "caption_val.tsv"),
+        "tables": ("train.csv", "train.parquet", "val.jsonl"),
+    }
     named = [flag.format(demo) for flag in NAMED]
     predictions = []
     for kind, names in files.items():
@@ -56,7 +58,8 @@ def test_training_and_evaluation_are_those_of_tsv_files(demo, tmp_path):
         results = f"--results-path={tmp_path}/results_{kind}"
         generate = ["--task=caption", "--batch-size=3", "--beam=2", "--max-len-b=6", f"--bpe-dir={ROOT}/digits/BPE"]
         path = f"--path={tmp_path}/{kind}/checkpoint_last.pt"
-        run("evaluate.py", str(demo / names[1]), path, results, *generate)  # columns are those of training
+        data = str(demo / (names[-1] if kind == "tsv" else "saved"))
+        run("evaluate.py", data, path, results, *generate)  # columns are those of training
         predictions.append((tmp_path / f"results_{kind}" / "test_predict.json").read_text())
     one, two = (torch.load(tmp_path / kind / "checkpoint_last.pt", weights_only=True)["model"] for kind in files)
     assert all(torch.equal(one[name], two[name]) for name in one)

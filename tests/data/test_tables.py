@@ -1,24 +1,51 @@
 """CSV and JSON lines: the same rows as TSV files, images from paths, and mistakes named in a sentence."""
 
+import base64
 import csv
-import json
+import io
+import os
 import pickle
 import random
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from datasets import Dataset, DatasetDict, Features, Value, disable_progress_bars
+from datasets import Image as HfImage
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from data import row_index
+from data.base import DataConfig
+from data.caption import CaptionDataset
 from data.images import decode_base64
 from data.row_index import IndexedFile
+from data.sample import SkippedRow
+from data.sharding import Read, plan_batches
 from data.tables import CsvTable, JsonLines, column_names, open_rows
 from data.tasks import TASKS
+from data.text import Vocabulary
 from data.tsv import TsvFile
 from data.validate import main as validate
 from tests.programs import ROOT
+from tests.sources import (
+    FILE_SOURCES,
+    SOURCES,
+    columns_of,
+    write_csv,
+    write_image_folder,
+    write_json,
+    write_jsonl,
+    write_parquet,
+    write_source,
+)
 from utils.errors import BadRowError, UserError
 
+disable_progress_bars()
 TSV = ROOT / "tests/golden/tsv"
 FILES = {
     "caption": "caption/caption_train.tsv", "vqa_gen": "vqa_gen/vqa_train.tsv", "refcoco": "refcoco/refcoco_train.tsv",
@@ -28,48 +55,194 @@ FILES = {
 }  # fmt: skip
 
 
+GOOD_ROWS = [{"id": "1", "image": "a.png", "caption": "a cat"}]
+
+
 def options(**given):
     return SimpleNamespace(**{"columns": None, "image_root": None, "add_object": False, "add_caption": False, **given})
 
 
-def write_csv(path, rows, **style):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), **style)
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OFA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
-def write_jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+@pytest.fixture(scope="module")
+def vocab():
+    return Vocabulary.load(ROOT / "digits/BPE")
 
 
-@pytest.mark.parametrize("write, name", [(write_csv, "a.csv"), (write_jsonl, "a.jsonl")])
-@pytest.mark.parametrize("task", TASKS)
-def test_rows_are_those_of_the_released_files(task, write, name, tmp_path):
+@pytest.mark.parametrize(
+    "task, kind",
+    [
+        (task, kind)
+        for task in TASKS
+        for kind in SOURCES
+        if kind != "tsv" and ("image" in TASKS[task].names or kind != "folder")
+    ],
+)
+def test_rows_are_those_of_the_released_files(task, kind, tmp_path):
     row = TASKS[task]
     tsv = TsvFile(TSV / FILES[task], row.selected_cols)
     records = [dict(zip(row.names, tsv[i], strict=True)) for i in range(len(tsv))]
-    in_base64 = open_rows(str(write(tmp_path / name, records)), "7,8", row, options())
-    assert [in_base64[i] for i in range(len(in_base64))] == [tsv[i] for i in range(len(tsv))]
-    if "image" in row.names:
+    given = options(columns=columns_of(kind, row.names))
+    rows = open_rows(str(write_source(kind, tmp_path, records)), "7,8", row, given)
+    place = row.names.index("image") if "image" in row.names else None
+    read = [rows[i] for i in range(len(rows))]
+    assert read == [rows[i - len(rows)] for i in range(len(rows))] and len(tsv) == len(rows)
+    expected = [list(tsv[i]) for i in range(len(tsv))]
+    if place is not None and kind in FILE_SOURCES:
+        for values in expected:
+            values[place] = decode_base64(values[place])
+    assert read == list(map(tuple, expected))
+    if place is not None and kind not in FILE_SOURCES:
         (tmp_path / "images").mkdir()
         for number, record in enumerate(records):
             record["file"] = f"{number} é" if number == 0 else f"{number}.jpg"
             image = decode_base64(record.pop("image"))
             (tmp_path / "images" / record["file"]).write_bytes(image)
         by_path = open_rows(
-            str(write(tmp_path / name, records)),
+            str(write_source(kind, tmp_path / "images", records)),
             None,
             row,
             options(columns="image=file", image_root=str(tmp_path / "images")),
         )
-        place = row.names.index("image")
-        for i in range(len(tsv)):
-            expected = list(tsv[i])
-            expected[place] = decode_base64(expected[place])
-            assert list(by_path[i]) == expected
+        for values in expected:
+            values[place] = decode_base64(values[place])
+        assert [by_path[i] for i in range(len(tsv))] == list(map(tuple, expected))
+
+
+def captions(count, bad=()):
+    """Rows of captions; the image of the `bad` ones is none."""
+    rows = []
+    for number in range(count):
+        image = png(number) if number not in bad else b"this is not an image"
+        rows.append({"id": f"n{number}", "image": base64.b64encode(image).decode(), "caption": f"caption {number}"})
+    return rows
+
+
+def png(number):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (number, 0, 255)).save(file, "PNG")
+    return file.getvalue()
+
+
+def open_captions(kind, path):
+    return open_rows(str(path), None, TASKS["caption"], options(columns=columns_of(kind, TASKS["caption"].names)))
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_one_engine_reads_all(kind, tmp_path, vocab):
+    """Numbers, pickling, workers, shuffling, resuming and bad rows are those of TSV files."""
+    records = captions(9, bad=[4])
+    config = TASKS["caption"].config(patch_image_size=8, skip_bad_rows=True)
+    (tmp_path / "tsv").mkdir()
+    tsv = open_captions("tsv", write_source("tsv", tmp_path / "tsv", records))
+    expected = CaptionDataset(tsv, vocab, config, "train")
+    rows = open_captions(kind, write_source(kind, tmp_path, records))
+    dataset = CaptionDataset(rows, vocab, config, "train")
+    with pytest.raises(IndexError):
+        rows[9]
+    with pytest.raises(BadRowError, match=re.escape(f"{rows.path}, line {rows.line(4)}: ")):
+        CaptionDataset(rows, vocab, replace(config, skip_bad_rows=False), "train")[4]
+    plan = plan_batches(len(dataset), 2, 0, 1, seed=3, epoch=2, shuffle=True)
+    rest = plan_batches(len(dataset), 2, 0, 1, seed=3, epoch=2, shuffle=True, read=[Read(1, 2, 2)])
+    assert [list(batch) for batch in rest] == [list(batch) for batch in plan[2:]]
+    again = CaptionDataset(pickle.loads(pickle.dumps(rows)), vocab, config, "train")
+    for there, batches, workers in ((dataset, plan, 2), (again, rest, 0)):
+        loader = DataLoader(there, batch_sampler=batches, num_workers=workers, collate_fn=list)
+        for numbers, samples in zip(batches, loader, strict=True):
+            for number, sample in zip(numbers, samples, strict=True):
+                if number == 4:
+                    assert isinstance(sample, SkippedRow) and "line" in sample.message
+                else:
+                    assert sample["id"] == f"n{number}"
+                    assert torch.equal(sample["patch_image"], expected[number]["patch_image"])
+                    assert torch.equal(sample["target"], expected[number]["target"])
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_a_source_that_changes_while_it_is_read(kind, tmp_path):
+    path = write_source(kind, tmp_path, captions(4))
+    rows = open_captions(kind, path)
+    packed = pickle.dumps(rows)
+    assert rows[3][0] == "n3" and pickle.loads(packed)[3] == rows[3]
+    (tmp_path / "other").mkdir()
+    other = write_source(kind, tmp_path / "other", captions(5))
+    for file in [other, *other.rglob("*")]:
+        if file.is_file():
+            (path / file.relative_to(other)).write_bytes(file.read_bytes())  # in place
+    for there in (rows, pickle.loads(packed)):
+        with pytest.raises(UserError, match="was changed while it was in use; start again"):
+            for number in range(len(there)):
+                there[number]
+    assert len(open_captions(kind, path)) == 5
+
+
+def test_images_as_bytes_and_as_the_images_of_the_library(tmp_path):
+    images = [png(number) for number in range(3)]
+    table = {"picture": images, "title": ["a", "b", "c"], "nested": [{"key": 5}, {"key": None}, {"key": 7}]}
+    (tmp_path / "p.png").write_bytes(images[2])
+    pictures = [{"bytes": images[0], "path": "x"}, {"bytes": images[1], "path": None}, str(tmp_path / "p.png")]
+    features = Features({"picture": HfImage(), "title": Value("string"), "nested": {"key": Value("int64")}})
+    Dataset.from_dict(table).to_parquet(tmp_path / "a.parquet")
+    data = Dataset.from_dict({**table, "picture": pictures}, features)
+    data.to_parquet(tmp_path / "b.parquet")
+    data.save_to_disk(str(tmp_path / "saved"))
+    given = options(columns="image=picture,caption=title,id=nested.key", image_root=str(tmp_path))
+    for name in ("a.parquet", "b.parquet", "saved"):
+        rows = open_rows(str(tmp_path / name), None, TASKS["caption"], given)
+        assert [rows[i] for i in range(3)] == [("5", images[0], "a"), ("1", images[1], "b"), ("7", images[2], "c")]
+
+
+@pytest.mark.parametrize("table", ["metadata.csv", "metadata.jsonl", None])
+def test_folders_of_images(table, tmp_path):
+    if table:
+        write_image_folder(tmp_path / "a", [{"image": png(n), "name": f"class {n}"} for n in range(3)], table)
+        columns, names = None, ["class 0", "class 1", "class 2"]
+    else:
+        columns, names = "name=label", ["cat", "dog", "train"]
+        for number, name in enumerate(names):  # names of splits are classes like others
+            (tmp_path / "a" / name).mkdir(parents=True)
+            (tmp_path / "a" / name / f"test_{number}.png").write_bytes(png(number))
+    rows = open_rows(str(tmp_path / "a"), None, TASKS["image_classify"], options(columns=columns))
+    assert [rows[i] for i in range(3)] == [(png(number), name) for number, name in enumerate(names)]
+    min((tmp_path / "a").rglob("*.*g")).unlink()
+    with pytest.raises(BadRowError, match="line 1: there is no image"):
+        rows[0]
+
+
+@pytest.mark.parametrize(
+    "write, words",
+    [
+        (lambda path: path.with_suffix(".parquet"), "There is no data file"),
+        (lambda path: write_jsonl(path.with_suffix(".parquet"), GOOD_ROWS), "cannot be read as parquet"),
+        (lambda path: write_jsonl(path.with_suffix(".tar"), GOOD_ROWS), "cannot be read as webdataset"),
+        (lambda path: path.with_suffix(".json").write_text("[1, 2") and path.with_suffix(".json"), "as json"),
+        (lambda path: write_json(path.with_suffix(".json"), {"images": [], "annotations": []}), "are 'images', 'ann"),
+        (lambda path: path.mkdir() or path, "is an empty folder"),
+        (lambda path: (path.mkdir(), write_csv(path / "b.csv", GOOD_ROWS)) and path, "cannot be read as imagefolder"),
+        (lambda path: write_parquet(path.with_suffix(".parquet"), [{"img": "a"}]), "no column 'image'.*'img'"),
+        (lambda path: DatasetDict(a=Dataset.from_list(GOOD_ROWS)).save_to_disk(path) or path, r"one of them \(a\)"),
+        (lambda path: os.mkfifo(path.with_suffix(".parquet")) or path.with_suffix(".parquet"), "not a regular file"),
+        (lambda path: "https://host.org/a.parquet", "data are not fetched: download the file"),
+        (lambda path: Path("s3://bucket/a.csv"), "data are not fetched"),
+        (lambda path: "hf://datasets/a/b", "data are not fetched"),
+    ],
+)
+def test_tables_that_cannot_be_read(write, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        open_rows(str(write(tmp_path / "a")), None, TASKS["caption"], options())
+
+
+def test_the_library_is_an_extra(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "a.parquet", captions(1))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"a.parquet needs Hugging Face datasets: pip install datasets"):
+        open_captions("parquet", path)
+    assert open_captions("csv", write_source("csv", tmp_path, captions(1)))[0][0] == "n0"
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -111,7 +284,7 @@ def test_values_become_what_tasks_read(tmp_path):
     )  # fmt: skip
 
 
-GOOD = {"id": "1", "image": "a.png", "caption": "a cat"}
+GOOD = GOOD_ROWS[0]
 
 
 @pytest.mark.parametrize(
@@ -134,10 +307,6 @@ def test_bad_rows_name_file_line_and_reason(change, words, tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{**GOOD, **change}, GOOD])
     assert validate(["caption", str(path), "--workers=0"]) == 1
     rows = open_rows(str(path), None, TASKS["caption"], options())
-    from data.base import DataConfig
-    from data.caption import CaptionDataset
-    from data.text import Vocabulary
-
     with pytest.raises(BadRowError, match=rf"a\.jsonl.*({words})"):
         CaptionDataset(rows, Vocabulary.load(ROOT / "digits/BPE"), DataConfig(patch_image_size=16), "train")[0]
     assert rows[1][2] == "a cat"

@@ -12,6 +12,7 @@ from digits.__main__ import main as build_demo
 from metrics.cider import CiderD
 from metrics.sums import bleu, bleu_sums
 from models.generation import GenerationConfig
+from tests.sources import write_csv, write_jsonl, write_parquet
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +128,15 @@ def test_training_files_take_turns_and_rows_are_shuffled_anew(make, demo):
     task.shuffle_rows = False
     plan = task.get_batch_iterator(task.dataset("train"), max_sentences=4, epoch=2).frozen_batches
     assert [i for b in plan for i in b] == list(range(9))
+
+
+def test_columns_of_later_files_are_looked_at_first(make, tmp_path):
+    rows = [{"image": "a.png", "caption": "a cat"}]
+    other = write_jsonl(tmp_path / "b.jsonl", [{"photo": "a.png", "caption": "a cat"}])
+    paths = f"{write_csv(tmp_path / 'a.csv', rows)},{write_parquet(tmp_path / 'a.parquet', rows)}"
+    make(data=paths + ",{0}/caption_val.tsv")[0].load_dataset("train")
+    with pytest.raises(UserError, match="b.jsonl has no column 'image'.*the same for all files.*'photo', 'caption'"):
+        make(data=f"{paths},{other},{{0}}/caption_val.tsv")[0].load_dataset("train")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,160 @@
+"""Tables that Hugging Face `datasets` reads: Parquet, JSON arrays, webdataset tars, image folders, saved data sets.
+
+No other file knows this library, an extra, and it is imported when such a table is opened. It makes an Arrow file of
+the table once, below the cache folder, and maps it into memory.
+"""
+
+import os
+import stat
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from glob import escape
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Any
+
+from data.named_rows import Table
+from data.row_index import CHANGED, Stamp, cache_folder, stamp_of
+from utils.errors import UserError, one_sentence
+
+ENDINGS = {".parquet": "parquet", ".json": "json", ".tar": "webdataset", ".arrow": "arrow"}  # -> who reads the file
+SAVED = "state.json"  # in the folder of `save_to_disk`
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # beside images, with their texts
+FOLDER = "imagefolder"
+
+
+class ArrowTable(Table):
+    """Rows of a `.parquet`, `.json` or `.tar` file, or of a folder of such files, of images or of `save_to_disk`.
+
+    Images stay encoded, class labels become their names, and `a.b` is the field `b` of the column `a`.
+
+    Raises:
+        UserError: also if the library is not installed.
+    """
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def _read_header(self) -> list[str]:
+        data, self._sources = _load(self.path)
+        if not len(data):
+            raise UserError(f"{self.path} has no rows; check how it was made.")
+        self._labels = {name: kind.names for name, kind in data.features.items() if hasattr(kind, "int2str")}
+        self._read = [name for name in data.column_names if any(_is_in(name, x) for x in self.source.values())]
+        self._files = {part["filename"]: _stamp(part["filename"]) for part in data.cache_files}
+        self._open()
+        self._starts = [0, *accumulate(map(len, self._parts))]
+        return list(_names(data.features))
+
+    def _open(self) -> None:
+        import datasets
+
+        self._check({**self._sources, **self._files})
+        parts = map(datasets.Dataset.from_file, self._files)
+        self._parts = [part.select_columns(self._read).with_format("arrow") for part in parts]
+
+    def _check(self, stamps: Mapping[str, Stamp | None]) -> None:
+        """UserError if files are no longer as they were."""
+        if any(_stamp(path) != stamp for path, stamp in stamps.items()):
+            raise UserError(f"{self.path} {CHANGED}")
+
+    def record(self, row: int) -> Mapping[str, Any]:
+        """Values by column."""
+        if not self._parts:
+            self._open()
+        part = bisect_right(self._starts, row) - 1
+        # If a mapped file is written again, reading it kills the process. One look at a source a row is cheap.
+        watched = [*islice(self._files.items(), part, part + 1)]
+        watched += list(self._sources.items())[row % len(self._sources) :][:1] if self._sources else []
+        self._check(dict(watched))
+        (values,) = self._parts[part][row - self._starts[part]].to_pylist()
+        for name, labels in self._labels.items():
+            if isinstance(number := values.get(name), int):
+                values[name] = labels[number] if 0 <= number < len(labels) else None
+        return {column: _field(values, column) for column in self.source.values()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_parts": []}
+
+
+def _load(path: str) -> tuple[Any, dict[str, Stamp | None]]:
+    """The `datasets.Dataset` of a file or folder, and the state of the files that say what the rows are.
+
+    These are not single images, which are read when they are needed.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise UserError(f"There is no data file {path} ({error.strerror}); check the path.") from None
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{path} is not a regular file; pass the file itself.")
+    reader, files = _files(path)
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(f"{path} needs Hugging Face datasets: pip install datasets.") from error
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # which would ask the network
+    if not os.isatty(2):
+        datasets.disable_progress_bars()
+    sources = {name: _stamp(name) for name in files}
+    patterns = [os.path.join(escape(os.path.abspath(path)), "**")] if reader == FOLDER else list(map(escape, files))
+    try:
+        if reader == SAVED:
+            return datasets.load_from_disk(path, keep_in_memory=False), sources
+        options = {"cache_dir": str(cache_folder() / "datasets"), "keep_in_memory": False}
+        return datasets.load_dataset(reader, data_files={"rows": patterns}, split="rows", **options), sources
+    except Exception as error:  # of any library
+        reason = one_sentence(error.__cause__ or error).rstrip(".")
+        raise UserError(f"{path} cannot be read as {reader} ({reason}): check how it was made.") from error
+
+
+def _files(path: str) -> tuple[str, list[str]]:
+    """Who reads a file or folder, and the files that it must not find changed."""
+    place = Path(path).absolute()
+    if not place.is_dir():
+        return ENDINGS[place.suffix.lower()], [str(place)]
+    if (place / SAVED).exists():
+        return SAVED, [str(place / SAVED)]
+    if (place / "dataset_dict.json").exists():
+        splits = ", ".join(sorted(part.name for part in place.iterdir() if (part / SAVED).exists()))
+        raise UserError(f"{path} holds several splits: pass the folder of one of them ({splits}).")
+    found: dict[str, list[str]] = {ending: [] for ending in ("", ".parquet", ".tar")}
+    seen = 0
+    for folder, _, names in os.walk(place):
+        for name in names:
+            seen += 1
+            ending = "" if name in METADATA else os.path.splitext(name)[1].lower()
+            if ending in found and (ending or name in METADATA):
+                found[ending].append(os.path.join(folder, name))
+    for ending in (".parquet", ".tar"):
+        if found[ending]:
+            return ENDINGS[ending], sorted(found[ending])
+    if not seen:
+        raise UserError(f"{path} is an empty folder: pass one with images, Parquet files or tars, or a file.")
+    return FOLDER, sorted(found[""])
+
+
+def _stamp(path: str) -> Stamp | None:
+    try:
+        return stamp_of(path)._replace(ctime_ns=0)  # as in `Stamp.same_content`
+    except OSError:
+        return None
+
+
+def _names(features: Mapping[str, Any]) -> Iterator[str]:
+    """Columns, and behind each of several fields these."""
+    for name, kind in features.items():
+        yield name
+        if isinstance(kind, dict):
+            yield from (f"{name}.{field}" for field in _names(kind))
+
+
+def _is_in(name: str, column: str) -> bool:
+    return column == name or column.startswith(f"{name}.")
+
+
+def _field(values: Any, column: str) -> Any:
+    """The value of a column `a`, or of a field `a.b`."""
+    if not isinstance(values, dict) or column in values:
+        return values.get(column) if isinstance(values, dict) else None
+    return next((_field(values[name], column[len(name) + 1 :]) for name in values if _is_in(name, column)), None)

@@ -1,0 +1,136 @@
+"""Rows whose columns have names, whatever holds them: values become what TSV files hold, images their content."""
+
+import os
+import re
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.images import PATH
+from data.row_index import NumberedRows, Row
+from data.vqa_gen import CONFIDENCE_MARK, join_answers
+from utils.constants import SEPARATOR
+from utils.errors import BadRowError, UserError, quoted, shortened
+
+LONGEST_PATH = 1024  # characters
+URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # with one slash too: `Path` drops the second
+SHOWN = 20  # columns that a message lists
+
+
+class Table(NumberedRows):
+    """Rows with named columns, in the order and the form that a task reads.
+
+    Numbers become text, lists of numbers `1,2,3`, lists of texts `a&&b`, and answers with confidences, which are an
+    object, `0.6|!+yes&&0.3|!+no`. Images become the content of their files.
+
+    Args:
+        path: the file or folder. names: what the task reads, in its order.
+        columns: the task's name -> the file's, where they differ.
+        optional: names without which a row is whole; their texts are empty, an id the row's number.
+        image_root: folder that paths of images start from; None = the one of the file, or the folder itself.
+    Attributes:
+        header: names of the file's columns.
+    Raises:
+        UserError: a file that cannot be read or has no rows, or a column that is not there.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        names: Sequence[str],
+        columns: Mapping[str, str] | None = None,
+        optional: Collection[str] = (),
+        image_root: str | None = None,
+    ) -> None:
+        super().__init__(path)
+        self.columns = tuple(names)
+        self.optional = frozenset(optional)
+        folder = self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
+        self.image_root = Path(folder if image_root is None else image_root)
+        self.source = {name: (columns or {}).get(name, name) for name in names}
+        self.header = there = self._read_header()
+        for name, column in self.source.items():
+            if column not in there and (name not in self.optional or name in (columns or {})):
+                shown = ", ".join(map(repr, there[:SHOWN])) + (" ..." if len(there) > SHOWN else "")
+                raise UserError(
+                    f"{self.path} has no column {column!r}: name the one of the task's {name!r} with "
+                    f"--columns={name}=NAME (the same for all files of a run), its columns are {shown}."
+                )
+
+    @abstractmethod
+    def _read_header(self) -> list[str]:
+        """Names of the columns."""
+
+    @abstractmethod
+    def record(self, row: int) -> Mapping[str, Any]:
+        """Values of a row by column; ValueError with a reason for a bad row."""
+
+    def other_format(self) -> str | None:
+        """As of `TsvFile`: the ending has said what the file is."""
+        return None
+
+    def __getitem__(self, row: int) -> Row:
+        """What the task reads of a row; negative numbers count from the end.
+
+        Raises:
+            BadRowError: a row that cannot be read, a value that is missing or of the wrong form, an image that is not
+                there.
+            IndexError: no such row.
+        """
+        number = self.number(row)
+        try:
+            record = self.record(number)
+            return tuple(self._value(name, record.get(column), number) for name, column in self.source.items())
+        except ValueError as error:
+            raise BadRowError(self.path, self.line(number), str(error)) from error
+
+    def _value(self, name: str, value: Any, row: int) -> str | bytes:
+        if value is None:
+            if name not in self.optional:
+                raise ValueError(f"there is no {self.source[name]!r}")
+            return str(row) if name == "id" else ""
+        if name == "image":
+            return self._image(value)
+        if name == "answers" and isinstance(value, dict | str | int) and CONFIDENCE_MARK not in str(value):
+            # In Arrow, each row has the answers of all rows, most of them null.
+            scores = value if isinstance(value, dict) else {str(value): 1.0}
+            return join_answers({text: score for text, score in scores.items() if score is not None})
+        return _text(value, self.source[name])
+
+    def _image(self, value: Any) -> str | bytes:
+        """The content of an image file; base64 as it stands."""
+        if isinstance(value, dict) and value.keys() == {"bytes", "path"}:  # as `datasets` stores images
+            value = value["path"] if value["bytes"] is None else value["bytes"]
+        if isinstance(value, bytes):
+            return value
+        if not isinstance(value, str):
+            raise ValueError(f"the image is of the type {type(value).__name__}: write a path, base64 or encoded bytes")
+        if len(value) > LONGEST_PATH or value[:5].lower() == "data:":
+            return value
+        if "://" in value:
+            raise ValueError(f"the image {quoted(value)} is on the network: fetch it and write the path of the file")
+        path = self.image_root / value
+        shown = shortened(repr(str(path)), 300)
+        try:
+            if path.is_file():
+                return path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"the image {shown} cannot be read ({error!s:.80})") from error
+        if PATH.fullmatch(value):
+            raise ValueError(f"there is no image {shown}: correct the path or the folder that paths start from")
+        return value
+
+
+def _text(value: Any, column: str) -> str:
+    """A value as TSV files hold it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    if isinstance(value, list) and value:
+        if all(isinstance(item, int | float) for item in value):
+            return ",".join(map(str, value))
+        if all(isinstance(item, str) for item in value):
+            return SEPARATOR.join(value)
+    raise ValueError(f"{column!r} is {quoted(value)}: write a text, a number, or a list of either")
