@@ -37,6 +37,7 @@ DOORS = {
     "utils.checkpoint": "models",
     "utils.convert": "models.weights",
     "utils.image_codes": "data.builders",
+    "data.build": "data.builders",
     "data.build_pretrain": "data.builders",
     "data.demo": "digits",
 }

@@ -1,1 +1,1 @@
-"""Programs that make data files from others: image codes, and the four files of pretraining from public annotations."""
+"""Programs that make data files from others: each task's from its published files, image codes, and pretraining."""

@@ -1,4 +1,4 @@
-"""COCO-style annotation files -> what they say about each image, for `data.builders.pretrain`.
+"""COCO-style annotation files -> what they say about each image, for the builders of data files.
 
 Entries that cannot be used end the program or, where the user asks for it, are left out and counted.
 """
@@ -19,6 +19,7 @@ from data.vqa_gen import CONFIDENCE_MARK
 from utils.constants import SEPARATOR
 from utils.errors import UserError, quoted
 from utils.files import read_text, whole_characters
+from utils.plain_pickle import load_plain_pickle
 
 YES_NO = "yes/no"
 NO_ANSWERS = {OTHER: ("yes", "no"), HOW_MANY: ("1", "2")}  # fill up lists that would be too short to draw from
@@ -34,8 +35,18 @@ class Region(NamedTuple):
     text: str
 
 
+class Phrase(NamedTuple):
+    """A region, the entry that says so, and the split it is in, if the file names one."""
+
+    box: Box
+    id: str
+    text: str
+    where: str
+    split: str
+
+
 class Question(NamedTuple):
-    """A question and its answers with their confidences."""
+    """A question and its answers with their confidences, best first; none if only the questions were read."""
 
     id: str
     text: str
@@ -44,12 +55,17 @@ class Question(NamedTuple):
 
 @dataclass
 class AnnotatedImage:
-    """An image file and all that is said about it; captions are (id, text)."""
+    """An image file and all that is said about it; captions are (id, text).
+
+    `where` is the entry that names the file, `split` the one it is in, if the annotations say so.
+    """
 
     file_name: str
+    where: str = ""
+    split: str = ""
     captions: list[tuple[str, str]] = field(default_factory=list)
     objects: list[Region] = field(default_factory=list)
-    phrases: list[Region] = field(default_factory=list)
+    phrases: list[Phrase] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
 
     def is_used(self) -> bool:
@@ -61,16 +77,16 @@ class BadEntries:
     """Judges what cannot be used.
 
     Args:
-        skip: count it instead of raising UserError.
+        skip: count it instead of raising UserError. flag: the flag that asks for it.
     """
 
-    def __init__(self, skip: bool) -> None:
-        self.skip, self.count = skip, 0
+    def __init__(self, skip: bool, flag: str = "--skip-bad-rows") -> None:
+        self.skip, self.flag, self.count = skip, flag, 0
 
     def add(self, where: str, reason: str) -> None:
         """Something at a place is unusable; UserError unless it is to be skipped."""
         if not self.skip:
-            raise UserError(f"{where}: {reason}; correct it or pass --skip-bad-rows.")
+            raise UserError(f"{where}: {reason}; correct it or pass {self.flag}.")
         self.count += 1
         if self.count <= SHOWN:
             tqdm.write(f"skipped {where}: {reason}")
@@ -79,17 +95,27 @@ class BadEntries:
 class Annotations:
     """Images by id, filled from one file after the other; each method raises UserError for a file it cannot read.
 
+    Args:
+        bad: judges entries. find: the file of an image that no annotations list, by its id, or ValueError.
     Attributes:
         images: image id -> image. categories: category id -> name.
         answer_kinds: how often an answer was the best one to a kind of question.
     """
 
-    def __init__(self, bad: BadEntries) -> None:
-        self.bad = bad
+    def __init__(self, bad: BadEntries, find: Callable[[Hashable], Path] | None = None) -> None:
+        self.bad, self.find = bad, find
         self.images: dict[Hashable, AnnotatedImage] = {}
         self.categories: dict[Hashable, str] = {}
         self.answer_kinds: Counter[tuple[str, str]] = Counter()
         self._boxes: dict[Hashable, Box] = {}  # by annotation id
+        self._where = ""  # the entry being read
+        self._contents: dict[Path, Any] = {}
+
+    def peek(self, path: Path) -> Any:
+        """Content of a file that will be added next: it is read once."""
+        if path not in self._contents:
+            self._contents[path] = read_content(path)
+        return self._contents[path]
 
     def add_captions(self, path: Path) -> None:
         """A file of images and of annotations with `caption`."""
@@ -99,6 +125,21 @@ class Annotations:
             self._image(entry).captions.append((_id(entry, number), text))
 
         self._each(path, self._open(path), "annotations", add)
+
+    def add_split_captions(self, path: Path) -> None:
+        """Karpathy's split file: `images` with their `sentences`, `filename` and `split`."""
+
+        def add(number: int, entry: dict[str, Any]) -> None:
+            name = "/".join(str(entry[key]) for key in ("filepath", "filename") if entry.get(key) or key == "filename")
+            captions = [(_id(said, 0, "sentid"), _words(said["raw"], "caption")) for said in entry["sentences"]]
+            key = entry["cocoid"] if "cocoid" in entry else entry["imgid"]
+            self.images[key] = AnnotatedImage(name, self._where, str(entry["split"]), captions)
+
+        self._each(path, self._content(path), "images", add)
+
+    def add_images(self, path: Path) -> None:
+        """The images that a file lists, of which nothing is said."""
+        self._open(path)
 
     def add_instances(self, path: Path) -> None:
         """A file of images, of categories and of annotations with `bbox` and `category_id`; crowds do not count."""
@@ -122,7 +163,7 @@ class Annotations:
         self._each(path, content, "annotations", add)
 
     def add_phrases(self, path: Path) -> None:
-        """Annotations with a text and a box, as in COCO files or as a bare list; read after the instances.
+        """Annotations with a text and a box, in COCO's form or a bare list, JSON or pickle; read after the instances.
 
         The text is `caption`, `phrase`, or each of `sentences`; the box is `bbox` or that of the instance `ann_id`.
         """
@@ -133,17 +174,20 @@ class Annotations:
             box = _box(entry["bbox"]) if "bbox" in entry else self._boxes[entry["ann_id"]]
             name = _id(entry, number)
             texts = [_words(text, "phrase") for text in _phrases(entry)]
-            self._image(entry).phrases.extend(Region(box, name, text) for text in texts)
+            split = _clean(entry.get("split", ""))
+            self._image(entry).phrases.extend(Phrase(box, name, text, self._where, split) for text in texts)
 
         content = self._open(path)
         self._each(path, {"annotations": content} if isinstance(content, list) else content, "annotations", add)
 
-    def add_questions(self, questions: Path, annotations: Path) -> None:
-        """Both files of VQA: the questions, and annotations with the answers of several people."""
+    def add_questions(self, questions: Path, annotations: Path | None) -> None:
+        """Both files of VQA: the questions, and annotations with the answers of several people, if there are any."""
         texts: dict[Hashable, str] = {}
 
         def add_text(_: int, entry: dict[str, Any]) -> None:
-            texts[entry["question_id"]] = _words(entry["question"], "question")
+            text = texts[entry["question_id"]] = _words(entry["question"], "question")
+            if annotations is None:
+                self._image(entry).questions.append(Question(str(entry["question_id"]), text, {}))
 
         def add(_: int, entry: dict[str, Any]) -> None:
             name = entry["question_id"]
@@ -155,23 +199,30 @@ class Annotations:
             self.answer_kinds[next(iter(answers)), kind] += 1
 
         self._each(questions, self._open(questions), "questions", add_text)
-        self._each(annotations, self._open(annotations), "annotations", add)
+        if annotations is not None:
+            self._each(annotations, self._open(annotations), "annotations", add)
+
+    def _content(self, path: Path) -> Any:
+        return self._contents.pop(path) if path in self._contents else read_content(path)
 
     def _open(self, path: Path) -> Any:
         """Content of a file; the images it lists are known from now on."""
-        content = read_json(path)
+        content = self._content(path)
         if isinstance(content, dict) and "images" in content:
 
             def add(_: int, entry: dict[str, Any]) -> None:
-                self.images.setdefault(entry["id"], AnnotatedImage(str(entry["file_name"])))
+                self.images.setdefault(entry["id"], AnnotatedImage(str(entry["file_name"]), self._where))
 
             self._each(path, content, "images", add)
         return content
 
     def _image(self, entry: dict[str, Any]) -> AnnotatedImage:
-        if entry["image_id"] not in self.images:
-            raise ValueError(f"no file lists an image {quoted(entry['image_id'])}")
-        return self.images[entry["image_id"]]
+        name = entry["image_id"]
+        if name not in self.images:
+            if self.find is None:
+                raise ValueError(f"no file lists an image {quoted(name)}")
+            self.images[name] = AnnotatedImage(str(self.find(name)), self._where)
+        return self.images[name]
 
     def _each(self, path: Path, content: Any, key: str, use: Callable[[int, dict[str, Any]], None]) -> None:
         """Calls use(number, entry) for the list `key` of a file."""
@@ -179,12 +230,26 @@ class Annotations:
         if not isinstance(listed, list):
             raise UserError(f"{path} has no list {key!r}: name a file in the form of COCO's.")
         for number, entry in enumerate(tqdm(listed, desc=f"{path.name}: {key}", mininterval=1)):
+            self._where = f"{path}, {key}[{number}]"
             try:
                 use(number, entry)
             except KeyError as error:
-                self.bad.add(f"{path}, {key}[{number}]", f"it has no {error}")
+                self.bad.add(self._where, f"it has no {error}")
             except (ValueError, TypeError, AttributeError) as error:
-                self.bad.add(f"{path}, {key}[{number}]", str(error))
+                self.bad.add(self._where, str(error))
+
+
+def read_content(path: Path) -> Any:
+    """Content of a JSON file or, by its ending, of a pickle of plain values, of which nothing is executed."""
+    if path.suffix not in (".p", ".pkl", ".pickle"):
+        return read_json(path)
+    try:
+        with open(path, "rb") as file:
+            return load_plain_pickle(file)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise UserError(f"{path} is not a pickle of plain values ({error}); check how it was made.") from error
 
 
 def read_json(path: Path) -> Any:
@@ -198,7 +263,7 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path), object_hook=without_outline)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a JSON file ({error}); check how it was made.") from error
 
 
@@ -285,5 +350,5 @@ def _box(values: Any) -> Box:
     return x, y, width, height
 
 
-def _id(entry: dict[str, Any], number: int) -> str:
-    return _clean(str(entry.get("id", entry.get("ref_id", number))))
+def _id(entry: dict[str, Any], number: int, key: str = "id") -> str:
+    return _clean(str(entry.get(key, entry.get("ref_id", number))))

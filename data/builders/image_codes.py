@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -27,9 +27,11 @@ from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 from tqdm import tqdm
 
 from data import images
-from data.images import decode_base64
+from data.images import decode_base64, image_file
 from data.items import image_files
+from data.row_index import Rows
 from data.sharding import rank_slice
+from data.tables import JsonLines
 from data.tsv import TsvFile
 from models.text_to_image import row_generators
 from models.vqgan import VQGAN, from_pil, sample_codes, to_pil
@@ -75,6 +77,29 @@ class TsvImages:
         return f"{self.file.path}, line {row + 1}"
 
 
+class TableImages:
+    """Rows of a JSONL file: `id` and `image`, which is a path.
+
+    Raises:
+        UserError: a file that cannot be read, or without these columns.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.file = JsonLines(path, ("id", "image"))
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+    def __getitem__(self, row: int) -> tuple[tuple[str, ...], bytes]:
+        """Id and encoded image."""
+        name, image = _fields(self.file, row)
+        return (str(name),), image_file(image)
+
+    def where(self, row: int) -> str:
+        """How error messages call a row."""
+        return f"{self.file.path}, line {row + 1}"
+
+
 class FolderImages:
     """Image files below a folder, sorted; the id is the path in it without the ending.
 
@@ -101,7 +126,10 @@ class FolderImages:
         return str(self.files[row])
 
 
-def _fields(file: TsvFile, row: int) -> tuple[str, ...]:
+Images = TsvImages | TableImages | FolderImages
+
+
+def _fields(file: Rows, row: int) -> tuple[Any, ...]:
     try:
         return file[row]
     except BadRowError as error:  # its advice names a flag of the trainer
@@ -116,11 +144,13 @@ def _check_unique(ids: Sequence[str], source: str) -> None:
         seen.add(name)
 
 
-def _images(flags: argparse.Namespace) -> TsvImages | FolderImages:
+def _images(flags: argparse.Namespace) -> Images:
+    if flags.file.suffix == ".jsonl":
+        return TableImages(flags.file)
     return FolderImages(flags.file) if flags.file.is_dir() else TsvImages(flags.file, flags.selected_cols)
 
 
-def _read(source: TsvImages | FolderImages, row: int, flags: argparse.Namespace) -> tuple[tuple[str, ...], Tensor]:
+def _read(source: Images, row: int, flags: argparse.Namespace) -> tuple[tuple[str, ...], Tensor]:
     """What stands before the codes, and (3, R, R) in [-1, 1], R = code image size or its central crop."""
     try:
         keys, data = source[row]
@@ -142,7 +172,7 @@ def encode_share(flags: argparse.Namespace, share: int, shares: int) -> None:
     start, stop = rank_slice(len(source), share, shares)
     part = _part(flags, share, shares)
     with open(part, "r+b" if part.exists() else "w+b") as out, ThreadPoolExecutor(_READERS) as pool:
-        done = _whole_lines(out)
+        done, _ = whole_lines(out)
         if start + done >= stop:
             return
         vqgan = _load(flags, share)
@@ -169,15 +199,15 @@ def _codes(vqgan: VQGAN, images: Tensor, rows: range, flags: argparse.Namespace)
     return torch.stack([sample_codes(logits, generator).flatten() for logits, generator in pairs])
 
 
-def _whole_lines(out: BinaryIO) -> int:
-    """Cut a torn last line off, go to the end, and count the lines."""
-    count = end = 0
+def whole_lines(out: BinaryIO) -> tuple[int, int]:
+    """Cut a torn last line off, go to the end, and count the lines, and those that are empty."""
+    count = empty = end = 0
     for line in out:
         if line.endswith(b"\n"):
-            count, end = count + 1, end + len(line)
+            count, empty, end = count + 1, empty + (len(line) == 1), end + len(line)
     out.truncate(end)
     out.seek(end)
-    return count
+    return count, empty
 
 
 def _part(flags: argparse.Namespace, share: int, shares: int) -> Path:
@@ -338,7 +368,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     common.add_argument("--world-size", type=int, default=world, help="number of machines")
     commands = parser.add_subparsers(dest="command", required=True)
     encoding = commands.add_parser("encode", parents=[common], help="images to codes")
-    encoding.add_argument("--file", type=Path, required=True, help="TSV file or folder of images")
+    encoding.add_argument("--file", type=Path, required=True, help="folder of images, TSV or JSONL file")
     encoding.add_argument("--code-image-size", type=int, required=True, help="side of the images; 8 pixels make a code")
     encoding.add_argument(
         "--max-image-pixels",

@@ -1,0 +1,344 @@
+"""Data files of a task from the files that its data set is published as.
+
+    python -m data.build caption --images coco --annotations dataset_coco.json --output mydata
+    python -m data.build vqa_gen --images train2014 val2014 --output mydata \\
+        --train v2_OpenEnded_mscoco_train2014_questions.json v2_mscoco_train2014_annotations.json \\
+        --val v2_OpenEnded_mscoco_val2014_questions.json v2_mscoco_val2014_annotations.json
+    python -m data.build pretrain ...          as python -m data.build_pretrain
+
+The output folder is what the run scripts call DATA_DIR. Its files are JSON lines that point at the image files or, with
+--tsv, the released ones with the images in them. Started again after being stopped, the program resumes.
+"""
+
+import argparse
+import pickle
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from data.builders import image_codes, pretrain
+from data.builders.coco_annotations import BadEntries
+from data.builders.manifests import DataFile, Entry, write
+from data.builders.originals import Originals, Split, classes, coco_references, given
+from data.builders.text_originals import glue, parallel
+from data.caption import split_captions
+from data.glue import GLUE
+from data.tasks import TASKS, RowKind
+from data.tsv import TsvFile
+from metrics.cider import count_documents, reward_text
+from metrics.document_frequencies import write_table
+from utils.constants import SEPARATOR
+from utils.errors import UserError, one_sentence
+from utils.files import atomic_write, check_folder
+from utils.options import path_of, positive, program_name
+
+ROOT = Path(__file__).resolve().parents[2]
+SUBSET = 5000  # images of ImageNet's file for validation in training, spread over all classes
+RELEASED_ANSWERS = 3129
+WORDS = "cider_cached_tokens/coco-{}-words.p"
+
+
+class Layout(NamedTuple):
+    """Where a task's files are below DATA_DIR, without ending, by split; and the script that trains with them."""
+
+    folder: str
+    files: Mapping[str, str]
+    script: str
+
+
+def _files(template: str, train: str = "train", val: str = "val", test: str = "test") -> dict[str, str]:
+    return {split: template.format(name) for split, name in (("train", train), ("val", val), ("test", test))}
+
+
+LAYOUTS = {
+    "caption": Layout(
+        "caption_data", _files("caption_{}", train="stage1_train"), "caption/train_caption_stage1.sh"
+    ),
+    "vqa_gen": Layout("vqa_data", _files("vqa_{}"), "vqa/train_vqa_distributed.sh"),
+    "snli_ve": Layout("snli_ve_data", _files("snli_ve_{}", val="dev"), "snli_ve/train_snli_ve.sh"),
+    "image_classify": Layout(
+        "imagenet_1k_data", {"train": "imagenet_1k_train", "val": "imagenet_1k_val_subset", "all": "imagenet_1k_val"},
+        "image_classify/train_imagenet_distributed.sh",
+    ),
+    "image_gen": Layout(
+        "coco_image_gen_data", _files("coco_vqgan_{}", val="dev", test="full_test"),
+        "image_gen/train_image_gen_stage1_distributed.sh",
+    ),
+    "gigaword": Layout("gigaword_data", _files("gigaword_{}", val="dev"), "gigaword/train_gigaword.sh"),
+    **{
+        name: Layout("glue_data", _files(f"{name}_{{}}", val="dev"), f"glue/train_{name}.sh") for name in GLUE
+    },
+    **{
+        name: Layout(
+            f"{name}_data",
+            {split: f"{name}_{split}" for split in ("train", "val", "testA", "testB", "test")},
+            f"refcoco/train_{name}.sh",
+        )
+        for name in ("refcoco", "refcocoplus", "refcocog")
+    },
+}  # fmt: skip
+
+
+class Builder:
+    """Writes the files of one task.
+
+    Attributes:
+        folder: where to. extras: files beside the data files -> what writes them to a path.
+    """
+
+    def __init__(self, flags: argparse.Namespace) -> None:
+        self.flags = flags
+        self.layout = LAYOUTS[flags.name if flags.task == "refcoco" else flags.task]
+        self.folder = flags.output / self.layout.folder
+        self.bad = BadEntries(flags.skip_bad_entries, "--skip-bad-entries")
+        self.extras: dict[str, Callable[[Path], None]] = {}
+
+    def target(self, name: str) -> Path:
+        """The path of a data file."""
+        return self.folder / f"{name}.{'tsv' if self.flags.tsv else 'jsonl'}"
+
+    def run(self) -> dict[Path, int]:
+        """Writes all files; the rows of each.
+
+        Raises:
+            UserError: a file or entry that cannot be used, or an output that exists.
+        """
+        files = self._files()
+        for path in [file.target for file in files] + [self.folder / name for name in self.extras]:
+            if path.exists():
+                raise UserError(f"{path} exists already: delete it or choose another --output.")
+        rows = write(files, self.bad, self.flags.workers)
+        for name, make in self.extras.items():
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            make(self.folder / name)
+        shutil.rmtree(self._work, ignore_errors=True)
+        return rows
+
+    def command(self, rows: Mapping[Path, int]) -> str:
+        """The command that trains with the files; '' without a file to train or to validate with."""
+        paths = [self.target(self.layout.files[split]).absolute() for split in ("train", "val")]
+        if not {path.absolute() for path in rows}.issuperset(paths):
+            return ""
+        data = [] if self.flags.tsv else [f"DATA_FILES={','.join(map(str, paths))}"]
+        words = [f"DATA_DIR={self.flags.output.absolute()}", *data, "bash", f"{ROOT}/run_scripts/{self.layout.script}"]
+        return " ".join(map(shlex.quote, words))
+
+    def _files(self) -> list[DataFile]:
+        task, flags, kind = self.flags.task, self.flags, TASKS[self.flags.task]
+        if task == "image_classify":
+            splits, answers = classes(flags)
+            splits = self._imagenet(splits)
+            self.extras["class2label_new.pkl"] = _pickle(answers)
+        elif task == "gigaword":
+            splits = parallel(flags, self.bad)
+        elif task in GLUE:
+            splits = glue(task, flags, self.bad)
+        else:
+            originals = Originals(flags, self.bad)
+            if task == "image_gen":
+                return self._image_gen(originals.captions(()))
+            if task == "vqa_gen":
+                splits, answers = originals.questions()
+                if answers:
+                    self.extras["trainval_ans2label.pkl"] = _pickle(answers)
+            elif task == "refcoco":
+                splits = originals.regions()
+            elif task == "snli_ve":
+                splits = originals.entailment()
+            else:
+                splits = originals.captions()
+                self._caption_extras(splits)
+        files = self._named(splits, kind)
+        if task == "caption" and "train" in splits:
+            files.append(DataFile(self.target("caption_stage2_train"), _joined(splits["train"]), kind))
+        return files
+
+    def _named(self, splits: Split, kind: RowKind) -> list[DataFile]:
+        if not any(splits.values()):
+            raise UserError(f"There are no rows for {self.folder}: check the files and the folder of the images.")
+        splits = {**{split: [] for split in given(self.flags) if split}, **splits}
+        for split in splits:
+            if split not in self.layout.files:
+                known = ", ".join(self.layout.files)
+                raise UserError(
+                    f"The annotations have the split {split!r}: the splits of {self.flags.task} are {known}."
+                )
+        return [
+            DataFile(self.target(name), splits[split], kind)
+            for split, name in self.layout.files.items()
+            if split in splits
+        ]
+
+    def _caption_extras(self, splits: Split) -> None:
+        if "train" in splits:
+            self.extras[WORDS.format("train")] = _document_frequencies(_joined(splits["train"]), reward=True)
+        if "val" in splits:
+            self.extras[WORDS.format("valid")] = _document_frequencies(splits["val"], reward=False)
+        if any("caption" in entry.values for entry in splits.get("test", ())):
+            self.extras["test_caption_coco_format.json"] = _bytes(coco_references(splits["test"]))
+
+    def _imagenet(self, splits: Split) -> Split:
+        """The validation split as both files of it."""
+        if "test" in splits:
+            raise UserError("image_classify has no test files: name the folder with --val.")
+        if "val" in splits:
+            splits["all"] = splits["val"]
+            splits["val"] = splits["val"][:: -(-len(splits["val"]) // SUBSET) or 1]
+        return splits
+
+    @property
+    def _work(self) -> Path:
+        return self.folder / ".image_codes"
+
+    def _image_gen(self, splits: Split) -> list[DataFile]:
+        """Encodes each image once; a row for each caption of training, and for the first of each other image."""
+        for split in splits.keys() - {"train"}:
+            splits[split] = list({entry.image: entry for entry in reversed(splits[split])}.values())[::-1]
+        files = self._named(splits, TASKS["image_gen"])
+        for file in files:
+            if file.target.exists():
+                raise UserError(f"{file.target} exists already: delete it or choose another --output.")
+        paths = {entry.image: entry for entries in splits.values() for entry in entries if entry.image is not None}
+        manifest, codes = self._work / "images.jsonl", self._work / "codes.tsv"
+        if not codes.exists():
+            if not manifest.exists():
+                images = [Entry(entry.where, {"id": str(path)}, path) for path, entry in paths.items()]
+                write([DataFile(manifest, images, RowKind({"id": 0, "image": 1}, ""))], self.bad, self.flags.workers)
+            words = ["encode", f"--file={manifest}", f"--outputs={codes}", "--rank=0", "--world-size=1"]
+            words += [f"--code-image-size={self.flags.code_image_size}", f"--workers={self.flags.workers}"]
+            words += [f"--vqgan-model-path={self.flags.vqgan_model_path}"]
+            image_codes.encode(image_codes.parse_args([*words, f"--vqgan-config-path={self.flags.vqgan_config_path}"]))
+        rows = TsvFile(codes, "0,1")
+        numbers = {rows[number][0]: number for number in range(len(rows))}
+
+        def codes_of(entry: Entry) -> dict[str, str]:
+            return {"codes": rows[numbers[str(entry.image)]][1]}
+
+        return [
+            file._replace(
+                entries=[
+                    entry._replace(values={"id": entry.values["id"], "text": entry.values["caption"]})
+                    for entry in file.entries
+                    if str(entry.image) in numbers
+                ],
+                extra=codes_of,
+            )
+            for file in files
+        ]
+
+
+def _joined(entries: Iterable[Entry]) -> list[Entry]:
+    """One entry for each image, with all its captions."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.image_id, []).append(entry)
+    return [
+        same[0]._replace(values={"id": name, "caption": SEPARATOR.join(entry.values["caption"] for entry in same)})
+        for name, same in found.items()
+    ]
+
+
+def _document_frequencies(entries: Sequence[Entry], reward: bool) -> Callable[[Path], None]:
+    """Writes the document frequencies of captions, prepared as validation or the reward of training compares them."""
+    captions = (entry.values["caption"] for entry in entries)
+    images = (
+        [reward_text(one) for one in text.split(SEPARATOR)] if reward else split_captions(text) for text in captions
+    )
+    return lambda path: write_table(*count_documents(images), path)
+
+
+def _pickle(answers: Sequence[str]) -> Callable[[Path], None]:
+    """Writes answers in the form of the released candidates."""
+    return _bytes(pickle.dumps({answer: label for label, answer in enumerate(answers)}))
+
+
+def _bytes(data: bytes) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        with atomic_write(path) as file:
+            file.write(data)
+
+    return make
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    """Flags of the program."""
+    parser = argparse.ArgumentParser(
+        program_name("python -m data.build"),
+        description="Build the data files of a task from the files that its data set is published as.",
+        epilog="`pretrain` builds the files of pretraining. `TASK --help` lists the flags of a task.",
+    )
+    tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)
+    for task, kind in TASKS.items():
+        own = tasks.add_parser(task, help=HELP.get(task, "GLUE: the official tables"))
+        own.add_argument("--output", type=path_of, required=True, help="folder to write to, DATA_DIR of the scripts")
+        for split in ("train", "val", "test"):
+            own.add_argument(f"--{split}", type=path_of, nargs="+", metavar="FILE", help="files of this split")
+        own.add_argument("--tsv", action="store_true", help="write the released TSV files, with the images in them")
+        own.add_argument("--skip-bad-entries", action="store_true", help="leave out and count what cannot be used")
+        threads = "processes that encode" if task == "image_gen" else "threads that read images"
+        own.add_argument("--workers", type=positive, default=1 if task == "image_gen" else 4, help=threads)
+        if task in ("caption", "image_gen", "refcoco"):
+            own.add_argument(
+                "--annotations", type=path_of, nargs="+", metavar="FILE", help="files that name the split of each entry"
+            )
+        if "image" in kind.names and task != "image_classify" or task == "image_gen":
+            own.add_argument("--images", type=path_of, nargs="+", required=True, metavar="FOLDER", help="of the images")
+        if task == "image_classify":
+            own.add_argument("--class-names", type=path_of, help="lines of folder and name, or JSON; else the folders'")
+        elif task == "vqa_gen":
+            own.add_argument(
+                "--answers", type=positive, default=RELEASED_ANSWERS,
+                help="number of answers to choose among, the most frequent of training (default %(default)s)",
+            )  # fmt: skip
+        elif task == "refcoco":
+            names = [name for name in LAYOUTS if name.startswith("refcoco")]
+            own.add_argument("--name", choices=names, default=names[0], help="name of the files (default %(default)s)")
+        elif task == "image_gen":
+            own.add_argument("--vqgan-model-path", type=path_of, required=True, help="the VQGAN's last.ckpt")
+            own.add_argument("--vqgan-config-path", type=path_of, required=True, help="the VQGAN's model.yaml")
+            own.add_argument(
+                "--code-image-size", type=positive, default=256, help="side of images (default %(default)s)"
+            )
+    return parser.parse_args(argv)
+
+
+HELP = {
+    "caption": "COCO's captions, or Karpathy's split file",
+    "vqa_gen": "VQA's questions and annotations",
+    "refcoco": "refs (pickle or JSON) and COCO's instances, or phrases with boxes",
+    "snli_ve": "SNLI-VE's JSON lines",
+    "image_classify": "folders with a folder for each class, as ImageNet",
+    "image_gen": "captions as of `caption`, and the images' codes",
+    "gigaword": "parallel text files: articles, summaries",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Builds, says what was written, and how to train with it; 2 on a user's mistake."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    # Flags alone are the command line that `ofa build` had when it built the files of pretraining only.
+    if words[:1] == ["pretrain"] or (words and words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        return pretrain.main(words[words[0] == "pretrain" :])
+    flags = parse_args(words)
+    try:
+        for path in filter(None, (getattr(flags, f"vqgan_{kind}_path", None) for kind in ("model", "config"))):
+            if not path.is_file():
+                raise UserError(f"There is no {path}; check the path.")
+        check_folder(flags.output, "--output")
+        builder = Builder(flags)
+        rows = builder.run()
+    except (UserError, OSError) as error:
+        print(f"{program_name('python -m data.build')}: error: {one_sentence(error)}", file=sys.stderr)
+        return 2
+    for path, count in rows.items():
+        print(f"{count} rows -> {path}")
+    for name in builder.extras:
+        print(f"-> {builder.folder / name}")
+    if builder.bad.count:
+        print(f"{builder.bad.count} entries were skipped.")
+    if command := builder.command(rows):
+        print(f"Train with (SIZE=tiny, medium, base, large or huge):\n  {command}")
+    return 0

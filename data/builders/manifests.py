@@ -1,0 +1,223 @@
+"""Entries of the originals -> data files: JSON lines that point at image files, or TSV as released.
+
+Files are written as parts, which a second start continues, and appear together when all are complete.
+"""
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from data.builders.coco_annotations import BadEntries, Box
+from data.builders.image_codes import whole_lines
+from data.builders.pretrain import Stored
+from data.images import image_size
+from data.items import image_endings
+from data.tasks import RowKind
+from utils.errors import UserError, quoted, shortened
+from utils.files import atomic_write
+
+BATCH = 256  # rows written at once
+HEAD = 1 << 16  # bytes at the start of an image file, which nearly always tell its size
+IMAGE_ID = 1  # the column of the released files that holds it, or a class's number, and that no task reads
+
+
+class Entry(NamedTuple):
+    """One row to be.
+
+    Attributes:
+        where: file and entry it comes from. values: texts by the task's names, without image and box.
+        image: its file. image_id: what TSV files say of it beside the image. box: x, y, width, height in pixels.
+    """
+
+    where: str
+    values: Mapping[str, str]
+    image: Path | None = None
+    image_id: str = ""
+    box: Box | None = None
+
+
+class DataFile(NamedTuple):
+    """A file to write.
+
+    Attributes:
+        target: its path; the ending says whether it is TSV. kind: the task.
+        extra: (entry) -> more values, which take long to read; ValueError for an entry that cannot be used.
+    """
+
+    target: Path
+    entries: Sequence[Entry]
+    kind: RowKind
+    extra: Callable[[Entry], Mapping[str, str]] | None = None
+
+    @property
+    def is_tsv(self) -> bool:
+        """Whether the file is TSV, with images in base64."""
+        return self.target.suffix == ".tsv"
+
+    def line(self, entry: Entry) -> bytes:
+        """The row of an entry; ValueError if its image or box cannot be used."""
+        values = {**entry.values, **(self.extra(entry) if self.extra else {})}
+        if entry.image is not None and "image" in self.kind.names:
+            stored = _load(entry.image, self.is_tsv)
+            values["image"] = stored.text
+            if entry.box is not None:
+                values["box"] = stored.box(entry.box)
+                if not values["box"]:
+                    size = f"{stored.width} x {stored.height} pixels"
+                    raise ValueError(f"the bbox {quoted(entry.box)} has less than a pixel on its image of {size}")
+        if not self.is_tsv:
+            record = {name: values[name] for name in self.kind.names if name in values}
+            return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        columns = {column: values.get(name, "") for name, column in self.kind.columns.items()}
+        columns.setdefault(IMAGE_ID, entry.image_id)
+        return "\t".join(columns.get(n, "") for n in range(max(self.kind.columns.values()) + 1)).encode() + b"\n"
+
+
+@lru_cache(maxsize=2 * BATCH)
+def _load(path: Path, in_base64: bool) -> Stored:
+    """An image's size, and its path or base64; ValueError if it is no image."""
+    try:
+        if in_base64:
+            data = path.read_bytes()
+            return Stored(base64.urlsafe_b64encode(data).decode(), *image_size(data))
+        with open(path, "rb") as file:
+            head = file.read(HEAD)
+            try:
+                size = image_size(head)
+            except ValueError:  # some formats say it at the end
+                size = image_size(head + file.read())
+    except OSError as error:
+        raise ValueError(f"the image {str(path)!r} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: {error}") from error
+    return Stored(os.path.abspath(path), *size)
+
+
+class ImageFolders:
+    """Finds the files that annotations speak of.
+
+    Args:
+        folders: where images are, also in folders below. UserError for one that is missing.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = folders
+        for folder in folders:
+            if not folder.is_dir():
+                raise UserError(f"There is no folder {folder}: --images names the folders of the images.")
+        self.find = cache(self._find)
+
+    def _find(self, name: Hashable) -> Path:
+        """The file of a path in a folder, of a name somewhere below, or of an id: a name without ending or its number.
+
+        Raises:
+            ValueError: there is none; the path that was tried.
+        """
+        text = str(name)
+        if "://" in text:
+            raise ValueError(f"the image {quoted(text)} is on the network: fetch it and write the name of the file")
+        for folder in self.folders:
+            try:
+                if (folder / text).is_file():
+                    return folder / text
+            except (OSError, ValueError):  # too long for a name
+                break
+        found = self._index().get(PurePath(text).name)
+        if found is None and text.isascii() and text.isdigit():
+            found = self._index().get(int(text))
+        if found is None:
+            tried = shortened(repr(str(self.folders[0] / text)), 300)
+            below = ", ".join(map(str, self.folders))
+            raise ValueError(f"there is no image {tried}, nor one of this name or number below {below}")
+        return found
+
+    @cache  # noqa: B019 - one object a run
+    def _index(self) -> dict[Hashable, Path]:
+        """Images by name, by name without ending and by the number at its end; the first of each."""
+        endings, index = image_endings(), dict[Hashable, Path]()
+        for folder in self.folders:
+            for place, folders, names in os.walk(folder):
+                folders.sort()
+                for name in sorted(names):
+                    path = Path(place, name)
+                    if path.suffix.lower() in endings:
+                        index.setdefault(name, path)
+                        index.setdefault(path.stem, path)
+                        digits = path.stem[len(path.stem.rstrip("0123456789")) :]
+                        index.setdefault(int(digits) if digits else name, path)
+        return index
+
+
+def write(files: Sequence[DataFile], bad: BadEntries, workers: int = 1) -> dict[Path, int]:
+    """Writes all files, or continues what an earlier call with the same entries began; the rows of each.
+
+    Args:
+        bad: judges the entries that cannot be used. workers: threads that read images.
+    Raises:
+        UserError: an entry that cannot be used, or a file without rows.
+    """
+    for file in files:
+        if not file.entries:
+            raise _no_rows(file)
+    parts = [(file.target, *_write_part(file, bad, workers)) for file in files]
+    for target, part, _, empty in parts:
+        if empty:
+            with open(part, "rb") as lines, atomic_write(target) as out:
+                out.writelines(line for line in lines if line != b"\n")
+            part.unlink()
+        else:
+            os.replace(part, target)
+        for stale in target.parent.glob(f"{target.name}.*.part"):  # of other options or annotations
+            stale.unlink()
+    return {target: rows for target, _, rows, _ in parts}
+
+
+def _write_part(file: DataFile, bad: BadEntries, workers: int) -> tuple[Path, int, int]:
+    """The part of a file, complete: a line for each entry, an empty one for what is skipped; rows and skipped ones."""
+    digest = hashlib.sha256(repr((file.is_tsv, bad.skip)).encode())
+    for entry in file.entries:
+        digest.update(repr(entry).encode("utf-8", "surrogatepass"))
+    part = file.target.with_name(f"{file.target.name}.{digest.hexdigest()[:8]}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with open(part, "r+b" if part.exists() else "w+b") as out, ThreadPoolExecutor(workers) as pool:
+        done, empty = whole_lines(out)
+        bad.count += empty
+        with tqdm(total=len(file.entries), initial=done, desc=file.target.name, unit="row", mininterval=1) as bar:
+            for first in range(done, len(file.entries), BATCH):
+                batch = file.entries[first : first + BATCH]
+                for line in _lines(file, batch, bad, pool):
+                    empty += line == b"\n"
+                    out.write(line)
+                out.flush()
+                os.fsync(out.fileno())
+                bar.update(len(batch))
+    if not len(file.entries) - empty:
+        part.unlink()
+        raise _no_rows(file)
+    return part, len(file.entries) - empty, empty
+
+
+def _no_rows(file: DataFile) -> UserError:
+    return UserError(f"There are no rows for {file.target}: check the files and the folder of the images.")
+
+
+def _lines(file: DataFile, batch: Sequence[Entry], bad: BadEntries, pool: ThreadPoolExecutor) -> Iterator[bytes]:
+    def line(entry: Entry) -> bytes | ValueError:
+        try:
+            return file.line(entry)
+        except ValueError as error:
+            return error
+
+    for entry, made in zip(batch, pool.map(line, batch), strict=True):
+        if isinstance(made, ValueError):
+            bad.add(entry.where, str(made))
+            made = b"\n"
+        yield made
