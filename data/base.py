@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.collate import collate
-from data.images import MAX_PIXELS, ImageTransform, decode, decode_image, image_file, standard_transform
+from data.images import MAX_PIXELS, Decoded, ImageTransform, decode, decode_image, image_file, standard_transform
 from data.row_index import Row, Rows
 from data.sample import DAMAGED, LYING, Batch, Example, Sample, SkippedRow
 from data.text import Vocabulary, require_words
@@ -103,6 +103,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
     unused_columns = 0  # how many more the released scripts may select
     left_out = 0  # how many at the end, the reference first, the rows of a test set may leave out
     needs_references = True  # False: rows without a reference are answered, and their loss is nothing
+    on_image: Callable[[bytes, Decoded], None] | None = None  # told of each image that is decoded, with its file
     # answer tokens so far -> ids that may follow; None = all
     allowed_after: Callable[[Sequence[int]], Sequence[int]] | None = None
 
@@ -166,9 +167,12 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
 
     def _decode(self, data: bytes) -> Image.Image:
         upright = self.config.exif_orientation
-        image, damaged, lying = decode(data, self.config.max_image_pixels, upright)
-        self._image_notes |= {note for note, holds in ((DAMAGED, damaged), (LYING, lying and not upright)) if holds}
-        return image
+        image = decode(data, self.config.max_image_pixels, upright)
+        if self.on_image is not None:
+            self.on_image(data, image)
+        notes = (DAMAGED, image.damaged), (LYING, image.lying and not upright)
+        self._image_notes |= {note for note, holds in notes if holds}
+        return image.image
 
     def collater(self, samples: Sequence[Sample | SkippedRow]) -> Batch:
         """Batch of samples; the name is the one fairseq calls."""

@@ -22,7 +22,8 @@ class CaptionDataset(OFADataset):
     """Rows of id, base64 image and caption, or captions joined by `&&`.
 
     Training shortens the caption to `max_tgt_length` words. Evaluation, and training with `scst`, keeps all
-    captions: joined in the target, and one by one as references.
+    captions: joined in the target, and one by one as references. The split "check" reads each row as what it seems to
+    be: one caption as training does, several as evaluation.
     """
 
     columns = TASKS["caption"].names
@@ -48,7 +49,7 @@ class CaptionDataset(OFADataset):
         if self.lacks_reference(caption):
             return Example(uniq_id, self.prompt, "", image_file(image), [], learn=False)
         references = None
-        if self.one_caption:
+        if self.one_caption or (self.split == "check" and SEPARATOR not in caption):
             words = remove_punctuation(caption).split()
             target = " ".join(words[: self.config.max_tgt_length])
             self.check_words(target, "caption")

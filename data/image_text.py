@@ -1,7 +1,6 @@
 """Images with a caption, a question or a region: up to two examples a row, the first part of a pretraining batch."""
 
 import random
-from collections.abc import Callable
 
 import torch
 from PIL import Image
@@ -45,17 +44,12 @@ class ImageTextDataset(PretrainRows):
             if not config.neg_sample_dir:
                 raise UserError("--neg-sample-dir is missing: name the folder with all_captions.txt.")
             self.negatives = Negatives.load(config.neg_sample_dir)
-        self.types: dict[str, Callable[[tuple[str, ...], Image.Image, random.Random], PretrainExample]] = {
-            "caption": self._caption,
-            "qa": self._question,
-            "visual_grounding": self._grounding,
-        }
 
     def example(self, row: Row, rng: random.Random) -> PretrainExample:
         """The main example of a row, which holds the second one."""
         if row[7] not in self.types:
             raise ValueError(f"the type is {quoted(row[7])}, not one of {', '.join(self.types)}")
-        return self.types[row[7]](row, self.image(row[1]), rng)
+        return self.types[row[7]](self, row, self.image(row[1]), rng)
 
     def _caption(self, row: Row, image: Image.Image, rng: random.Random) -> PretrainExample:
         uniq_id, _, caption, _, _, objects, source, _ = row
@@ -142,6 +136,8 @@ class ImageTextDataset(PretrainRows):
             if one is not None:
                 one.image = pixels
         return example
+
+    types = {"caption": _caption, "qa": _question, "visual_grounding": _grounding}
 
 
 def draw_match(right: str, wrong: str, rng: random.Random) -> tuple[str, str]:

@@ -55,12 +55,13 @@ class Decoded(NamedTuple):
 
     Attributes:
         image: RGB. damaged: part of the file is missing or spoilt. lying: EXIF says that the stored image must be
-            turned to stand upright.
+            turned to stand upright. mode: Pillow's name for the pixels of the file.
     """
 
     image: Image.Image
     damaged: bool
     lying: bool
+    mode: str
 
 
 def image_file(column: str | bytes) -> bytes:
@@ -236,7 +237,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, upright: bool = False, on_
     with _one_reason(max_pixels):
         image, damaged = _load(data, max_pixels)
     lying = orientation(image) in _TURNS
-    return Decoded(to_rgb(turned(image) if upright else image, on_white), damaged, lying)
+    return Decoded(to_rgb(turned(image) if upright else image, on_white), damaged, lying, image.mode)
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -24,7 +24,7 @@ from torch import Tensor
 from data.base import OFADataset
 from data.collate import without_skipped
 from data.named_rows import URL
-from data.validate import listed
+from data.validate_report import listed
 from utils.distributed import sum_over_ranks
 from utils.errors import UserError
 

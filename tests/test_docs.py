@@ -338,7 +338,7 @@ def arguments(line):
 
 def test_own_data_is_made_and_checked(own_data, capsys):
     checks = [line for line in shell_lines(OWN_DATA) if line.startswith("python -m data.validate vqa_gen")]
-    assert [validate.main([*arguments(line)[3:], "--workers=0"]) for line in checks] == [0, 0]
+    assert [validate.main([*arguments(line)[3:], "--workers=0"]) for line in checks] == [0, 0, 0]
     assert "3 of 3 rows are good." in capsys.readouterr().out
     row = (own_data / "mydata/vqa_data/vqa_val.tsv").read_text(encoding="utf-8").split("\n")[1].split("\t")
     assert row[:5] == ["1", "1.png", "what is this?", "1.0|!+très red 1", ""]

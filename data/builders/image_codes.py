@@ -154,7 +154,7 @@ def _read(source: Images, row: int, flags: argparse.Namespace) -> tuple[tuple[st
     """What stands before the codes, and (3, R, R) in [-1, 1], R = code image size or its central crop."""
     try:
         keys, data = source[row]
-        image, damaged, _ = images.decode(data, flags.max_image_pixels)
+        image, damaged, *_ = images.decode(data, flags.max_image_pixels)
         if damaged:
             tqdm.write(f"{source.where(row)}: the image is cut off or damaged: encoding the readable part.")
         pixels = from_pil(image, flags.code_image_size)

@@ -41,7 +41,7 @@ def read_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def _decode(image: ImageLike, name: str, max_pixels: int) -> Image.Image:
     if isinstance(image, str | os.PathLike | bytes):
         data = image if isinstance(image, bytes) else Path(image).read_bytes()
-        decoded, damaged, _ = decode(data, max_pixels, upright=True, on_white=True)
+        decoded, damaged, *_ = decode(data, max_pixels, upright=True, on_white=True)
         if damaged:
             logger.warning("%s is cut off or damaged: using the readable part.", name)
         return decoded
