@@ -11,6 +11,7 @@ The output folder is what the run scripts call DATA_DIR. Its files are JSON line
 """
 
 import argparse
+import hashlib
 import pickle
 import shlex
 import shutil
@@ -107,9 +108,8 @@ class Builder:
             UserError: a file or entry that cannot be used, or an output that exists.
         """
         files = self._files()
-        for path in [file.target for file in files] + [self.folder / name for name in self.extras]:
-            if path.exists():
-                raise UserError(f"{path} exists already: delete it or choose another --output.")
+        for name in self.extras:
+            _check_new(self.folder / name)
         rows = write(files, self.bad, self.flags.workers)
         for name, make in self.extras.items():
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ class Builder:
         return " ".join(map(shlex.quote, words))
 
     def _files(self) -> list[DataFile]:
-        task, flags, kind = self.flags.task, self.flags, TASKS[self.flags.task]
+        task, flags = self.flags.task, self.flags
         if task == "image_classify":
             splits, answers = classes(flags)
             splits = self._imagenet(splits)
@@ -151,26 +151,29 @@ class Builder:
             else:
                 splits = originals.captions()
                 self._caption_extras(splits)
-        files = self._named(splits, kind)
+        files = self._named(splits)
         if task == "caption" and "train" in splits:
-            files.append(DataFile(self.target("caption_stage2_train"), _joined(splits["train"]), kind))
+            files.append(self._file("caption_stage2_train", _joined(splits["train"])))
         return files
 
-    def _named(self, splits: Split, kind: RowKind) -> list[DataFile]:
+    def _file(self, name: str, entries: Sequence[Entry]) -> DataFile:
+        _check_new(self.target(name))
+        return DataFile(self.target(name), entries, TASKS[self.flags.task])
+
+    def _named(self, splits: Split) -> list[DataFile]:
+        """The files of the splits; those that flags name have rows, or writing says so."""
         if not any(splits.values()):
             raise UserError(f"There are no rows for {self.folder}: check the files and the folder of the images.")
         splits = {**{split: [] for split in given(self.flags) if split}, **splits}
         for split in splits:
+            if not split:
+                raise UserError("A file of --annotations names no splits: pass it with --train, --val or --test.")
             if split not in self.layout.files:
                 known = ", ".join(self.layout.files)
                 raise UserError(
                     f"The annotations have the split {split!r}: the splits of {self.flags.task} are {known}."
                 )
-        return [
-            DataFile(self.target(name), splits[split], kind)
-            for split, name in self.layout.files.items()
-            if split in splits
-        ]
+        return [self._file(name, splits[split]) for split, name in self.layout.files.items() if split in splits]
 
     def _caption_extras(self, splits: Split) -> None:
         if "train" in splits:
@@ -197,20 +200,9 @@ class Builder:
         """Encodes each image once; a row for each caption of training, and for the first of each other image."""
         for split in splits.keys() - {"train"}:
             splits[split] = list({entry.image: entry for entry in reversed(splits[split])}.values())[::-1]
-        files = self._named(splits, TASKS["image_gen"])
-        for file in files:
-            if file.target.exists():
-                raise UserError(f"{file.target} exists already: delete it or choose another --output.")
-        paths = {entry.image: entry for entries in splits.values() for entry in entries if entry.image is not None}
-        manifest, codes = self._work / "images.jsonl", self._work / "codes.tsv"
-        if not codes.exists():
-            if not manifest.exists():
-                images = [Entry(entry.where, {"id": str(path)}, path) for path, entry in paths.items()]
-                write([DataFile(manifest, images, RowKind({"id": 0, "image": 1}, ""))], self.bad, self.flags.workers)
-            words = ["encode", f"--file={manifest}", f"--outputs={codes}", "--rank=0", "--world-size=1"]
-            words += [f"--code-image-size={self.flags.code_image_size}", f"--workers={self.flags.workers}"]
-            words += [f"--vqgan-model-path={self.flags.vqgan_model_path}"]
-            image_codes.encode(image_codes.parse_args([*words, f"--vqgan-config-path={self.flags.vqgan_config_path}"]))
+        files = self._named(splits)
+        images = {entry.image: entry for entries in splits.values() for entry in entries if entry.image is not None}
+        codes = self._encode([Entry(entry.where, {"id": str(path)}, path) for path, entry in images.items()])
         rows = TsvFile(codes, "0,1")
         numbers = {rows[number][0]: number for number in range(len(rows))}
 
@@ -228,6 +220,28 @@ class Builder:
             )
             for file in files
         ]
+
+    def _encode(self, images: Sequence[Entry]) -> Path:
+        """The file of the ids and codes of images; what an earlier call has done of it is not done again."""
+        flags = self.flags
+        words = ["encode", f"--code-image-size={flags.code_image_size}", "--rank=0", "--world-size=1"]
+        words += [f"--vqgan-model-path={flags.vqgan_model_path}", f"--vqgan-config-path={flags.vqgan_config_path}"]
+        stamp = flags.vqgan_model_path.stat().st_mtime_ns
+        digest = hashlib.sha256(repr((words, stamp, self.bad.skip, images)).encode("utf-8", "surrogatepass"))
+        manifest, codes = (self._work / f"{digest.hexdigest()[:8]}_{name}" for name in ("images.jsonl", "codes.tsv"))
+        skipped = self.bad.count
+        if not manifest.exists():
+            write([DataFile(manifest, images, RowKind({"id": 0, "image": 1}, ""))], self.bad, flags.workers)
+        if not codes.exists():
+            words += [f"--file={manifest}", f"--outputs={codes}", f"--workers={flags.workers}"]
+            image_codes.encode(image_codes.parse_args(words))
+        self.bad.count = skipped + len(images) - len(TsvFile(codes, "0,1"))
+        return codes
+
+
+def _check_new(path: Path) -> None:
+    if path.exists():
+        raise UserError(f"{path} exists already: delete it or choose another --output.")
 
 
 def _joined(entries: Iterable[Entry]) -> list[Entry]:

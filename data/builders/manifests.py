@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
@@ -25,6 +26,7 @@ from utils.errors import UserError, quoted, shortened
 from utils.files import atomic_write
 
 BATCH = 256  # rows written at once
+_SPACE = re.compile("[\t\r\n]+")  # what ends a column or a row
 HEAD = 1 << 16  # bytes at the start of an image file, which nearly always tell its size
 IMAGE_ID = 1  # the column of the released files that holds it, or a class's number, and that no task reads
 
@@ -78,7 +80,8 @@ class DataFile(NamedTuple):
             return json.dumps(record, ensure_ascii=False).encode() + b"\n"
         columns = {column: values.get(name, "") for name, column in self.kind.columns.items()}
         columns.setdefault(IMAGE_ID, entry.image_id)
-        return "\t".join(columns.get(n, "") for n in range(max(self.kind.columns.values()) + 1)).encode() + b"\n"
+        texts = (columns.get(number, "") for number in range(max(self.kind.columns.values()) + 1))
+        return "\t".join(_SPACE.sub(" ", text) for text in texts).encode() + b"\n"
 
 
 @lru_cache(maxsize=2 * BATCH)

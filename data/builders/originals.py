@@ -181,6 +181,7 @@ class Originals:
             next(iter(question.answers)) for _, image, _ in read.get("train", []) for question in image.questions
         )
         candidates = [answer for answer, _ in best.most_common(self.flags.answers)]
+        known = set(candidates)
         found: Split = {split: [] for split in read}
         without = 0
         for split, images in read.items():
@@ -189,7 +190,6 @@ class Originals:
                     values = {"id": question.id, "question": question.text, "objects": ""}
                     refs = [question.answers] if question.answers else []
                     if split == "train":
-                        known = set(candidates)
                         refs = [{answer: score} for answer, score in question.answers.items() if answer in known]
                         without += not refs
                     rows = [{**values, "answers": join_answers(answers)} for answers in refs]

@@ -456,6 +456,39 @@ def test_codes_of_the_images_of_captions(folder, vqgan, vocab, capsys):
     assert "1 entries were skipped" in capsys.readouterr().out
 
 
+def test_encoding_goes_on_where_it_was(folder, vqgan, monkeypatch):
+    save(folder / "dataset.json", {"images": [karpathy(n, "val", "a cat") for n in (1, 2, 3)]})
+    save(folder / "other.json", {"images": [karpathy(n, "val", "a cat") for n in (2, 4)]})
+    words = ["--images", "@val2014", "--code-image-size", "32", *vqgan]
+    encode, encoded = VQGAN.encode, []
+
+    def dying(self, images):
+        encoded.append(len(images))
+        if len(encoded) == 1:
+            raise KeyboardInterrupt
+        return encode(self, images)
+
+    monkeypatch.setattr(VQGAN, "encode", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, "image_gen", *words, "--annotations", "@dataset.json")
+    others = run(folder, "image_gen", *words, "--annotations", "@other.json")  # not of the images that were begun
+    assert [row["id"] for row in others] == ["20", "40"]
+    assert len(run(folder, "image_gen", *words, "--annotations", "@dataset.json", out="again")) == 3
+
+
+def test_tabs_in_an_id_do_not_break_a_row(folder):
+    save(folder / "phrases.json", [{"id": "a\tb\nc", "image_id": 1, "phrase": "a cat", "bbox": [1, 2, 3, 4]}])
+    line = {"Flickr30K_ID": "361", "pairID": "a\tb", "sentence1": "a", "sentence2": "b", "gold_label": "neutral"}
+    save(folder / "snli.jsonl", line)
+    for task, images, name in (("refcoco", "val2014", "phrases.json"), ("snli_ve", "flickr", "snli.jsonl")):
+        argv = [task, f"--images={folder / images}", f"--val={folder / name}", f"--output={folder / 'out'}", "--tsv"]
+        assert main(argv) == 0
+    (row,) = columns_of(folder / "out/snli_ve_data/snli_ve_dev.tsv")
+    assert row[0] == "a b" and len(row) == 6
+    (row,) = columns_of(folder / "out/refcoco_data/refcoco_val.tsv")
+    assert row[0] == "a b c_0" and len(row) == 5
+
+
 def test_old_command_lines_build_the_files_of_pretraining(capsys):
     for words in (["pretrain", "--images=nowhere"], ["--images=nowhere"]):
         with pytest.raises(SystemExit):
@@ -516,6 +549,7 @@ REFUSED = [
     ("caption", ["--images", "@val2014"], "name files with --train, --val or --test"),
     ("caption", ["--images", "@val2014", "--val", "@lost.json"], "lost.json cannot be read"),
     ("caption", ["--images", "@val2014", "--val", "@c.json", "--annotations", "@c.json"], "leave --train, --val and"),
+    ("caption", ["--images", "@val2014", "--annotations", "@one.json"], "names no splits: pass it with --train, --val"),
     ("vqa_gen", ["--images", "@val2014", "--train", "@q.json"], "--train has 1 files of questions and 0 of"),
     ("image_classify", ["--train", "@nowhere"], "There is no folder {}/nowhere: --train names a folder with a folder"),
     ("image_classify", ["--train", "@flickr"], "{}/flickr has no folders: --train names a folder with"),
@@ -537,6 +571,7 @@ REFUSED = [
 def test_mistakes_are_named(task, words, message, folder, capsys):
     save(folder / "c.json", captions())
     save(folder / "q.json", {"questions": []})
+    save(folder / "one.json", captions(images=captions()["images"][:1], annotations=captions()["annotations"][:1]))
     save(folder / "boxes.json", [{"image_id": 1, "phrase": "a cat", "bbox": [35, 40, 9, 9]}])
     for name in ("tree/a", "tree/b", "more/c"):
         (folder / name).mkdir(parents=True)
