@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from data.validate import main
+from tests.sources import SOURCES, columns_of, write_source
 
 pytestmark = pytest.mark.usefixtures("one_vocabulary")
 WORDS = " ".join(f"w{number}" for number in range(40))
@@ -80,6 +81,24 @@ def test_all_is_counted(boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     ):  # fmt: skip
         assert words in said
     assert report(capsys, *argv, "--workers=2", code=1) == (found, said)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_source_has_the_same_report(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OFA_CACHE", str(tmp_path / "cache"))
+    rows = [{"id": "a", "image": png((40, 20 + n // 2)), "caption": " " if n == 2 else WORDS} for n in range(4)]
+    for row in rows:
+        row["image"] = base64.b64encode(row["image"]).decode()
+    argv = ["caption", str(write_source(kind, tmp_path, rows)), "--selected-cols=0,1,2", f"--against={tmp_path}/x.tsv"]
+    (tmp_path / "x.tsv").write_text(f"z\t{rows[2]['image']}\ta cup\n")
+    columns = columns_of(kind, ("id", "image", "caption"))
+    found, said = report(capsys, *argv, *([f"--columns={columns}"] if columns else []), code=1)
+    assert found["images"]["different"] == 2 and found["images"]["height"] == {"least": 20, "median": 20, "most": 21}
+    assert found["texts"]["target"]["cut_rows"] == 3 and found["bad"]["kinds"] == {"the caption has no words": 1}
+    assert found["ids"]["repeated"] == 1 and found["against"]["shared_images"] == 1
+    assert f"{found['file']}, line {4 if kind == 'csv' else 3}: the caption has no words" in said
 
 
 CASES = {
