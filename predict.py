@@ -1,9 +1,9 @@
-"""Predicts: `python predict.py caption INPUT... --checkpoint FILE [--output out.jsonl]` -> one JSON line per item.
+"""Predicts: `python predict.py caption INPUT... --checkpoint FILE [--output out.jsonl]` -> one record per item.
 
-INPUT is image files, a folder of them, a JSONL file (keys `image`, `question` ..., optional `id`), a CSV file with
-these names in its header or a TSV file with the released columns of the task; for draw and summarise also a .txt file
-with one text per line, or a text itself. With --output, an interrupted run resumes. Exit code 1: items were skipped,
-2: a wrong command line or file.
+INPUT is image files, a folder of them, a JSONL file (keys `image`, `question` ..., optional `id`), a CSV, Parquet or
+other table with these names, a COCO or VQA JSON file, or a TSV file with the released columns of the task; for draw and
+summarise also a .txt file with one text per line, or a text itself. With --output, which may be JSONL, CSV or Parquet,
+an interrupted run resumes. Exit code 1: items were skipped, 2: a wrong command line or file.
 """
 
 import ofa_names  # isort: skip  # noqa: F401  (first: a user's `data` or `utils` is a sentence)
@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from data.items import Item, open_items
+from data.items import Item, Source, open_items
+from data.table_files import column_names
 from data.tasks import TASKS
 from utils.errors import UserError, one_sentence
 from utils.files import check_folder
@@ -178,14 +179,17 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> None:
     several = "*" if name == "generate" else "+"
-    input_help = (
-        "images, folders, .jsonl or .tsv files" if "image" in command.columns else ".jsonl, .tsv, .txt or a text"
-    )
+    tables = ".jsonl, .csv, .parquet, .json or .tsv files"
+    input_help = f"images, folders, {tables}" if "image" in command.columns else f"{tables}, .txt or a text"
     sub.add_argument("input", nargs=several, metavar="INPUT", help=input_help)
     sub.add_argument("--recursive", action="store_true", help="read subfolders as well")
     sub.add_argument("--max-image-pixels", type=positive, help="larger images are skipped (default: 2 ** 28)")
     sub.add_argument("--checkpoint", required=True, help="fairseq file, Hugging Face folder or safetensors file")
-    sub.add_argument("--output", type=path_of, help="JSONL file to write or resume (default: standard output)")
+    sub.add_argument(
+        "--output", type=path_of, help=".jsonl, .csv or .parquet to write or resume (default: standard output)"
+    )
+    sub.add_argument("--columns", help="keys or columns of other names: image=file_name,id=key")
+    sub.add_argument("--image-root", help="folder that paths of images in a table start from (default: the table's)")
     order = ",".join(command.columns)
     sub.add_argument("--selected-cols", help=f"numbers of the TSV columns {order} (default {command.selected})")
     sub.add_argument("--batch-size", type=positive, default=16, help="items per batch (default %(default)s)")
@@ -236,12 +240,12 @@ def predict(args: argparse.Namespace) -> int:
     """Answers what is not answered yet; the exit code."""
     command = COMMANDS[args.command]
     selected = args.selected_cols or command.selected
-    sources = [open_items(path, command.columns, selected, args.recursive) for path in args.input]
+    sources = [_source(path, args, command.columns, selected) for path in args.input]
     for source in sources:
         if source.left_out:
             print(source.left_out, file=sys.stderr)
     inputs = (*args.input, args.checkpoint)
-    output = RecordFile(args.output, command.field, inputs) if args.output else _Standard()
+    output = _output(args.output, command.field, inputs) if args.output else _Standard()
     if args.command == "draw":
         check_folder(args.folder, "--folder")
     predictor = _load(args)
@@ -260,6 +264,23 @@ def predict(args: argparse.Namespace) -> int:
             run.add(Item("the prompt"))
         run.flush()
     return run.finish()
+
+
+def _source(path: str, args: argparse.Namespace, names: Sequence[str], selected: str) -> Source:
+    columns = column_names(args.columns, names)
+    if path.lower().endswith(".json"):
+        from data.builders.json_items import open_json
+
+        return open_json(path, names, columns, args.image_root)
+    return open_items(path, names, selected, args.recursive, columns, args.image_root)
+
+
+def _output(path: Path, field: str, inputs: Sequence[str]) -> RecordFile:
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        return RecordFile(path, field, inputs)
+    from data.record_table import RecordTable  # brings torch
+
+    return RecordTable(path, field, inputs)
 
 
 class _Run:

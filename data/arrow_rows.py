@@ -7,7 +7,7 @@ the table once, below the cache folder, and maps it into memory.
 import os
 import stat
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from glob import escape
 from itertools import accumulate, islice
 from pathlib import Path
@@ -15,12 +15,9 @@ from typing import Any
 
 from data.named_rows import Table
 from data.row_index import CHANGED, Stamp, cache_folder, stamp_of
+from data.table_files import FOLDER, SAVED, source_files
 from utils.errors import UserError, one_sentence
-
-ENDINGS = {".parquet": "parquet", ".json": "json", ".tar": "webdataset", ".arrow": "arrow"}  # -> who reads the file
-SAVED = "state.json"  # in the folder of `save_to_disk`
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # beside images, with their texts
-FOLDER = "imagefolder"
+from utils.files import atomic_write
 
 
 class ArrowTable(Table):
@@ -77,6 +74,14 @@ class ArrowTable(Table):
         return {**self.__dict__, "_parts": []}
 
 
+def require_library(path: str | os.PathLike[str]) -> None:
+    """UserError if the library that reads and writes a file is not installed."""
+    try:
+        import datasets  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"{path} needs Hugging Face datasets: pip install datasets.") from error
+
+
 def _load(path: str) -> tuple[Any, dict[str, Stamp | None]]:
     """The `datasets.Dataset` of a file or folder, and the state of the files that say what the rows are.
 
@@ -88,11 +93,12 @@ def _load(path: str) -> tuple[Any, dict[str, Stamp | None]]:
         raise UserError(f"There is no data file {path} ({error.strerror}); check the path.") from None
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise UserError(f"{path} is not a regular file; pass the file itself.")
-    reader, files = _files(path)
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(f"{path} needs Hugging Face datasets: pip install datasets.") from error
+    reader, files = source_files(path)
+    if reader == FOLDER and not any(Path(path).iterdir()):
+        raise UserError(f"{path} is an empty folder: pass one with images, Parquet files or tars, or a file.")
+    require_library(path)
+    import datasets
+
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # which would ask the network
     if not os.isatty(2):
         datasets.disable_progress_bars()
@@ -108,30 +114,13 @@ def _load(path: str) -> tuple[Any, dict[str, Stamp | None]]:
         raise UserError(f"{path} cannot be read as {reader} ({reason}): check how it was made.") from error
 
 
-def _files(path: str) -> tuple[str, list[str]]:
-    """Who reads a file or folder, and the files that it must not find changed."""
-    place = Path(path).absolute()
-    if not place.is_dir():
-        return ENDINGS[place.suffix.lower()], [str(place)]
-    if (place / SAVED).exists():
-        return SAVED, [str(place / SAVED)]
-    if (place / "dataset_dict.json").exists():
-        splits = ", ".join(sorted(part.name for part in place.iterdir() if (part / SAVED).exists()))
-        raise UserError(f"{path} holds several splits: pass the folder of one of them ({splits}).")
-    found: dict[str, list[str]] = {ending: [] for ending in ("", ".parquet", ".tar")}
-    seen = 0
-    for folder, _, names in os.walk(place):
-        for name in names:
-            seen += 1
-            ending = "" if name in METADATA else os.path.splitext(name)[1].lower()
-            if ending in found and (ending or name in METADATA):
-                found[ending].append(os.path.join(folder, name))
-    for ending in (".parquet", ".tar"):
-        if found[ending]:
-            return ENDINGS[ending], sorted(found[ending])
-    if not seen:
-        raise UserError(f"{path} is an empty folder: pass one with images, Parquet files or tars, or a file.")
-    return FOLDER, sorted(found[""])
+def write_parquet(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Writes columns of Python values as a file, complete or not at all; OSError if it cannot be written."""
+    import pyarrow.parquet
+
+    table = pyarrow.table({name: pyarrow.array(values) for name, values in columns.items()})
+    with atomic_write(path) as file:
+        pyarrow.parquet.write_table(table, file)
 
 
 def _stamp(path: str) -> Stamp | None:

@@ -1,14 +1,15 @@
-"""What `predict.py` reads: images, folders, texts, JSONL and TSV files as one stream of items."""
+"""What `predict.py` reads: images, folders, texts, tables, JSONL and TSV files as one stream of items."""
 
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.row_index import Rows
+from data.table_files import SAVED, is_table
 from data.tsv import LOOKED_AT, TsvFile, check_format
 from utils.errors import BadRowError, UserError, quoted
 from utils.files import json_object, read_text, text_lines, whole_characters
@@ -91,13 +92,21 @@ def image_files(folder: Path, recursive: bool) -> tuple[list[Path], str]:
     return sorted(images), f"{folder}: left out {' and '.join(parts)}." if parts else ""
 
 
-def open_items(path: str, names: Sequence[str], selected_cols: str, recursive: bool = False) -> Source:
+def open_items(
+    path: str,
+    names: Sequence[str],
+    selected_cols: str,
+    recursive: bool = False,
+    columns: Mapping[str, str] | None = None,
+    image_root: str | None = None,
+) -> Source:
     """The items of an input.
 
     Args:
         path: a file or folder; where no images are asked for, also a text.
         names: the names of what an item has, in the order of the columns of a TSV file. selected_cols: these columns.
-        recursive: read the images in folders below a folder too.
+        recursive: read the images in folders below a folder too. columns: name -> key or column, where they differ.
+        image_root: folder that paths of images in tables and JSONL files start from; None = the one of the file.
 
     Raises:
         UserError: an input that is missing or holds nothing.
@@ -112,11 +121,12 @@ def open_items(path: str, names: Sequence[str], selected_cols: str, recursive: b
         check_format(rows, len(rows.columns or ()))
         _check_columns(rows, names, selected_cols)
         return Source(len(rows), lambda unread=(), empty=(): _rows(rows, names, unread, empty))
-    if ending == ".csv":
-        return _table(path, names)
+    if ending == ".csv" or (ending != ".json" and is_table(path) and not _images_of(place, recursive)):
+        return _table(path, names, columns or {}, image_root)
     if ending == ".jsonl":
         lines = _lines(place)
-        return Source(len(lines), lambda *_: _objects(place, lines, names))
+        root = place.parent if image_root is None else Path(image_root)
+        return Source(len(lines), lambda *_: object_items(path, lines, names, columns or {}, root))
     if "image" not in names:
         if ending != ".txt" and (ending in FILE_ENDINGS or (ending and os.path.isfile(path)) or PATH.fullmatch(path)):
             raise UserError(
@@ -176,17 +186,25 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def _table(path: str, names: Sequence[str]) -> Source:
-    """The rows of a CSV file, whose header names the columns."""
-    from data.tables import CsvTable  # brings torch
+def _images_of(folder: Path, recursive: bool) -> bool:
+    """Whether a folder is read for its images."""
+    return folder.is_dir() and not (folder / SAVED).exists() and bool(image_files(folder, recursive)[0])
 
-    there = CsvTable(path, ()).header
-    known = [name for name in names if name in there]
+
+def _table(path: str, names: Sequence[str], columns: Mapping[str, str], image_root: str | None) -> Source:
+    """The rows of a table, whose columns have names."""
+    from data.tables import CsvTable, table_class  # brings torch
+
+    kind = table_class(path) or CsvTable
+    there = kind(path, ()).header
+    known = [name for name in names if name in columns or name in there]
     if not set(known) - {"id"}:
         raise UserError(
-            f"{path} has none of the columns {', '.join(names)}: name them so in its header, which is {quoted(there)}."
+            f"{path} has none of the columns {', '.join(names)}: name them so in its header, which is "
+            f"{quoted(there)}, or with --columns."
         )
-    rows = CsvTable(path, known)
+    rows = kind(path, known, columns, known, image_root)
+    rows.plain_ids = True
     return Source(len(rows), lambda unread=(), empty=(): _rows(rows, known, unread, empty))
 
 
@@ -209,23 +227,33 @@ def _rows(rows: Rows, names: Sequence[str], unread: Collection[str], empty: Coll
         yield item
 
 
-def _objects(path: Path, lines: Sequence[str], names: Sequence[str]) -> Iterator[Item]:
-    for number, line in enumerate(lines, 1):
+def object_items(
+    path: str, objects: Sequence[Any], names: Sequence[str], columns: Mapping[str, str], root: Path
+) -> Iterator[Item]:
+    """The items that JSON objects, or lines of them, say; their images start from `root`."""
+    for number, line in enumerate(objects, 1):
         item = Item(f"{path}, object {number}")
         try:
-            values = json_object(line)
-            item.id = values.pop("id", None)
-            item.values = {name: values[name] for name in names if values.get(name) is not None}
+            values = json_object(line) if isinstance(line, str) else line
+            if not isinstance(values, dict):
+                raise ValueError("it is not a JSON object")
+            item.id = values.get(columns.get("id", "id"))
+            found = {name: values.get(columns.get(name, name)) for name in names if name != "id"}
+            item.values = {name: value for name, value in found.items() if value is not None}
         except ValueError as error:
             item.problem = str(error)
-        if item.id is not None and not isinstance(item.id, str | int):
-            item.id, item.problem = None, "its id is neither a text nor a whole number"
-        if half := [
-            name for name, value in item.values.items() if isinstance(value, str) and not whole_characters(value)
-        ]:
-            item.problem = f"its {half[0]!r} holds half of a surrogate pair, which is not a character"
-        if wrong := [name for name, value in item.values.items() if not isinstance(value, str)]:
-            item.problem = f"its {wrong[0]!r} is not a text"
-        elif "image" in item.values:
-            item.values["image"] = str(path.parent / item.values["image"])
+        check_values(item)
+        if not item.problem and "image" in item.values:
+            item.values["image"] = str(root / item.values["image"])
         yield item
+
+
+def check_values(item: Item) -> None:
+    """Notes what is wrong with the types of an item's id and values."""
+    if item.id is not None and not isinstance(item.id, str | int):
+        item.id, item.problem = None, "its id is neither a text nor a whole number"
+    texts = {name: value for name, value in item.values.items() if isinstance(value, str)}
+    if half := [name for name, value in texts.items() if not whole_characters(value)]:
+        item.problem = f"its {half[0]!r} holds half of a surrogate pair, which is not a character"
+    if wrong := [name for name in item.values if name not in texts]:
+        item.problem = f"its {wrong[0]!r} is not a text"

@@ -30,10 +30,12 @@ class Table(NumberedRows):
         optional: names without which a row is whole; their texts are empty, an id the row's number.
         image_root: folder that paths of images start from; None = the one of the file, or the folder itself.
     Attributes:
-        header: names of the file's columns.
+        header: names of the file's columns. plain_ids: whether ids that are whole numbers become no texts.
     Raises:
         UserError: a file that cannot be read or has no rows, or a column that is not there.
     """
+
+    plain_ids = False
 
     def __init__(
         self,
@@ -53,8 +55,9 @@ class Table(NumberedRows):
         for name, column in self.source.items():
             if column not in there and (name not in self.optional or name in (columns or {})):
                 shown = ", ".join(map(repr, there[:SHOWN])) + (" ..." if len(there) > SHOWN else "")
+                has = "seems to be JSON, a table that has" if self.path.lower().endswith(".json") else "has"
                 raise UserError(
-                    f"{self.path} has no column {column!r}: name the one of the task's {name!r} with "
+                    f"{self.path} {has} no column {column!r}: name the one of the task's {name!r} with "
                     f"--columns={name}=NAME (the same for all files of a run), its columns are {shown}."
                 )
 
@@ -85,13 +88,15 @@ class Table(NumberedRows):
         except ValueError as error:
             raise BadRowError(self.path, self.line(number), str(error)) from error
 
-    def _value(self, name: str, value: Any, row: int) -> str | bytes:
+    def _value(self, name: str, value: Any, row: int) -> str | bytes | int:
         if value is None:
             if name not in self.optional:
                 raise ValueError(f"there is no {self.source[name]!r}")
             return str(row) if name == "id" else ""
         if name == "image":
             return self._image(value)
+        if name == "id" and self.plain_ids and type(value) is int:
+            return value
         if name == "answers" and isinstance(value, dict | str | int) and CONFIDENCE_MARK not in str(value):
             # In Arrow, each row has the answers of all rows, most of them null.
             scores = value if isinstance(value, dict) else {str(value): 1.0}

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.arrow_rows import ENDINGS, ArrowTable
+from data.arrow_rows import ArrowTable
 from data.named_rows import URL, Table
 from data.row_index import IndexedFile
+from data.table_files import ENDINGS, column_names
 from data.tsv import LOOKED_AT, TsvFile
 from utils.errors import UserError
 from utils.files import decode_text, json_object
@@ -79,18 +80,6 @@ class JsonLines(Table, IndexedFile):
     def record(self, row: int) -> Mapping[str, Any]:
         """Values by key."""
         return json_object(self._read(row))
-
-
-def column_names(columns: str | None, names: Sequence[str]) -> dict[str, str]:
-    """The value of --columns, `image=file_name,text=caption`, as a dictionary; UserError for any other."""
-    found: dict[str, str] = {}
-    for part in columns.split(",") if columns else ():
-        name, mark, column = (text.strip() for text in part.partition("="))
-        if name not in names or not column:
-            shown = ", ".join(names)
-            raise UserError(f"--columns={columns}: {part!r} is not NAME=COLUMN, where NAME is one of {shown}.")
-        found[name] = column
-    return found
 
 
 def open_rows(

@@ -1,13 +1,17 @@
 """predict.py: every subcommand on real files, resuming, bad items, exit codes."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
 import predict
+from data.record_table import write_table
 from models.predictor import OFAPredictor
 from models.vqgan import VQGAN, VQGANConfig
 
@@ -28,15 +32,22 @@ def loaded(checkpoint):
 
 
 @pytest.fixture
-def run(checkpoint, monkeypatch, tmp_path):
-    """Runs a command line; exit code and records."""
+def start(checkpoint, monkeypatch, tmp_path):
+    """Runs a command line; exit code."""
     monkeypatch.chdir(tmp_path)
+    return lambda output, *argv: predict.main(
+        [*map(str, argv), "--checkpoint", str(checkpoint), "--device=cpu", "--output", output]
+    )
 
-    def start(*argv, output="out.jsonl"):
-        code = predict.main([*map(str, argv), "--checkpoint", str(checkpoint), "--device=cpu", "--output", output])
-        return code, [json.loads(line) for line in Path(output).read_text().splitlines()]
 
-    return start
+@pytest.fixture
+def run(start):
+    """Runs a command line; exit code and records."""
+
+    def records(*argv, output="out.jsonl"):
+        return start(output, *argv), [json.loads(line) for line in Path(output).read_text().splitlines()]
+
+    return records
 
 
 def golden(name, tmp_path):
@@ -113,6 +124,43 @@ def test_a_stopped_run_goes_on(run, album, tmp_path):
     Path("out.jsonl").write_bytes(kept + lines[2][:-4])  # torn in its last line
     code, records = run("answer", path)
     assert code == 0 and [record.pop("mark", 0) for record in records[:3]] == [1, 1, 0] and records == whole
+
+
+def read_table(name):
+    if name.endswith("parquet"):
+        return pyarrow.parquet.read_table(name).to_pylist()
+    with open(name, newline="") as file:
+        return [{k: json.loads(v) if v[:1] == "[" else v for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def test_records_as_a_table_are_those_of_json_lines(run, start, tmp_path, monkeypatch, capsys):
+    argv = ["ground", golden("refcoco/refcoco_val.tsv", tmp_path), "--n-best=2"]
+    _, expected = run(*argv)
+    with monkeypatch.context() as patch:
+        patch.setattr("data.record_table.write_table", Mock(side_effect=KeyboardInterrupt))
+        assert start("out.csv", *argv) == 130 and not Path("out.csv").exists()
+    kept = Path("out.csv.jsonl").read_bytes().splitlines(keepends=True)
+    Path("out.csv.jsonl").write_bytes(b"".join(kept[:-1]) + kept[-1][:9])
+    assert start("out.csv", *argv) == 0 and read_table("out.csv") == expected
+    assert f"1 written, 0 skipped, {len(expected) - 1} there before." in capsys.readouterr().err
+    write_table(Path("a.parquet"), expected)
+    assert read_table("a.parquet") == expected
+    Path("out.csv.jsonl").unlink()
+    before = Path("out.csv").read_bytes()
+    assert start("out.csv", *argv) == 2 and Path("out.csv").read_bytes() == before
+    assert "out.csv is there without out.csv.jsonl, which a run resumes" in capsys.readouterr().err
+
+
+def test_json_files_of_vqa_keep_their_ids_also_among_others_in_a_table(start, album):
+    questions = [{"question_id": 42001, "image_id": 42, "question": "what?"}]
+    Image.new("RGB", (20, 40)).save(album / "COCO_val2014_000000000042.jpg")
+    Path("questions.json").write_text(json.dumps({"questions": questions}))
+    Path("some.jsonl").write_text('{"image": "a.jpg", "question": "who?", "key": "x"}\n')
+    flags = ["--image-root=album", "--columns=id=key"]
+    assert start("out.parquet", "answer", "questions.json", *flags) == 0
+    assert [record["id"] for record in read_table("out.parquet")] == [42001]
+    assert start("2.parquet", "answer", "questions.json", "some.jsonl", *flags) == 0
+    assert [record["id"] for record in read_table("2.parquet")] == ["42001", "x"]
 
 
 @pytest.mark.parametrize("content", [b"buy milk", b'{"id": 0, "caption": "half'])

@@ -1,11 +1,15 @@
-"""Folders as inputs of predict.py: what counts as an image, and what is said of the rest."""
+"""Inputs of predict.py: tables, JSON files, and folders: what counts as an image, and what is said of the rest."""
 
+import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from data.builders.json_items import open_json
 from data.items import image_endings, image_files, open_items
+from tests.sources import ARROW_SOURCES, write_parquet, write_source
 from utils.errors import UserError
 
 IMAGE = ("id", "image")
@@ -21,18 +25,89 @@ def album(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_csv_has_the_keys_of_jsonl(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"an image")
-    (tmp_path / "a.csv").write_text('id,image,question,note\n7,a.png,"what,\nwhere?",x\n8,b.png,who?,\n,aGFsbG8=,,\n')
-    source = open_items(str(tmp_path / "a.csv"), ("id", "image", "question", "objects"), "0,1,2")
+@pytest.fixture
+def rows(tmp_path: Path, monkeypatch) -> list[dict]:
+    """Rows whose images are in the folder `photos`, with an id of another name."""
+    monkeypatch.setenv("OFA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"an image")
+    return [
+        {"key": 7, "image": "a.png", "question": "what,\nwhere?", "note": "x"},
+        {"key": 8, "image": "b.png", "question": "who?", "note": None},
+        {"key": 9, "image": "a.png", "question": None, "note": None},
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", *ARROW_SOURCES])
+def test_tables_have_the_keys_of_jsonl(kind, tmp_path, rows):
+    path = str(write_source(kind, tmp_path, rows))
+    names, columns = ("id", "image", "question", "objects"), {"id": "key"}
+    open_it = open_json if kind == "json" else partial(open_items, selected_cols="0,1,2")
+    options = {"columns": columns, "image_root": str(tmp_path / "photos")}
+    source = open_it(path, names=names, **options)
     one, two, three = source.read()
-    assert source.size == 3 and (one.id, one.values) == ("7", {"image": b"an image", "question": "what,\nwhere?"})
-    assert two.where.endswith("a.csv, line 3") and "there is no image" in two.problem
-    assert three.values == {"image": b"hallo"}
-    texts = open_items(str(tmp_path / "a.csv"), ("id", "question"), "0,1")
+    ids = ["7", "8", "9"] if kind == "csv" else [7, 8, 9]
+    assert source.size == 3 and [item.id for item in (one, three)] == [ids[0], ids[2]]
+    images = [item.values["image"] for item in (one, three)]
+    assert [Path(x).read_bytes() if isinstance(x, str) else x for x in images] == [b"an image"] * 2
+    assert one.values["question"] == "what,\nwhere?" and three.values.keys() == {"image"}
+    if kind not in ("jsonl", "json"):  # whose images are read later
+        assert two.where.endswith(f"line {3 if kind == 'csv' else 2}") and "there is no image" in two.problem
+    texts = open_it(path, names=("id", "question"), **options)
     assert [item.values.get("question") for item in texts.read()] == ["what,\nwhere?", "who?", None]
-    with pytest.raises(UserError, match=r"a.csv has none of the columns text: .*'note'"):
-        open_items(str(tmp_path / "a.csv"), ("text",), "0")
+    if kind not in ("jsonl", "json"):
+        with pytest.raises(UserError, match=r"has none of the columns text: .*'note'"):
+            open_items(path, ("text",), "0")
+
+
+def test_folders_with_images_are_read_for_them(album: Path, monkeypatch) -> None:
+    monkeypatch.setenv("OFA_CACHE", str(album / "cache"))
+    write_parquet(album / "a.parquet", [{"image": b"x"}])
+    assert open_items(str(album), IMAGE, "0,1").size == 6
+    (album / "only").mkdir()
+    write_parquet(album / "only" / "a.parquet", [{"image": b"x"}])
+    (item,) = open_items(str(album / "only"), IMAGE, "0,1").read()
+    assert item.values == {"image": b"x"}
+
+
+COCO = {
+    "captions.json": {"images": [{"id": 179765, "file_name": "a.png"}, {"id": 5, "file_name": "gone.png"}, {"id": 6}]},
+    "questions.json": {
+        "data_subtype": "val2014",
+        "questions": [
+            {"image_id": 42, "question": "what?", "question_id": 42000},
+            {"image_id": 43, "question": "what?", "question_id": 43000},
+            {"image_id": 42, "question": 5, "question_id": 42002},
+            "a question",
+        ],
+    },
+}
+
+
+def test_coco_and_vqa_files_keep_their_ids(tmp_path, rows):
+    (tmp_path / "photos" / "val2014").mkdir()
+    (tmp_path / "photos" / "val2014" / "COCO_val2014_000000000042.jpg").write_bytes(b"another")
+    for name, content in COCO.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    one, two, three = open_json(str(tmp_path / "captions.json"), IMAGE, {}, str(tmp_path / "photos")).read()
+    assert one.id == 179765 and one.values["image"].endswith("photos/a.png")
+    assert two.id == 5 and "gone.png" in two.problem and two.where.endswith("captions.json, images[1]")
+    assert "it names no image" in three.problem
+    names = ("id", "image", "question", "objects")
+    one, two, three, four = open_json(str(tmp_path / "questions.json"), names, {}, None).read()
+    assert one.id == 42000 and one.values["question"] == "what?" and "000042.jpg" in one.values["image"]
+    assert "there is no image" in two.problem and two.id == 43000
+    assert "'question' is not a text" in three.problem and "not a JSON object" in four.problem
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"annotations": [{"answers": []}]}', '{"questions": []}', "5", "{"])
+def test_other_json_files_are_one_sentence(content, tmp_path):
+    (tmp_path / "a.json").write_text(content)
+    words = "is not a JSON file" if content == "{" else "an array of objects, COCO's 'images' or VQA's 'questions'"
+    with pytest.raises(UserError, match=words):
+        open_json(str(tmp_path / "a.json"), IMAGE, {}, None)
+    with pytest.raises(UserError, match="an array of objects are expected|is not a JSON file"):
+        open_json(str(tmp_path / "a.json"), ("id", "text"), {}, None)
 
 
 def test_every_ending_that_pillow_reads_counts(album: Path) -> None:
