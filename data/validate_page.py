@@ -61,6 +61,7 @@ def write_page(report: Report, dataset: OFADataset, path: Path) -> None:
         rows="\n".join(_row(dataset, row) for row in range(count)),
     )
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
             file.write(page.encode("utf-8", "replace"))
     except OSError as error:
@@ -100,9 +101,9 @@ def _picture(dataset: OFADataset, sample: Sample) -> str:
     mean, std = (
         torch.tensor(values).view(3, 1, 1) for values in normalisation(dataset.config.imagenet_default_mean_and_std)
     )
-    bytes_ = (pixels * std + mean).mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    grid = (pixels * std + mean).mul(255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(bytes_)).save(file, "JPEG", quality=90)
+    Image.fromarray(np.ascontiguousarray(grid)).save(file, "JPEG", quality=90)
     data = base64.b64encode(file.getvalue()).decode("ascii")
     shapes = []
     for number, (x0, y0, x1, y1) in enumerate(_boxes(dataset, sample)):

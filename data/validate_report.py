@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -82,7 +82,7 @@ class Report:
             if len(rows) < SHOWN:
                 rows.append(row)
 
-    def compare(self, path: str | Path, other: Iterable[bytes | None], line: Any) -> None:
+    def compare(self, path: str | Path, other: Iterable[bytes | None], line: Callable[[int], int]) -> None:
         """Counts the images that another file has too.
 
         Args:

@@ -97,8 +97,9 @@ class _Checked(Dataset[Found]):
         target = len(answer) - int(answer[-1] in (vocab.eos, vocab.pad)) if len(answer) else 0
         is_text = not sample["extras"].get("code_masks")
         cut = False, False
+        least = min(limit for name, limit in self.limits.items() if name != "max_tgt_length")
         # What was cut to so many words or tokens has at least so many tokens.
-        if source >= min(self.limits.values()) or (is_text and target >= self.limits["max_tgt_length"]):
+        if source >= least or (is_text and target >= self.limits["max_tgt_length"]):
             short, whole = (self._ids(data.example_of(index)) for data in (self.dataset, self.whole))
             cut = short[0] != whole[0], is_text and short[1] != whole[1]
             source, target = max(source, len(whole[0])), max(target, len(whole[1]))

@@ -167,8 +167,8 @@ class Page(HTMLParser):
 
 
 def test_the_page_shows_what_the_model_sees(boxes: Path, tmp_path: Path) -> None:
-    assert main(["refcoco", str(boxes), "--workers=0", f"--html={tmp_path}/page.html"]) == 1
-    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert main(["refcoco", str(boxes), "--workers=0", f"--html={tmp_path}/new/page.html"]) == 1
+    page = Page((tmp_path / "new/page.html").read_text(encoding="utf-8"))
     assert not page.named("script") and not page.named("b") and not page.named("link")
     assert '<script>alert("1")< script>' in page.text and "4 of 7 rows are good." in page.text  # / becomes a blank
     images, shapes = page.named("image"), page.named("rect")
