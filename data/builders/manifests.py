@@ -78,10 +78,10 @@ class DataFile(NamedTuple):
         if not self.is_tsv:
             record = {name: values[name] for name in self.kind.names if name in values}
             return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        values |= {name: _SPACE.sub(" ", text) for name, text in entry.values.items()}
         columns = {column: values.get(name, "") for name, column in self.kind.columns.items()}
-        columns.setdefault(IMAGE_ID, entry.image_id)
-        texts = (columns.get(number, "") for number in range(max(self.kind.columns.values()) + 1))
-        return "\t".join(_SPACE.sub(" ", text) for text in texts).encode() + b"\n"
+        columns.setdefault(IMAGE_ID, _SPACE.sub(" ", entry.image_id))
+        return "\t".join(columns.get(n, "") for n in range(max(self.kind.columns.values()) + 1)).encode() + b"\n"
 
 
 @lru_cache(maxsize=2 * BATCH)
@@ -145,9 +145,13 @@ class ImageFolders:
     @cache  # noqa: B019 - one object a run
     def _index(self) -> dict[Hashable, Path]:
         """Images by name, by name without ending and by the number at its end; the first of each."""
-        endings, index = image_endings(), dict[Hashable, Path]()
+        endings, index, seen = image_endings(), dict[Hashable, Path](), set[str]()
         for folder in self.folders:
-            for place, folders, names in os.walk(folder):
+            for place, folders, names in os.walk(folder, followlinks=True):
+                if (real := os.path.realpath(place)) in seen:  # a link to a folder above it has no end
+                    folders.clear()
+                    continue
+                seen.add(real)
                 folders.sort()
                 for name in sorted(names):
                     path = Path(place, name)

@@ -213,6 +213,15 @@ def test_karpathys_split_file(folder, images):
     assert references["images"] == [{"id": "4"}] and len(references["annotations"]) == 2
 
 
+def test_images_are_found_through_links_that_may_lead_back(folder):
+    (folder / "coco").mkdir()
+    (folder / "coco/pictures").symlink_to(folder / "val2014")
+    (folder / "val2014/back").symlink_to(folder / "coco")
+    save(folder / "c.json", captions(images=captions()["images"][:1], annotations=captions()["annotations"][:1]))
+    (row,) = run(folder, "caption", "--images", "@coco", "--val", "@c.json")
+    assert row["image"] == str(folder / "coco/pictures" / COCO.format("val", 1))
+
+
 def test_captions_of_a_test_set_may_be_missing(folder):
     save(folder / "image_info.json", {"images": [{"id": 2, "file_name": COCO.format("val", 2)}], "categories": []})
     (row,) = run(folder, "caption", "--images", "@val2014", "--test", "@image_info.json", split="test")
