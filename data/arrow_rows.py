@@ -104,14 +104,17 @@ def _load(path: str) -> tuple[Any, dict[str, Stamp | None]]:
         datasets.disable_progress_bars()
     sources = {name: _stamp(name) for name in files}
     patterns = [os.path.join(escape(os.path.abspath(path)), "**")] if reader == FOLDER else list(map(escape, files))
+    options: dict[str, Any] = {"drop_labels": False} if reader == FOLDER else {}  # classes also where there is one
     try:
         if reader == SAVED:
             return datasets.load_from_disk(path, keep_in_memory=False), sources
-        options = {"cache_dir": str(cache_folder() / "datasets"), "keep_in_memory": False}
+        options |= {"cache_dir": str(cache_folder() / "datasets"), "keep_in_memory": False}
         return datasets.load_dataset(reader, data_files={"rows": patterns}, split="rows", **options), sources
     except Exception as error:  # of any library
-        reason = one_sentence(error.__cause__ or error).rstrip(".")
-        raise UserError(f"{path} cannot be read as {reader} ({reason}): check how it was made.") from error
+        cause = error.__cause__ or error
+        advice = "set OFA_CACHE to a folder" if isinstance(cause, OSError) and cause.errno else "check how it was made"
+        reason = one_sentence(cause).rstrip(".")
+        raise UserError(f"{path} cannot be read as {reader} ({reason}): {advice}.") from error
 
 
 def write_parquet(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

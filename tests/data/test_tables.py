@@ -197,18 +197,18 @@ def test_images_as_bytes_and_as_the_images_of_the_library(tmp_path):
         assert [rows[i] for i in range(3)] == [("5", images[0], "a"), ("1", images[1], "b"), ("7", images[2], "c")]
 
 
-@pytest.mark.parametrize("table", ["metadata.csv", "metadata.jsonl", None])
-def test_folders_of_images(table, tmp_path):
+@pytest.mark.parametrize("table, classes", [("metadata.csv", 3), ("metadata.jsonl", 3), (None, 3), (None, 1)])
+def test_folders_of_images(table, classes, tmp_path):
     if table:
         write_image_folder(tmp_path / "a", [{"image": png(n), "name": f"class {n}"} for n in range(3)], table)
         columns, names = None, ["class 0", "class 1", "class 2"]
     else:
-        columns, names = "name=label", ["cat", "dog", "train"]
+        columns, names = "name=label", ["cat", "dog", "train"][:classes]
         for number, name in enumerate(names):  # names of splits are classes like others
             (tmp_path / "a" / name).mkdir(parents=True)
             (tmp_path / "a" / name / f"test_{number}.png").write_bytes(png(number))
     rows = open_rows(str(tmp_path / "a"), None, TASKS["image_classify"], options(columns=columns))
-    assert [rows[i] for i in range(3)] == [(png(number), name) for number, name in enumerate(names)]
+    assert [rows[i] for i in range(classes)] == [(png(number), name) for number, name in enumerate(names)]
     min((tmp_path / "a").rglob("*.*g")).unlink()
     with pytest.raises(BadRowError, match="line 1: there is no image"):
         rows[0]
@@ -235,6 +235,13 @@ def test_folders_of_images(table, tmp_path):
 def test_tables_that_cannot_be_read(write, words, tmp_path):
     with pytest.raises(UserError, match=words):
         open_rows(str(write(tmp_path / "a")), None, TASKS["caption"], options())
+
+
+def test_nowhere_to_write_the_arrow_file(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OFA_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"a.parquet cannot be read .*: set OFA_CACHE to a folder\."):
+        open_captions("parquet", write_parquet(tmp_path / "a.parquet", captions(1)))
 
 
 def test_the_library_is_an_extra(tmp_path, monkeypatch):
