@@ -24,8 +24,8 @@ from tqdm import tqdm
 from data.items import Item, Source, open_items
 from data.table_files import column_names
 from data.tasks import TASKS
-from utils.errors import UserError, one_sentence
-from utils.files import check_folder
+from utils.errors import ItemError, UserError, one_sentence
+from utils.files import check_folder, whole_characters
 from utils.options import path_of, positive, program_name, seed
 from utils.record_file import RecordFile
 
@@ -334,6 +334,8 @@ class _Run:
                 isinstance(values[n], str) and not has_words(values[n]) for n in self.command.needed if n != "image"
             ):
                 raise UserError("the text has no words")
+            if any(isinstance(text, str) and not whole_characters(text) for n, text in values.items() if n != "image"):
+                raise UserError("the text holds half of a surrogate pair, which is not a character")
             if values.get("image") is not None:
                 values["image"] = self.predictor.read_image(values["image"])
         except ValueError as error:
@@ -355,9 +357,7 @@ class _Run:
         columns = {name: [values[name] for _, values, _ in items] for name in items[0][1]}
         try:
             results = self.command.answer(self.predictor, columns, self.args)
-        except UserError:
-            raise
-        except ValueError as error:
+        except ItemError as error:
             if len(items) == 1:
                 self.skip(items[0][2], error)
             else:

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from data.base import DataConfig
 from utils.errors import UserError, quoted
-from utils.files import decode_text, text_lines, whole_characters
+from utils.files import decode_text, read_file, text_lines, whole_characters
 from utils.plain_pickle import load_plain_pickle
 
 PROMPT_TYPES = ("none", "src", "prev_output")
@@ -75,7 +75,7 @@ def check_prompt_type(prompt_type: str | None) -> str:
 def _read_file(path: Path) -> list[Any]:
     where = f"The answer file {path}"
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise UserError(f"{where} cannot be read ({error.strerror}): name the list of answers.") from error
     if data[:1] == b"\x80" or path.suffix == ".pkl":

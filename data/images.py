@@ -27,7 +27,8 @@ ImageTransform = Callable[[Image.Image], Tensor]
 _FROM_URL_SAFE = str.maketrans("-_", "+/")
 _DATA_URL = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
 # A word that no image file is short enough for; "picture" alone would be base64.
-_HEADING = re.compile(r"(?=.{,48}$)[a-z_ -]*(image|img|pict|photo|base64|b64)[\w -]*", re.IGNORECASE)
+_HEADING = re.compile(r"(?=.{,48}$)[a-z_ -]*(image|img|pict|photo|base64|b64|file_?name)[\w -]*", re.IGNORECASE)
+_MISSING = ("nan", "none", "null")
 PATH = re.compile(r"\w+://.*|.*\.[a-z]\w{1,4}", re.IGNORECASE | re.DOTALL)  # base64 has no colon and no full stop
 _ORIENTATION = 0x0112  # EXIF tag -> what makes such an image upright
 _TURNS = {
@@ -83,6 +84,8 @@ def decode_base64(text: str) -> bytes:
         content = text[prefix.end() :]
     if _HEADING.fullmatch(text):
         raise ValueError(f"the image column {text!r} looks like a header row: remove it, data files have none")
+    if text.lower() in _MISSING:
+        raise ValueError(f"the image column {text!r} looks like a missing value: write base64 or leave the row out")
     content = content.translate(_FROM_URL_SAFE)
     if missing := -len(content) % 4:
         content += "=" * missing
@@ -100,6 +103,8 @@ def _looks_like(text: str) -> str:
     start = repr(text[:40])
     if re.match(r"b['\"]", text):
         return f'{start} looks like the repr of Python bytes: write base64.b64encode(file).decode("ascii")'
+    if text[0] in "'\"":
+        return f"{start} begins with a quote: write base64 without quotes"
     if len(text) < 4096 and PATH.fullmatch(text):
         return f"{start} looks like the path of a file: write the file's content in base64"
     return ""

@@ -1,5 +1,6 @@
 """Rows whose columns have names, whatever holds them: values become what TSV files hold, images their content."""
 
+import math
 import os
 import re
 from abc import abstractmethod
@@ -89,7 +90,7 @@ class Table(NumberedRows):
             raise BadRowError(self.path, self.line(number), str(error)) from error
 
     def _value(self, name: str, value: Any, row: int) -> str | bytes | int:
-        if value is None:
+        if value is None or value != value:  # NaN, as pandas writes what is missing
             if name not in self.optional:
                 raise ValueError(f"there is no {self.source[name]!r}")
             return str(row) if name == "id" else ""
@@ -101,7 +102,7 @@ class Table(NumberedRows):
             # In Arrow, each row has the answers of all rows, most of them null.
             scores = value if isinstance(value, dict) else {str(value): 1.0}
             return join_answers({text: score for text, score in scores.items() if score is not None})
-        return _text(value, self.source[name])
+        return _text(value, self.source[name], " " if name == "codes" else ",")
 
     def _image(self, value: Any) -> str | bytes:
         """The content of an image file; base64 as it stands."""
@@ -118,24 +119,25 @@ class Table(NumberedRows):
         path = self.image_root / value
         shown = shortened(repr(str(path)), 300)
         try:
-            if path.is_file():
-                return path.read_bytes()
+            for place in dict.fromkeys((path, self.image_root / value.strip())):  # a blank behind a comma
+                if place.is_file():
+                    return place.read_bytes()
         except (OSError, ValueError) as error:
             raise ValueError(f"the image {shown} cannot be read ({error!s:.80})") from error
-        if PATH.fullmatch(value):
+        if PATH.fullmatch(value.strip()):
             raise ValueError(f"there is no image {shown}: correct the path or the folder that paths start from")
         return value
 
 
-def _text(value: Any, column: str) -> str:
-    """A value as TSV files hold it."""
+def _text(value: Any, column: str, separator: str) -> str:
+    """A value as TSV files hold it; separator: of numbers."""
     if isinstance(value, str):
         return value
-    if isinstance(value, bool | int | float):
+    if isinstance(value, bool | int | float) and abs(value) != math.inf:
         return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
     if isinstance(value, list) and value:
         if all(isinstance(item, int | float) for item in value):
-            return ",".join(map(str, value))
+            return separator.join(map(str, value))
         if all(isinstance(item, str) for item in value):
             return SEPARATOR.join(value)
     raise ValueError(f"{column!r} is {quoted(value)}: write a text, a number, or a list of either")

@@ -110,6 +110,7 @@ class IndexedFile(NumberedRows):
         self._stamp = stamp_of(self._fd)
         self._offsets: np.ndarray | None = _open_index(self.path, self._fd, self._stamp, self.quoted)
         self._num_lines = len(self._offsets) - 1
+        self._counted = 0, 0  # offset of a row, line ends before it
 
     def __len__(self) -> int:
         return self._num_lines
@@ -129,6 +130,18 @@ class IndexedFile(NumberedRows):
             raise UserError(f"{self.path} became shorter while it was being read; start again.")
         line = line.removeprefix(BYTE_ORDER_MARK)  # at the start of the file, or of one that was appended
         return line[:-2] if line.endswith(b"\r\n") else line.removesuffix(b"\n")
+
+    def _line_ends_before(self, row: int) -> int:
+        """How many line ends stand before a row, also in the rows before it; quick if those were counted lately."""
+        if self._offsets is None:
+            self._reopen()
+        assert self._offsets is not None
+        stop = int(self._offsets[row])
+        start, count = self._counted if self._counted[0] <= stop else (0, 0)
+        while start < stop and (chunk := os.pread(self._fd, min(_CHUNK, stop - start), start)):
+            start, count = start + len(chunk), count + chunk.count(b"\n")
+        self._counted = stop, count
+        return count
 
     def _reopen(self) -> None:
         """Open file and index after unpickling; the row numbers planned elsewhere must still hold."""

@@ -51,5 +51,7 @@ def column_names(columns: str | None, names: Sequence[str]) -> dict[str, str]:
         if name not in names or not column:
             shown = ", ".join(names)
             raise UserError(f"--columns={columns}: {part!r} is not NAME=COLUMN, where NAME is one of {shown}.")
+        if name in found:
+            raise UserError(f"--columns={columns} names two columns for {name!r}: leave one out.")
         found[name] = column
     return found

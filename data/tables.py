@@ -6,7 +6,7 @@ Images may be paths. `open_rows` is the door to data files of every kind.
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from data.row_index import IndexedFile
 from data.table_files import ENDINGS, column_names
 from data.tsv import LOOKED_AT, TsvFile
 from utils.errors import UserError
-from utils.files import decode_text, json_object
+from utils.files import BYTE_ORDER_MARK, decode_text, json_object
 
 if TYPE_CHECKING:
     from data.base import DataConfig
@@ -35,29 +35,41 @@ class CsvTable(Table, IndexedFile):
         return self._num_lines - 1
 
     def line(self, row: int) -> int:
-        """Number of the row's line, if no value has several."""
-        return row + 2
+        """Number of the row's first line: values may have several."""
+        return self._line_ends_before(row + 1) + 1
 
     def _read_header(self) -> list[str]:
         """The first line, which also tells the delimiter."""
-        text = decode_text(self._read(0))
-        self.delimiter = max(DELIMITERS, key=text.count)
-        names = [name.strip() for name in self._split(text)]
-        if repeated := [name for name in names if names.count(name) > 1]:
+        try:
+            text = _decoded(self._read(0))
+            self.delimiter = max(DELIMITERS, key=text.count)
+            names = [name.strip() for name in self._split(text)]
+            if not any(names):
+                raise ValueError("the line is empty")
+        except ValueError as error:
+            raise UserError(f"{self.path}, line 1: {error}; write the names of the columns there.") from error
+        if repeated := [name for name in names if name and names.count(name) > 1]:  # spreadsheets leave empty ones
             raise UserError(f"{self.path} has two columns {repeated[0]!r}: give every column a name of its own.")
         if len(self) < 1:
             raise UserError(f"{self.path} has a header and no rows; check how it was made.")
         return names
 
     def _split(self, text: str) -> list[str]:
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter, strict=True)
         try:
-            return next(csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter, strict=True), [])
+            values, more = next(rows, []), next(rows, None)
         except csv.Error as error:
             raise ValueError(f"the row is not CSV ({error})") from error
+        if more is not None:  # the index takes what lies between two quotes for one row
+            raise ValueError(
+                "a double quote stands inside a value that does not begin with one, which hides the next rows: "
+                'write the value as "...", with each quote inside doubled'
+            )
+        return values
 
     def record(self, row: int) -> Mapping[str, Any]:
         """Texts by column."""
-        values = self._split(decode_text(self._read(row + 1)))
+        values = self._split(_decoded(self._read(row + 1)))
         if len(values) != len(self.header):
             raise ValueError(f"the row has {len(values)} columns, the header {len(self.header)}")
         return dict(zip(self.header, values, strict=True))
@@ -82,6 +94,13 @@ class JsonLines(Table, IndexedFile):
         return json_object(self._read(row))
 
 
+def _decoded(line: bytes) -> str:
+    try:
+        return decode_text(line)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the row is not UTF-8 at its byte {error.start}: save the file as UTF-8") from None
+
+
 def open_rows(
     path: str,
     selected_cols: str | None,
@@ -99,13 +118,15 @@ def open_rows(
     Raises:
         UserError: a file that cannot be read, or a column that is not there.
     """
-    table = table_class(path)
+    columns = column_names(config.columns, kind.names)
+    table = table_class(path, {*kind.names, *columns.values()})
     if table is None:
+        if columns and not selected_cols:
+            raise UserError(f"{path} is a TSV file, whose columns have numbers: pass --selected-cols, not --columns.")
         if names:
             given = selected_cols.split(",") if selected_cols else [str(n) for n in range(len(kind.names))]
             selected_cols = ",".join(column for name, column in zip(kind.names, given, strict=False) if name in names)
         return TsvFile(path, selected_cols)
-    columns = column_names(config.columns, kind.names)
     optional = {"id", *(name for name, option in getattr(kind, "switched", {}).items() if not getattr(config, option))}
     left_out = kind.dataset_class.left_out
     if left_out and not needs_references:
@@ -113,8 +134,8 @@ def open_rows(
     return table(path, names or kind.names, columns, optional, config.image_root)
 
 
-def table_class(path: str) -> type[Table] | None:
-    """What reads the file or folder by column names; None = TSV.
+def table_class(path: str, names: Collection[str] = ()) -> type[Table] | None:
+    """What reads the file or folder by column names; None = TSV. names: what columns are called.
 
     Raises:
         UserError: a URL.
@@ -126,7 +147,7 @@ def table_class(path: str) -> type[Table] | None:
         )
     ending = Path(path).suffix.lower()
     if ending == ".csv":
-        return None if _is_tsv(_first_line(path)) else CsvTable
+        return None if _is_tsv(_first_line(path), names) else CsvTable
     if ending == ".jsonl" or (ending == ".json" and not _first_line(path).lstrip().startswith(b"[")):
         return JsonLines
     return ArrowTable if os.path.isdir(path) or ending in ENDINGS else None
@@ -140,6 +161,8 @@ def _first_line(path: str) -> bytes:
         return b""  # opening it says so
 
 
-def _is_tsv(line: bytes) -> bool:
-    """Whether a file named .csv is TSV as released: tabs in its first line, and no header to tell by."""
-    return line.count(b"\t") > max(line.count(mark.encode()) for mark in DELIMITERS if mark != "\t")
+def _is_tsv(line: bytes, names: Collection[str]) -> bool:
+    """Whether a file named .csv is TSV as released: tabs in its first line, and no header with one of these names."""
+    tabs = line.count(b"\t") > max(line.count(mark.encode()) for mark in DELIMITERS if mark != "\t")
+    header = {part.strip(b'" \r\n') for part in line.removeprefix(BYTE_ORDER_MARK).split(b"\t")}
+    return tabs and header.isdisjoint(name.encode() for name in names)

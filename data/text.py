@@ -19,11 +19,12 @@ from torch import Tensor
 from utils.build_bpe import FILLERS, token_bytes
 from utils.constants import BOS, EOS, PAD, UNK
 from utils.errors import UserError, quoted
-from utils.files import decode_text, read_text, whole_characters
+from utils.files import read_text, whole_characters
 
 GPT2_DIR = Path(__file__).parents[1] / "utils" / "BPE"  # the released vocabulary
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 BPE_FILES = {"gpt2": ("dict.txt", "encoder.json", "vocab.bpe"), "bert": ("dict.txt", "vocab.txt")}
+MOST_SYMBOLS = 2**20  # image codes or location bins
 MOST_UNKNOWN = 10_000  # unknown words that are kept
 DICT_SIZES = {"gpt2": 50260, "bert": 21128}
 BERT_SPECIALS = ("[UNK]", "[SEP]", "[CLS]", "[PAD]", "[MASK]")
@@ -94,6 +95,9 @@ class Vocabulary:
             raise UserError(f"Unknown --bpe {bpe!r}; choose gpt2 or bert.")
         if not folder.is_dir():
             raise UserError(f"There is no folder {folder}; pass the folder of dict.txt as --bpe-dir.")
+        for name, count in (("code_dict_size", code_dict_size), ("num_bins", num_bins)):
+            if not 0 <= count <= MOST_SYMBOLS:
+                raise UserError(f"{name} is {count}: choose 0 to {MOST_SYMBOLS}.")
         needed, encoder = BPE_FILES[bpe], folder
         if bpe == "gpt2" and not any((folder / name).exists() for name in needed[1:]):
             needed, encoder = needed[:1], GPT2_DIR
@@ -190,7 +194,7 @@ class Vocabulary:
 def _read_lines(path: Path) -> list[str]:
     """Lines of a UTF-8 file without LF or CR-LF; other line separators are part of a line."""
     try:
-        lines = decode_text(path.read_bytes()).split("\n")
+        lines = read_text(path).split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 ({error}); restore the released file.") from None
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]

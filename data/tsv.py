@@ -72,8 +72,11 @@ def plain_number(text: str) -> str:
 def check_format(rows: Rows, columns: int) -> None:
     """Raises UserError if a file that must have several columns is no TSV file at all."""
     if columns > 1 and (found := rows.other_format()):
+        ending = {"JSON": ".jsonl", "CSV": ".csv"}.get(found.split()[0])
+        advice = f", or let the file's name end in {ending} if it is" if ending else ""
         raise UserError(
-            f"{rows.path} seems to be {found}: write one row per line with a tab between the columns, without a header."
+            f"{rows.path} seems to be {found}: write one row per line with a tab between the columns, without a "
+            f"header{advice}."
         )
 
 

@@ -67,7 +67,9 @@ def open_rows(
     if row_kind.checks_answers and answers and isinstance(config, AnswerConfig):
         arguments["answers"] = read_answers(config)
     split = "train" if "neg_sample_dir" in options else "check"
-    rows = tables.open_rows(str(path), selected_cols or row_kind.selected_cols, row_kind, config)
+    rows = tables.open_rows(
+        str(path), selected_cols or (None if config.columns else row_kind.selected_cols), row_kind, config
+    )
     return row_kind.dataset(rows, vocab, config, split, **arguments)
 
 

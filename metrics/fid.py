@@ -29,7 +29,7 @@ from data.images import MAX_PIXELS, decode
 from data.items import image_files
 from utils.checkpoint import check_state, check_whole, unpickle
 from utils.errors import UserError, one_sentence
-from utils.files import atomic_write
+from utils.files import atomic_write, read_file
 
 SIDE = 299
 WEIGHTS = "inception_v3_google-0cc3c7bd.pth"  # torchvision's name for the ImageNet weights
@@ -115,7 +115,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Tensor:
     UserError for a file that is no image, is cut off, or has more than `max_pixels` pixels.
     """
     try:
-        decoded = decode(path.read_bytes(), max_pixels)
+        decoded = decode(read_file(path), max_pixels)
         if decoded.damaged:
             raise ValueError("it is cut off or damaged")
         if 0 in decoded.image.size:

@@ -70,9 +70,9 @@ def load_checkpoint(path: PathLike, mmap: bool = False) -> dict[str, Any]:
     path = Path(path)
     options: dict[str, Any] = {}
     source = path
-    if path.is_dir():
+    if os.path.isdir(path):
         source, options = hf_layout.find_weights(path), hf_layout.read_options(path)
-    elif not path.is_file():
+    elif not os.path.isfile(path):  # unlike Path.is_file it is False for whatever cannot be looked at
         raise UserError(f"There is no checkpoint {path}: check the path.")
     content: Any
     entries: dict[str, Any] = {}

@@ -41,6 +41,10 @@ class UserError(ValueError):
         return shortened(" ".join(super().__str__().splitlines()))
 
 
+class ItemError(UserError):
+    """One of several items cannot be answered; the others can."""
+
+
 ADVICE = "; correct the row or pass --skip-bad-rows."
 
 

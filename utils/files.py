@@ -16,12 +16,25 @@ BYTE_ORDER_MARK = "\ufeff".encode()
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Content of a file or pipe; OSError if it fails, and for a device, which may have no end.
+
+    A pipe that nobody writes to is empty: it is not waited for.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        kind = os.fstat(file.fileno()).st_mode
+        if stat.S_ISBLK(kind) or (stat.S_ISCHR(kind) and not os.isatty(file.fileno())):
+            raise OSError(errno.EINVAL, "it is a device, not a file", os.fspath(path))
+        os.set_blocking(file.fileno(), True)
+        return file.read()
+
+
 def read_text(path: str | os.PathLike[str]) -> str:
     """Content of a UTF-8 text file without a byte order mark; OSError or UnicodeDecodeError (a ValueError) if it fails.
 
     Every program reads the text files of its users through here or through `decode_text`.
     """
-    return decode_text(Path(path).read_bytes())
+    return decode_text(read_file(path))
 
 
 def decode_text(data: bytes) -> str:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from transformers import BatchFeature, ProcessorMixin, RobertaTokenizerFast
 from transformers.image_processing_utils import BaseImageProcessor
 
 from data.images import HALF, decode, normalisation, standard_transform, to_rgb, turned
+from utils.files import read_file
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class OFAImageProcessor(BaseImageProcessor):
     def _image(self, image: Any) -> Image.Image:
         """RGB image, upright and on white as `models.predictor` has it."""
         if isinstance(image, str) and os.path.isfile(image):
-            return decode(Path(image).read_bytes(), upright=True, on_white=True).image
+            return decode(read_file(image), upright=True, on_white=True).image
         if not isinstance(image, Image.Image):
             found = self.fetch_images(image)  # URLs
             image = found if isinstance(found, Image.Image) else Image.fromarray(np.asarray(found))

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data.text import BPE_FILES
+from data.text import BPE_FILES, has_words
 from utils.errors import UserError
+from utils.files import whole_characters
 
 IMAGE_TYPES = (str, os.PathLike, bytes, Image.Image, np.ndarray)
 DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -61,8 +62,15 @@ def _check_item(name: str, where: str, item: Any) -> None:
         raise UserError(f"{where} is None: give {what}.")
     if not isinstance(item, types):
         raise UserError(f"{where} is of type {type(item).__name__}: give {what}.")
-    if isinstance(item, str) and name not in MAY_BE_EMPTY and not item.strip():
-        raise UserError(f"{where} is empty: give {what}." if name == "images" else f"{where}: the text has no words.")
+    if not isinstance(item, str):
+        return
+    if name == "images":
+        if not item.strip():
+            raise UserError(f"{where} is empty: give {what}.")
+    elif not whole_characters(item):
+        raise UserError(f"{where} holds half of a surrogate pair, which is not a character: correct the text.")
+    elif name not in MAY_BE_EMPTY and not has_words(item):
+        raise UserError(f"{where}: the text has no words.")
 
 
 def answer_sets(name: str, given: Any) -> Choices | list[Choices]:
@@ -86,6 +94,8 @@ def choices(name: str, given: Any) -> Choices:
             raise UserError(f"{name}[{number}] is of type {type(text).__name__}: give a text.")
         if not text.strip():
             raise UserError(f"{name}[{number}] is empty: remove it.")
+        if not whole_characters(text):
+            raise UserError(f"{name}[{number}] holds half of a surrogate pair, which is not a character: correct it.")
     if not names:
         raise UserError(f"{name} is empty: give a list of texts.")
     return Choices(tuple(dict.fromkeys(map(str, names))))

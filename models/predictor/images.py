@@ -2,13 +2,13 @@
 
 import logging
 import os
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from data.images import MAX_PIXELS, check_pixels, decode, to_rgb, turned
 from utils.errors import UserError
+from utils.files import read_file
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
@@ -40,9 +40,11 @@ def read_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def _decode(image: ImageLike, name: str, max_pixels: int) -> Image.Image:
     if isinstance(image, str | os.PathLike | bytes):
-        data = image if isinstance(image, bytes) else Path(image).read_bytes()
+        data = image if isinstance(image, bytes) else read_file(image)
         decoded, damaged, *_ = decode(data, max_pixels, upright=True, on_white=True)
         if damaged:
+            if all(low == high for low, high in decoded.getextrema()):  # type: ignore[misc]
+                raise ValueError("it is damaged, and nothing of it can be seen")
             logger.warning("%s is cut off or damaged: using the readable part.", name)
         return decoded
     if isinstance(image, Image.Image):

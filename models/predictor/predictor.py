@@ -54,7 +54,7 @@ from models.text_to_image import Painter, code_options, row_generators, sample_c
 from models.weights import load_model
 from models.weights.description import Description, describe, load_vocabulary
 from utils.checkpoint import PathLike, load_checkpoint
-from utils.errors import UserError
+from utils.errors import ItemError, UserError
 
 R = TypeVar("R")
 SYMBOL = re.compile(r"( ?<(?:bin|code)_\d+>)")
@@ -306,7 +306,7 @@ class OFAPredictor:
         Args:
             vqgan: checkpoint and yaml of the VQGAN; None = those given to `load`.
 
-        Raises UserError without a VQGAN and for a model without image codes, ValueError for a text without words.
+        Raises UserError without a VQGAN and for a model without image codes.
         """
         n = check_count("n", n)
         files = self._vqgan if vqgan is None else check_vqgan(vqgan)
@@ -389,11 +389,16 @@ class OFAPredictor:
         with torch.inference_mode():
             for rows in _plan(examples, images, batch_size or self.batch_size):
                 opened = [None if (image := images[i]) is None else self.read_image(image) for i in rows]
-                samples = [
-                    encode_example(i, replace(examples[i], image=whole), self.vocab, self.transform)
-                    for i, whole in zip(rows, opened, strict=True)
-                ]
-                results.update(zip(rows, answer(collate(samples, self.vocab.pad), opened), strict=True))
+                try:
+                    samples = [
+                        encode_example(i, replace(examples[i], image=whole), self.vocab, self.transform)
+                        for i, whole in zip(rows, opened, strict=True)
+                    ]
+                    results.update(zip(rows, answer(collate(samples, self.vocab.pad), opened), strict=True))
+                except UserError:
+                    raise
+                except ValueError as error:  # a text longer than the model has positions for
+                    raise ItemError(str(error)) from error
         return [results[i] for i in range(len(examples))]
 
     def read_image(self, image: ImageLike) -> Image.Image:

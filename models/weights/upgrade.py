@@ -235,7 +235,7 @@ def upgrade_state_dict(state: State, model: nn.Module, source: str = "The checkp
     strange += [name for name, value in target.items() if state[name].shape != value.shape]
     # Missing layers would be filled, but a model with some layers random is never what is wanted.
     shallow = [name for name in ("encoder_layers", "decoder_layers", "resnet_type") if name in found]
-    if strange or any(found[name] != wanted[name] for name in shallow):
+    if strange or any(found[name] != wanted.get(name) for name in shallow):
         raise UserError(_explain(source, found, wanted, strange))
     return upgrade.report
 
@@ -317,7 +317,7 @@ def _explain(source: str, found: dict[str, Any], wanted: dict[str, Any], strange
     implied: Mapping[str, Any] = ARCHITECTURES[arch] if arch is not None and arch != own_arch else {}
     flags = [f"--arch {arch}"] if implied else []
     for option, value in found.items():
-        if value != implied.get(option, wanted[option]) and not _fits(option, value):
+        if value != implied.get(option, wanted.get(option)) and not _fits(option, value):
             flags.append(f"--{option.replace('_', '-')}" + ("" if value is True else f" {value}"))
     if _size(found) != _size(wanted):
         problem = f"{source} holds a model of {_size(found)}{_brackets(arch)}; expected "

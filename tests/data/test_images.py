@@ -60,6 +60,9 @@ def test_base64_of_other_makers(size: int) -> None:
         ("pictures", "looks like a header row"),
         ("data:image/svg+xml;utf8,<svg/>", "not valid base64"),
         ("0.5", "not valid base64"),
+        ("file_name", "looks like a header row"),
+        ("NaN", "looks like a missing value"),
+        ("'/9j/4AAQ'", "begins with a quote"),
         ("what is in the image?", "not valid base64"),
     ],
 )

@@ -306,6 +306,10 @@ GOOD = GOOD_ROWS[0]
         ({"caption": None}, "there is no 'caption'"),
         ({"caption": {"a": 1}}, "'caption' is {'a': 1}: write a text"),
         ({"caption": [["a"]]}, "write a text"),
+        ({"caption": float("nan")}, "there is no 'caption'"),
+        ({"caption": float("inf")}, "'caption' is inf: write a text"),
+        ({"image": float("nan")}, "there is no 'image'"),
+        ({"image": "b.png "}, "there is no image"),
     ],
 )
 def test_bad_rows_name_file_line_and_reason(change, words, tmp_path):
@@ -326,12 +330,21 @@ def test_bad_rows_name_file_line_and_reason(change, words, tmp_path):
         ("a.csv", "id,image,caption\n", "has a header and no rows"),
         ("a.csv", "id,image,image\n1,a,b\n", "two columns 'image'"),
         ("a.csv", "", "has no rows"),
+        ("a.csv", "\nid,image,caption\n1,a,b\n", r"a\.csv, line 1: the line is empty; write the names"),
+        (
+            "a.csv",
+            "id,image,captión\n1,a,b\n".encode("latin-1"),
+            r"a\.csv, line 1: the row is not UTF-8 at its byte 14",
+        ),
+        ("a.csv", "id,image,caption\n1,a,b\n".encode("utf-16"), r"a\.csv, line 1: the row is not UTF-8 at its byte 0"),
+        ("a.csv", 'id,image,"caption\n1,a,b\n', r"a\.csv, line 1: the row is not CSV"),
+        ("a.csv", 'id,image,the "caption\n1,a,5" b\n', r"a\.csv, line 1: a double quote stands inside"),
         ("a.jsonl", "[1]\n", "line 1: it is not a JSON object"),
         ("a.jsonl", '{"id": 1}\n', "no column 'image'"),
     ],
 )
 def test_bad_files(name, text, words, tmp_path):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=words):
         open_rows(str(tmp_path / name), None, TASKS["caption"], options())
 
@@ -344,6 +357,47 @@ def test_bad_lines_of_csv(text, tmp_path):
     with pytest.raises(BadRowError, match=r"a\.csv, line 3: the row "):
         if table[1] == ("1", 'a"b"'):  # which Python takes
             raise BadRowError(table.path, 3, "the row is read")
+
+
+def test_a_quote_inside_a_value_does_not_hide_rows(tmp_path):
+    (tmp_path / "a.csv").write_text('article,summary\n"x\ny",1\na 5" nail,2\nb,3\na 6" nail,4\nc,5\n')
+    rows = CsvTable(tmp_path / "a.csv", ["article", "summary"])
+    assert rows[0] == ("x\ny", "1") and rows[2] == ("c", "5")
+    with pytest.raises(
+        BadRowError, match=r"a\.csv, line 4: a double quote stands inside a value .* hides the next row"
+    ):
+        rows[1]
+    assert [pickle.loads(pickle.dumps(rows)).line(row) for row in (2, 0, 1)] == [7, 2, 4]
+
+
+def test_what_spreadsheets_and_hands_write(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    for name, text in {
+        "empty names": "image,caption,,\na.png,a cat,,\n",
+        "blanks": "image, caption\n a.png , a cat\n",
+        "tabs": "\ufeffimage\tcaption\na.png\ta cat\n",
+        "quoted tabs": '"key"\t"image"\t"caption"\n1\ta.png\ta cat\n',
+    }.items():
+        path = tmp_path / f"{name}.csv"
+        path.write_text(text, encoding="utf-8")
+        row = open_rows(str(path), None, TASKS["caption"], options())[0]
+        assert row[1] == (tmp_path / "a.png").read_bytes() and row[2].strip() == "a cat", name
+
+
+def test_codes_are_a_list_of_numbers(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "a cat", "codes": [3, 1, 2]}])
+    assert open_rows(str(path), None, TASKS["image_gen"], options())[0] == ("0", "a cat", "3 1 2")
+
+
+def test_names_of_columns_do_nothing_to_a_tsv_file(tmp_path, capsys):
+    (tmp_path / "a.tsv").write_text("1\taGFsbG8=\ta cat\n")
+    given = options(columns="caption=text")
+    with pytest.raises(UserError, match=r"a\.tsv is a TSV file.*: pass --selected-cols, not --columns"):
+        open_rows(str(tmp_path / "a.tsv"), None, TASKS["caption"], given)
+    assert open_rows(str(tmp_path / "a.tsv"), "0,1,2", TASKS["caption"], given)[0][2] == "a cat"
+    assert validate(["caption", str(tmp_path / "a.tsv"), "--columns=caption=text"]) == 2
+    with pytest.raises(UserError, match="names two columns for 'caption'"):
+        column_names("caption=a,caption=b", ("caption",))
 
 
 def test_references_of_a_test_set_may_be_left_out(tmp_path):

@@ -1,10 +1,11 @@
 """Files that are always whole."""
 
 import os
+import threading
 
 import pytest
 
-from utils.files import atomic_write
+from utils.files import atomic_write, read_file
 
 
 def test_the_new_content_appears_at_the_end_of_the_block(tmp_path):
@@ -41,3 +42,15 @@ def test_devices_and_pipes_are_not_replaced(tmp_path):
         with pytest.raises(OSError, match="not a regular file"), atomic_write(path):
             pass
     assert [found.name for found in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_pipes_and_devices_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert read_file(tmp_path / "pipe") == b""
+    end, other = os.pipe()
+    threading.Timer(0.05, lambda: (os.write(other, b"late"), os.close(other))).start()  # bash's <(command)
+    assert read_file(f"/dev/fd/{end}") == b"late"
+    os.close(end)
+    for device in ("/dev/zero", "/dev/full"):
+        with pytest.raises(OSError, match="it is a device, not a file"):
+            read_file(device)

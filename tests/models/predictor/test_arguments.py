@@ -12,19 +12,41 @@ from models.predictor import OFAPredictor, Prediction, read_image
 from models.predictor.arguments import answer_sets, check_count, pick_device
 from utils.errors import UserError
 
+
+def file_of(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
 CASES = Path(__file__).parents[2] / "cases"
 IMAGE = Image.new("RGB", (40, 30), (200, 30, 60))
+JP2 = file_of(Image.linear_gradient("L"), "JPEG2000")  # of half of it Pillow makes a black image
 QUICK = dict(beam=1, max_len_b=3)
 # What is neither an image nor a text, nor a list of them.
 NONSENSE = [None, 7, 0.5, True, {"a": 1}, {"a"}, object(), [None], [7], [[]], [["a"]], [["a"], "b"], iter("ab")]
-NO_TEXTS = [*NONSENSE, "", " ", ["a", ""], ["a", None], b"text", IMAGE, [IMAGE], np.zeros(3)]
+NO_TEXTS = [*NONSENSE, "", " ", "?!", "a \ud800", ["a", ""], ["a", None], b"text", IMAGE, [IMAGE], np.zeros(3)]
 NO_IMAGES = [
     *NONSENSE, "", ["", IMAGE], [IMAGE, None], "what is it?", b"", b"text", "\0", "a" * 5000, np.zeros(3),
     np.zeros((2, 2, 3)), np.zeros((0, 2, 3), np.uint8), Image.new("I", (3, 3)), Image.new("F", (3, 3)),
-    Image.new("RGB", (0, 3)), Path("/nowhere"), "/",
+    Image.new("RGB", (0, 3)), Path("/nowhere"), "/", "/dev/zero", JP2[: len(JP2) // 2],
 ]  # fmt: skip
 NO_COUNTS = [0, -1, "2", 2.5, None, True, float("nan"), [1], np.float32(2)]
-NO_SETS = ["red", "", b"red", 7, {"a": 1}, [""], ["a", " "], ["a", None], ["a", 7], [["a"], []], [["a"], "b"], [None]]
+NO_SETS = [
+    "red",
+    "",
+    b"red",
+    7,
+    {"a": 1},
+    [""],
+    ["a", " "],
+    ["a", "\ud800"],
+    ["a", None],
+    ["a", 7],
+    [["a"], []],
+    [["a"], "b"],
+    [None],
+]
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +182,8 @@ def test_counts(p, checkpoint, nonsense):
         (dict(max_src_length="many"), "max_src_length must be a positive integer"),
         (dict(max_image_pixels=0), "max_image_pixels must be a positive integer"),
         (dict(num_bins=-1), "num_bins must be an integer of at least 0"),
+        (dict(num_bins=10**12), "num_bins is 1000000000000: choose 0 to|No vocabulary here has the 59457 ids"),
+        (dict(encoder_layers=0), r"holds a model of width .*; expected width .* with 0\+"),
         (dict(dropout="much"), "dropout must be a number"),
         (dict(add_object=1), "add_object must be True or False"),
         (dict(imagenet_default_mean_and_std="no"), "must be True or False"),
@@ -170,7 +194,7 @@ def test_wrong_arguments_of_load(checkpoint, arguments, words):
         OFAPredictor.load(checkpoint, **{"device": "cpu", **arguments})
 
 
-@pytest.mark.parametrize("path", [None, 7, "", [], b"a.pt", "/nowhere.pt", "/", Path("/")])
+@pytest.mark.parametrize("path", [None, 7, "", [], b"a.pt", "/nowhere.pt", "/", Path("/"), "a" * 5000])
 def test_wrong_paths_of_load(path):
     with pytest.raises(UserError):
         OFAPredictor.load(path, "cpu")
@@ -194,10 +218,10 @@ def test_empty_lists_have_empty_answers(p):
     assert answer_sets("names", ["a"]).names == ("a",)
 
 
-def file_of(image, **options):
-    file = io.BytesIO()
-    image.save(file, "PNG", **options)
-    return file.getvalue()
+def test_a_text_too_long_for_the_model(p):
+    for text in ("word " * 1100, ["what?", "word " * 1100]):
+        with pytest.raises(UserError, match="is longer than the 1024 the model has positions for"):
+            p.generate(IMAGE, text, **QUICK)
 
 
 def test_images_are_read_as_they_are_meant():
