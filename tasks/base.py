@@ -120,7 +120,7 @@ class OFATask(FairseqTask):
         """Opens the split's file: the epoch's one for `train`, the last one for everything else."""
         if split == "train" and split not in self.datasets:
             for path in self.paths[:-1]:  # columns that later epochs would miss
-                if table_class(path):
+                if table_class(path, self.row.names):
                     self.open_rows(path, split)
         rows = self.open_rows(file_for_epoch(self.paths, split, epoch), split)
         self.datasets[split] = self.build_dataset(rows, split, epoch)
