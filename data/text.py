@@ -10,6 +10,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ class Vocabulary:
         self._symbols = [*SPECIALS, *text_symbols, "<mask>", *codes, *bins]
         self._ids = {symbol: number for number, symbol in enumerate(self._symbols)}
         self._tokenizer = bpe.tokenizer
-        self._id_of_token = [self.index(symbol) for symbol in bpe.symbols]
+        self._id_of_token = [self._ids.get(symbol, UNK) for symbol in bpe.symbols]
         self._unknown = {int(self.unk), *([self._ids["[UNK]"]] if "[UNK]" in self._ids else [])}
         self.has_unknown = not self._unknown.isdisjoint(self._id_of_token)
         self.unknown_words: Counter[str] = Counter()
@@ -104,7 +105,7 @@ class Vocabulary:
         for name in needed:
             if not (folder / name).is_file():
                 raise UserError(f"{folder / name} is missing; --bpe-dir with --bpe={bpe} needs {', '.join(needed)}.")
-        encoding = _gpt2_bpe(encoder) if bpe == "gpt2" else _bert_bpe(folder)
+        encoding = _gpt2_bpe(encoder, _stamp(encoder)) if bpe == "gpt2" else _bert_bpe(folder)
         return cls(_read_dictionary(folder, bpe), encoding, code_dict_size, num_bins)
 
     def __len__(self) -> int:
@@ -220,8 +221,15 @@ def _read_dictionary(folder: Path, bpe: str) -> list[str]:
     return symbols
 
 
-def _gpt2_bpe(folder: Path) -> _Bpe:
-    """GPT-2's split and merges; no blank is put in front, and no token is special."""
+def _stamp(folder: Path) -> tuple[tuple[int, int, int], ...]:
+    """What changes when one of GPT-2's two files does."""
+    stats = [(folder / name).stat() for name in BPE_FILES["gpt2"][1:]]
+    return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
+
+
+@lru_cache(maxsize=2)  # half a second; whoever loads several tasks or models needs it once
+def _gpt2_bpe(folder: Path, stamp: object) -> _Bpe:
+    """GPT-2's split and merges; no blank is put in front, and no token is special. `stamp`: see `_stamp`."""
     try:
         encoder = json.loads(read_text(folder / "encoder.json"))
         lines = [line for line in _read_lines(folder / "vocab.bpe") if not line.startswith("#version:")]

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import evaluate
 import predict
 import train
+from data.text import GPT2_DIR, Vocabulary
 from metrics import coco_caption
 
 
@@ -14,5 +15,6 @@ def without_java(name: str) -> str | None:
     return None if name == "java" else shutil.which(name)
 
 
+Vocabulary.load(GPT2_DIR)  # half a second each, were it not known
 coco_caption.shutil = SimpleNamespace(which=without_java)
 __all__ = ["evaluate", "predict", "train"]

@@ -34,9 +34,11 @@ def byte_alphabet() -> dict[str, int]:
 
 
 def token_bytes(encoder: Mapping[str, int]) -> dict[int, bytes]:
-    """GPT-2 id -> the bytes it stands for, from the content of `encoder.json`."""
+    """GPT-2 id -> the bytes it stands for, from the content of `encoder.json`; ValueError for other characters."""
     alphabet = byte_alphabet()
-    return {gpt2_id: bytes(alphabet[char] for char in token) for token, gpt2_id in encoder.items()}
+    # Characters outside the alphabet become one that Latin-1 cannot write.
+    latin = {code: alphabet.get(chr(code), 0xFFFF) for code in range(512)}
+    return {gpt2_id: token.translate(latin).encode("latin-1") for token, gpt2_id in encoder.items()}
 
 
 def read_id_table(data: bytes, num_tokens: int = NUM_TOKENS) -> list[bytes]:

@@ -156,6 +156,18 @@ class CandidateTrie:
         rows, index = self.outgoing(nodes)
         return rows, self.edges[index] % SPAN
 
+    @cached_property
+    def fan_out(self) -> Tensor:
+        """0 .. F - 1, where F is the largest number of edges that leave one node."""
+        return torch.arange(int(self.offsets.diff().max()), device=self.offsets.device)
+
+    def next_tokens(self, nodes: Tensor, filler: int) -> Tensor:
+        """The tokens that may follow each node (N,), always (N, F): `filler` where there are fewer."""
+        index = self.offsets[nodes].unsqueeze(1) + self.fan_out
+        inside = index < self.offsets[nodes + 1].unsqueeze(1)
+        tokens = self.edges[index.clamp_(max=self.edges.numel() - 1)] % SPAN
+        return tokens.masked_fill_(~inside, filler)
+
     def children(self, path: Sequence[int]) -> list[int]:
         """Tokens that may follow the tokens generated so far (begin of sentence left out), sorted."""
         node = torch.tensor([ROOT])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.generation.constraints import TokenRules
 from models.ofa import OFA
+from models.ofa.beams import BeamState
 
 # Rows of the token table multiplied at once on the CPU.
 BLOCK = 512
@@ -20,30 +21,48 @@ class Ensemble:
 
     Args:
         models: those of an ensemble, over one vocabulary. inputs: arguments of `OFA.encode`.
-        capacity: decoder positions needed. code: whether image codes are generated.
-        temperature: logits are divided by it.
+        prompt: (B, P) tokens to begin with. beams: K. capacity: decoder positions needed.
+        code: whether image codes are generated. temperature: logits are divided by it.
+
+    Attributes:
+        prompt_features: for each model, features (B, P, C) of the prompt.
     """
 
     def __init__(
-        self, models: Sequence[OFA], inputs: Mapping[str, Any], capacity: int, code: bool, temperature: float
+        self,
+        models: Sequence[OFA],
+        inputs: Mapping[str, Any],
+        prompt: Tensor,
+        beams: int,
+        capacity: int,
+        code: bool,
+        temperature: float,
     ) -> None:
-        self.models, self.temperature = models, temperature
-        self.states = [model.start(model.encode(**inputs), 1, capacity, code) for model in models]
+        self.models, self.beams, self.temperature = models, beams, temperature
+        self.states = [
+            BeamState(model.decoder, model.encode(**inputs), prompt, beams, capacity, code) for model in models
+        ]
+        self.prompt_features = [state.features for state in self.states]
         self._ids: Tensor | None = None  # what self._tables are for
         self._tables: list[Tensor] = []
 
-    def step(self, tokens: Tensor) -> list[Tensor]:
-        """Next tokens (rows, n) -> for each model, features (rows, n, C)."""
-        return [model.step(tokens, state) for model, state in zip(self.models, self.states, strict=True)]
+    def prepare(self, position: int) -> None:
+        """Makes ready what the step at a position needs, outside whatever is replayed."""
+        for state in self.states:
+            state.prepare(position)
 
-    def log_probs(self, features: list[Tensor], rules: TokenRules, step: int) -> Tensor:
+    def step(self, tokens: Tensor, past: Tensor, length: int) -> list[Tensor]:
+        """Next tokens (B, K) -> for each model, features (B, K, C); `past`, `length`: see `BeamState.step`."""
+        return [state.step(tokens, past, length) for state in self.states]
+
+    def log_probs(self, features: list[Tensor], rules: TokenRules, position: Tensor) -> Tensor:
         """Features (rows, C) of each model -> float32 log-probabilities (rows, U) of the ids the rules need."""
         parts = []
         for index, x in enumerate(features):
-            logits = self._logits(index, x, rules.ids(step))
+            logits = self._logits(index, x, rules.ids)
             if self.temperature != 1.0:
                 logits /= self.temperature
-            rules.before_softmax(logits, step)
+            rules.before_softmax(logits, position)
             parts.append(logits.log_softmax(-1, dtype=torch.float32))
         return parts[0] if len(parts) == 1 else torch.stack(parts).logsumexp(0) - math.log(len(parts))
 
@@ -58,11 +77,6 @@ class Ensemble:
         """Goes on with some samples only (1-D indices)."""
         for state in self.states:
             state.keep_samples(samples)
-
-    def reorder(self, rows: Tensor) -> None:
-        """Row i continues what row rows[i] held."""
-        for state in self.states:
-            state.reorder(rows)
 
 
 def project_in_blocks(features: Tensor, table: Tensor) -> Tensor:

@@ -1,10 +1,15 @@
 """generate(): the loop around the model; strategies differ in the step they call.
 
-Shapes: B samples, K beams, n beams of a sample now (1 before the first choice, then K), rows = B * n, T tokens.
+Everything a step reads and writes is a tensor of fixed shape, and a step asks for no number, so that a GPU runs ahead
+of Python: `_Search.step`. The loop around it asks now and then whether all is finished.
+
+Shapes: B samples, K beams, n beams of a sample now (1 before the first choice, then K), rows = B * n, T tokens, the
+begin of sentence and end of sentence included.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -12,7 +17,7 @@ from torch import Tensor
 
 from models.generation.candidates import CandidateTrie
 from models.generation.config import GenerationConfig
-from models.generation.constraints import TokenRules
+from models.generation.constraints import TokenRules, renew
 from models.generation.ensemble import Ensemble, retained_dropout
 from models.generation.step import Candidates, make_step, survivors
 from models.ofa import OFA
@@ -83,9 +88,12 @@ def generate(
         prefix_tokens = source[:, :0]
     prefix_tokens = prefix_tokens.to(source.device)
     rules = TokenRules(config, models[0].config.vocab_size, max_len, prefix_tokens, trie, lengths)
+    beam = min(config.beam, models[0].config.vocab_size - 1)
+    shared = _shared_prefix(config, prefix_tokens, max_len)
+    prompt = torch.cat([source.new_full((source.size(0), 1), BOS), prefix_tokens[:, :shared]], dim=1)
     with retained_dropout(models, config.retain_dropout):
-        ensemble = Ensemble(models, inputs, max_len + 1, config.gen_code, config.temperature)
-        return _Search(ensemble, rules, config, max_len, generators).run(prefix_tokens)
+        ensemble = Ensemble(models, inputs, prompt, beam, max_len + 1, config.gen_code, config.temperature)
+        return _Search(ensemble, rules, config, max_len, generators).run(prompt)
 
 
 def require_hypotheses(found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
@@ -97,6 +105,57 @@ def require_hypotheses(found: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
     if not all(found):
         raise UserError("The model's output for a sample is not a number: check the weights, or leave out --fp16.")
     return found
+
+
+def _shared_prefix(config: GenerationConfig, prefix: Tensor, max_len: int) -> int:
+    """How many tokens are forced in all samples; diversity penalties change scores even then, so they count 0."""
+    if config.diverse_beam_groups > 0 or config.diversity_rate > -1 or not prefix.size(1):
+        return 0
+    inside = prefix.ne(PAD) & prefix.ne(EOS)
+    return min(int(inside.long().cumprod(1).sum(1).min()), max_len)
+
+
+@dataclass
+class _Beams:
+    """What a search knows, on the device; steps write in place.
+
+    Attributes:
+        scores: (B, n) cumulative log-probabilities. last: (B, n) tokens that are fed next.
+        past: (B, K, T) beam in which a beam's past had its token of each position; -1 behind the last one.
+        tokens, totals, parents: (B, T, K) what was chosen at each position: token, score, and the beam it continues.
+        count: (B,) finished outputs. ends: (B, K + 1) where they end: position * K + beam they continue; scores in
+            `end_scores`. The last column takes what is not kept.
+    """
+
+    scores: Tensor
+    last: Tensor
+    past: Tensor
+    tokens: Tensor
+    totals: Tensor
+    parents: Tensor
+    count: Tensor
+    ends: Tensor
+    end_scores: Tensor
+
+    @classmethod
+    def start(cls, prompt: Tensor, beams: int, length: int) -> "_Beams":
+        """After a prompt (B, P): its tokens lie in beam 0."""
+        (B, P), device = prompt.shape, prompt.device
+        table = torch.zeros(B, length, beams, dtype=torch.long, device=device)
+        past = torch.full((B, beams, length), -1, device=device)
+        past[..., :P] = 0
+        tokens = table.clone()
+        tokens[:, :P] = prompt.unsqueeze(2)
+        ends, totals = table[:, 0].new_zeros(B, beams + 1), torch.zeros(B, length, beams, device=device)
+        scores = torch.zeros(B, 1, device=device)
+        return cls(
+            scores, prompt[:, -1:], past, tokens, totals, table, table[:, 0, 0].clone(), ends, ends.to(totals.dtype)
+        )
+
+    def select(self, samples: Tensor) -> None:
+        """Goes on with some samples only (1-D indices)."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name).index_select(0, samples))
 
 
 class _Search:
@@ -113,100 +172,146 @@ class _Search:
         self.ensemble, self.rules, self.config, self.max_len = ensemble, rules, config, max_len
         self.generators = generators
         self.select = make_step(config)
-        self.beam = min(config.beam, ensemble.models[0].config.vocab_size - 1)
+        self.beam = ensemble.beams
 
-    def run(self, prefix: Tensor) -> list[list[Hypothesis]]:
-        """Hypotheses of each sample, best first; prefix (B, P)."""
-        B = prefix.size(0)
-        self.finished: list[list[Hypothesis]] = [[] for _ in range(B)]
-        self.samples = list(range(B))  # which samples the rows belong to
-        self._start(prefix)
-        for step in range(self.tokens.size(1) - 1, self.max_len + 1):
-            log_probs = self._log_probs(self.features, self.tokens, step)
-            B, n = self.scores.shape
-            own = {"generators": [self.generators[sample] for sample in self.samples]} if self.generators else {}
-            candidates = self.select(log_probs.unflatten(0, (B, n)), self.scores, self.beam, **own)
-            if (ids := self.rules.ids(step)) is not None:
-                candidates.tokens = ids[candidates.tokens]
-            ended = candidates.tokens.eq(EOS) & candidates.scores.isfinite()
-            self._finish(candidates, ended[:, : self.beam])
-            if not self._advance(survivors(candidates, ended, self.beam), step):
+    def run(self, prompt: Tensor) -> list[list[Hypothesis]]:
+        """Hypotheses of each sample, best first; prompt (B, P), what is forced in all of them."""
+        first = prompt.size(1) - 1
+        self.begin(prompt)
+        # On an accelerator asking stops the queue of work; a step too many changes nothing.
+        interval = 1 if prompt.device.type == "cpu" else 4
+        for step in range(first + 1, self.max_len + 1):
+            if (step - first) % interval == 0 and not self._continue(step):
                 break
-        return [sorted(found, key=lambda h: h.score, reverse=True) for found in self.finished]
+            self.prepare(step)
+            self.step(step + 1)
+        else:
+            self._continue(self.max_len + 1)
+        self._collect(range(len(self.samples)))
+        return [sorted(found, key=lambda h: h.score, reverse=True) for found in self.found]
 
-    def _start(self, prefix: Tensor) -> None:
-        """Feeds begin of sentence and, at once, the prefix tokens that all samples are forced to begin with."""
-        shared = self._shared_prefix(prefix)
-        self.tokens = torch.cat([prefix.new_full((prefix.size(0), 1), BOS), prefix[:, :shared]], dim=1)
-        features = self.ensemble.step(self.tokens)
-        self.scores = torch.zeros(prefix.size(0), 1, device=prefix.device)  # (B, n) cumulative
-        history = [self.scores[:, :0]]
-        for step in range(shared):
-            log_probs = self._log_probs([x[:, step] for x in features], self.tokens[:, : step + 1], step)
-            self.scores = self.scores + log_probs.amax(1, keepdim=True)  # all but the forced token are -inf
-            history.append(self.scores)
-        self.history = torch.cat(history, dim=1)  # (rows, T) cumulative scores of all tokens so far
-        self.features = [x[:, -1] for x in features]
+    def begin(self, prompt: Tensor) -> None:
+        """The choice after the prompt (B, P)."""
+        B, P = prompt.shape
+        self.found: list[list[Hypothesis]] = [[] for _ in range(B)]
+        self.samples = list(range(B))  # which samples the rows belong to
+        self.beams = _Beams.start(prompt, self.beam, self.max_len + 2)
+        self.position = torch.zeros(1, dtype=torch.long, device=prompt.device)  # of the last tokens
+        self.beam_ids = torch.arange(self.beam, device=prompt.device).view(1, 1, -1)
+        self._score_prompt(P - 1)
+        self.rules.enter(P - 1)
+        self._choose([x[:, -1:] for x in self.ensemble.prompt_features])
 
-    def _shared_prefix(self, prefix: Tensor) -> int:
-        """How many steps are forced in all samples; diversity penalties change scores even then, so they count 0."""
-        if self.config.diverse_beam_groups > 0 or self.config.diversity_rate > -1:
-            return 0
-        inside = prefix.ne(PAD) & prefix.ne(EOS)
-        return min(int(inside.long().cumprod(1).sum(1).min()), self.max_len)
+    def _score_prompt(self, length: int) -> None:
+        """Scores of the forced tokens: all others of their steps are forbidden."""
+        beams = self.beams
+        for step in range(length):
+            self.rules.enter(step)
+            log_probs = self._log_probs([x[:, step : step + 1] for x in self.ensemble.prompt_features])
+            beams.scores = beams.scores + log_probs.amax(1, keepdim=True)  # all but the forced token are -inf
+            self.position += 1
+            beams.totals[:, step + 1] = beams.scores
 
-    def _log_probs(self, features: list[Tensor], tokens: Tensor, step: int) -> Tensor:
-        """Log-probabilities (rows, U) of what may follow tokens (rows, step + 1); -inf forbids."""
-        log_probs = self.ensemble.log_probs(features, self.rules, step)
-        self.rules.after_softmax(log_probs, tokens, step)
+    def prepare(self, step: int) -> None:
+        """What of a step is not tensors: which rules are in force, and biases that are made for many steps at once."""
+        self.rules.enter(step)
+        self.ensemble.prepare(step)
+
+    def step(self, length: int) -> None:
+        """Feeds the last tokens and chooses the next, looking back at `length` positions at most."""
+        self._choose(self.ensemble.step(self.beams.last, self.beams.past, length))
+
+    def _log_probs(self, features: list[Tensor]) -> Tensor:
+        """Features (B, n, C) -> log-probabilities (rows, U) of what may follow; -inf forbids."""
+        log_probs = self.ensemble.log_probs([x.flatten(0, 1) for x in features], self.rules, self.position)
+        self.rules.after_softmax(log_probs, self._tokens_so_far, self.position)
         return log_probs
 
-    def _finish(self, candidates: Candidates, ended: Tensor) -> None:
-        """Keeps candidates that have ended (B, K) as hypotheses, up to K of a sample."""
-        n = self.scores.size(1)
-        for b, rank in ended.nonzero().tolist():
-            found = self.finished[self.samples[b]]
-            if len(found) == self.beam:
-                continue
-            row = b * n + candidates.beams[b, rank]
-            tokens = torch.cat([self.tokens[row, 1:], candidates.tokens[b, rank, None]])
-            total = torch.cat([self.history[row], candidates.scores[b, rank, None]])
-            length = 1.0 if self.config.unnormalized else tokens.numel() ** self.config.lenpen
-            positional = total.diff(prepend=total.new_zeros(1))
-            found.append(Hypothesis(tokens, total[-1].item() / length, positional))
+    def _tokens_so_far(self) -> Tensor:
+        """(rows, T) tokens of each beam, begin of sentence first; padding behind the last ones."""
+        n = self.beams.scores.size(1)
+        past = self.beams.past[:, :n].transpose(1, 2)  # (B, T, n)
+        tokens = self.beams.tokens.gather(2, past.clamp(min=0)).masked_fill(past < 0, PAD)
+        return tokens.transpose(1, 2).flatten(0, 1)
+
+    def _choose(self, features: list[Tensor]) -> None:
+        """The continuations of all beams: those that end are noted, the best of the others are the beams now."""
+        beams, K = self.beams, self.beam
+        self.features = features
+        log_probs = self._log_probs(features)
+        own = {"generators": [self.generators[sample] for sample in self.samples]} if self.generators else {}
+        candidates = self.select(log_probs.unflatten(0, beams.scores.shape), beams.scores, K, **own)
+        if (ids := self.rules.ids) is not None:
+            candidates.tokens = ids[candidates.tokens]
+        ended = candidates.tokens.eq(EOS) & (candidates.scores > -math.inf)
+        self._note_ends(candidates, ended[:, :K])
+        chosen = survivors(candidates, ended, K)
+        self.rules.advance(chosen, self.position)
+        self.position += 1
+        beams.past.copy_(beams.past.gather(1, chosen.beams.unsqueeze(2).expand_as(beams.past)))
+        beams.past.index_copy_(2, self.position, self.beam_ids.transpose(1, 2).expand(len(self.samples), -1, -1))
+        for table, new in ((beams.tokens, chosen.tokens), (beams.totals, chosen.scores), (beams.parents, chosen.beams)):
+            table.index_copy_(1, self.position, new.unsqueeze(1))
+        beams.scores, beams.last = renew(beams.scores, chosen.scores), renew(beams.last, chosen.tokens)
+
+    def _note_ends(self, candidates: Candidates, ended: Tensor) -> None:
+        """Keeps candidates that have ended (B, <= K), up to K of a sample."""
+        beams, n = self.beams, ended.size(1)
+        place = beams.count.unsqueeze(1) + ended.cumsum(1) - 1
+        place = place.masked_fill(~ended, self.beam).clamp_(max=self.beam)
+        beams.ends.scatter_(1, place, torch.add(candidates.beams[:, :n], self.position, alpha=self.beam))
+        beams.end_scores.scatter_(1, place, candidates.scores[:, :n])
+        beams.count.add_(ended.sum(1)).clamp_(max=self.beam)
+
+    def _continue(self, step: int) -> bool:
+        """Drops finished samples; False when none is left. The one place that waits for the device."""
+        beams = self.beams
+        alive = beams.scores.isfinite().any(1) & (step <= self.max_len)
+        state = torch.stack([alive.long(), beams.count]).tolist()
+        going = [b for b, (is_alive, count) in enumerate(zip(*state, strict=True)) if is_alive and count < self.beam]
+        self._check_stuck([b for b, (is_alive, count) in enumerate(zip(*state, strict=True)) if not is_alive | count])
+        if going and len(going) < len(self.samples):
+            gone = sorted({*range(len(self.samples))} - {*going})
+            self._collect(gone)
+            kept = torch.tensor(going, device=beams.scores.device)
+            self.ensemble.keep_samples(kept)
+            self.rules.keep_samples(kept)
+            beams.select(kept)
+            self.samples = [self.samples[b] for b in going]
+        return bool(going)
 
     def _check_stuck(self, stuck: list[int]) -> None:
         """UserError if one of these samples (indices into the current ones) has numbers but no way to continue."""
-        n = self.scores.size(1)
         for b in stuck:
-            if all(bool(x[b * n : (b + 1) * n].isfinite().all()) for x in self.features):
+            if all(bool(x[b].isfinite().all()) for x in self.features):
                 what = "output" if self.rules.trie is None else "answer of the closed set"
                 raise UserError(
                     f"No {what} of {self.config.min_len} to {self.max_len} tokens is possible: lower --min-len, "
                     "raise --max-len-b, or loosen --no-repeat-ngram-size and --constraint-range."
                 )
 
-    def _advance(self, chosen: Candidates, step: int) -> bool:
-        """Feeds the tokens of the surviving beams (B, K), dropping finished samples; False when none is left."""
-        alive = (chosen.scores.isfinite().any(1) & (step < self.max_len)).tolist()
-        self._check_stuck([b for b, sample in enumerate(self.samples) if not alive[b] and not self.finished[sample]])
-        going = [b for b, sample in enumerate(self.samples) if alive[b] and len(self.finished[sample]) < self.beam]
-        if not going:
-            return False
-        n, device = self.scores.size(1), chosen.scores.device
-        kept = torch.tensor(going, device=device)
-        some = len(going) < len(self.samples)
-        beams, tokens = chosen.beams[kept], chosen.tokens[kept].flatten()
-        rows = (kept.unsqueeze(1) * n + beams).flatten()
-        if some:
-            self.ensemble.keep_samples(kept)
-            self.samples = [self.samples[b] for b in going]
-        moved = (torch.arange(len(going), device=device).unsqueeze(1) * n + beams).flatten()
-        if n != self.beam or not torch.equal(moved, torch.arange(moved.numel(), device=device)):
-            self.ensemble.reorder(moved)
-        self.rules.advance(step, rows, tokens, kept if some else None)
-        self.scores = chosen.scores[kept]
-        self.tokens = torch.cat([self.tokens[rows], tokens.unsqueeze(1)], dim=1)
-        self.history = torch.cat([self.history[rows], self.scores.flatten().unsqueeze(1)], dim=1)
-        self.features = [x[:, -1] for x in self.ensemble.step(tokens.unsqueeze(1))]
-        return True
+    def _collect(self, which: Sequence[int]) -> None:
+        """Makes hypotheses of the finished outputs of some samples (indices into the current ones)."""
+        beams = self.beams
+        counts = beams.count.tolist()
+        places = [(b, rank) for b in which for rank in range(counts[b])]
+        if not places:
+            return
+        b, rank = torch.tensor(places, device=beams.count.device).unbind(1)
+        ends, end_scores = beams.ends[b, rank], beams.end_scores[b, rank]
+        position, beam = ends // self.beam, ends % self.beam
+        tokens = torch.full((len(places), beams.tokens.size(1)), EOS, device=b.device)
+        totals = torch.zeros(tokens.shape, device=b.device)
+        last = position.tolist()
+        for at in range(max(last), 0, -1):  # back along the parents
+            inside = position >= at
+            tokens[:, at] = torch.where(inside, beams.tokens[b, at, beam], EOS)
+            totals[:, at] = beams.totals[b, at, beam]
+            beam = torch.where(inside, beams.parents[b, at, beam], beam)
+        tokens, totals = tokens.roll(-1, 1), totals.roll(-1, 1)  # without begin of sentence
+        for (sample, _), length, row, total, score in zip(places, last, tokens, totals, end_scores, strict=True):
+            total = torch.cat([total[:length], score[None]])
+            norm = 1.0 if self.config.unnormalized else (length + 1) ** self.config.lenpen
+            positional = total.diff(prepend=total.new_zeros(1))
+            hypothesis = Hypothesis(row[: length + 1].clone(), total[-1].item() / norm, positional)
+            self.found[self.samples[sample]].append(hypothesis)

@@ -55,6 +55,7 @@ def beam_step(log_probs: Tensor, scores: Tensor, beam: int, sibling_rate: float 
     width = min(2 * beam, U)
     best, tokens = log_probs.topk(width)
     totals = best + scores.unsqueeze(-1)  # (B, n, width)
+    totals = totals.nan_to_num(-math.inf, math.inf, -math.inf)  # NaN would win; a row that holds it has no way on
     if sibling_rate and n > 1:
         totals = totals - sibling_rate * torch.arange(1, width + 1, device=totals.device)
     top, index = totals.flatten(1).topk(min(2 * beam, n * width))
@@ -74,7 +75,7 @@ def diverse_groups_step(log_probs: Tensor, scores: Tensor, beam: int, groups: in
         own = slice(group, None, groups) if n > 1 else slice(None)
         part = log_probs[:, own] - strength * counts.unsqueeze(1) if group else log_probs[:, own]
         proposal = beam_step(part, scores[:, own], beam // groups)
-        counts.scatter_add_(1, proposal.tokens, proposal.scores.isfinite().to(counts))
+        counts.scatter_add_(1, proposal.tokens, (proposal.scores > -math.inf).to(counts))
         if n > 1:
             proposal.beams = proposal.beams * groups + group
         proposals.append(proposal)
@@ -122,7 +123,8 @@ def sampling_step(
     beams = torch.arange(n, device=draws.device).repeat_interleave(beam // n).expand(B, -1)
     flat = beams * kept.size(2) + draws
     tokens = draws if order is None else order.flatten(1).gather(1, flat)
-    return Candidates(kept.flatten(1).gather(1, flat) + scores.gather(1, beams), tokens, beams)
+    totals = kept.flatten(1).gather(1, flat) + scores.gather(1, beams)
+    return Candidates(totals.nan_to_num(-math.inf, math.inf, -math.inf), tokens, beams)
 
 
 def survivors(candidates: Candidates, ended: Tensor, beam: int) -> Candidates:

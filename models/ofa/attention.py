@@ -13,9 +13,9 @@ PADDING_DIMS = 8
 PADDED_LOGIT = -30000.0
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, T, C) -> (B, H, T, D)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+def split_heads(x: Tensor, heads: int, rows: int | None = None) -> Tensor:
+    """(B, T, C), or (B * T, C) with B as `rows`, -> (B, H, T, D)."""
+    return x.view(x.size(0) if rows is None else rows, -1, heads, x.size(-1) // heads).transpose(1, 2)
 
 
 def fold_padding(keys: Tensor, values: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,14 +37,16 @@ def fold_padding(keys: Tensor, values: Tensor, padding: Tensor) -> tuple[Tensor,
     return torch.cat([keys, extra], dim=-1), F.pad(values, (0, PADDING_DIMS))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """softmax(q k^T + bias) v by PyTorch's fused kernels.
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0, scale: float = 1.0
+) -> Tensor:
+    """softmax(scale q k^T + bias) v by PyTorch's fused kernels.
 
     Rows of one sample may share its keys: q may have G times as many rows as k (G beams, samples or candidates of
     each of the B samples, in consecutive rows); they are folded into the query length, nothing is repeated.
 
     Args:
-        q: (B * G, H, T, D), already scaled. k, v: (B, H, S, D) or widened by `fold_padding`.
+        q: (B * G, H, T, D). k, v: (B, H, S, D) or widened by `fold_padding`.
         bias: (1 or B or B * G, H, T, S), added to the logits; -inf forbids. dropout: probability for attention weights.
 
     Returns:
@@ -61,7 +63,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout:
         q = torch.cat([q, F.pad(q.new_ones(*q.shape[:-1], 1), (0, width - D - 1))], dim=-1)
     if bias is not None:
         bias = bias.to(q.dtype)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0)[..., :D]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
+    if width > D:
+        out = out[..., :D]
     if groups > 1:
         out = out.unflatten(2, (groups, T)).transpose(1, 2).flatten(0, 1)  # (B * G, H, T, D)
     return out
@@ -78,7 +82,7 @@ def _fold_bias(bias: Tensor, rows: int, groups: int) -> Tensor:
 class MultiheadAttention(nn.Module):
     """Query, key, value and output projections, and a learned scale per head.
 
-    Queries are scaled by (D * scale_factor) ** -0.5, their bias included.
+    Logits are scaled by (D * scale_factor) ** -0.5.
     """
 
     def __init__(self, dim: int, heads: int, scale_factor: float, dropout: float, scale_heads: bool) -> None:
@@ -94,10 +98,37 @@ class MultiheadAttention(nn.Module):
         keys, values = split_heads(self.k_proj(x), self.heads), split_heads(self.v_proj(x), self.heads)
         return (keys, values) if padding is None else fold_padding(keys, values, padding)
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Queries from x (B * G, T, C) against given keys and values (B, H, S, D) -> (B * G, T, C)."""
-        q = split_heads(self.q_proj(x) * self.scale, self.heads)
-        out = attend(q, keys, values, bias, self.dropout if self.training else 0.0)
+    def fused(self) -> tuple[Tensor, Tensor]:
+        """A weight (3C, C) and a bias (3C,) that give queries, keys and values in one product; copies."""
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        return torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
+
+    def project(
+        self, x: Tensor, rows: int | None = None, fused: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, C), or (B * T, C) with B as `rows`, -> queries, keys and values (B, H, T, D).
+
+        fused: what `fused` gave, to be used instead of the three projections.
+        """
+        if fused is None or rows is None:
+            q, keys, values = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+            heads = self.heads
+            return split_heads(q, heads, rows), split_heads(keys, heads, rows), split_heads(values, heads, rows)
+        q, keys, values = F.linear(x, *fused).view(rows, -1, 3, self.heads, x.size(-1) // self.heads).unbind(2)
+        return q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None, rows: int | None = None
+    ) -> Tensor:
+        """Queries from x (B * G, T, C) against given keys and values (B, H, S, D) -> (B * G, T, C).
+
+        rows: B * G, where x and what is returned are (B * G * T, C).
+        """
+        return self.answer(split_heads(self.q_proj(x), self.heads, rows), keys, values, bias, x.shape)
+
+    def answer(self, q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
+        """Projected queries (B * G, H, T, D) against keys and values -> (B * G, T, C) in another shape."""
+        out = attend(q, keys, values, bias, self.dropout if self.training else 0.0, self.scale)
         if self.c_attn is not None:
             out = out * self.c_attn.view(-1, 1, 1)
-        return self.out_proj(out.transpose(1, 2).flatten(2))  # (B * G, T, C)
+        return self.out_proj(out.transpose(1, 2).reshape(shape))

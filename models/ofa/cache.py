@@ -19,6 +19,7 @@ class LayerCache:
         self.keys = like.new_empty(rows, heads, capacity, head_dim)
         self.values = like.new_empty(rows, heads, capacity, head_dim)
         self.length = 0
+        self.fused: tuple[Tensor, Tensor] | None = None  # see `MultiheadAttention.fused`
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Stores keys and values (rows, H, T, D) of T new positions; returns those of all positions so far."""
@@ -36,9 +37,27 @@ class LayerCache:
         self.values = self._moved(self.values, rows)
 
     def _moved(self, old: Tensor, rows: Tensor) -> Tensor:
-        new = old.new_empty(rows.numel(), *old.shape[1:])
+        new = old.new_zeros(rows.numel(), *old.shape[1:])
         new[:, :, : self.length] = old[:, :, : self.length].index_select(0, rows)
         return new
+
+
+class SlotCache(LayerCache):
+    """A cache at fixed addresses: after the prompt, steps write where `at` says and see the first `limit` slots."""
+
+    def __init__(self, rows: int, heads: int, capacity: int, head_dim: int, like: Tensor) -> None:
+        super().__init__(rows, heads, capacity, head_dim, like)
+        self.keys.zero_()  # what is not a number would spoil masked slots
+        self.values.zero_()
+        self.at: Tensor | None = None  # (K,)
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores keys and values (rows, H, n, D): of the prompt, then of the K slots `at`."""
+        if self.at is None:
+            return super().append(keys, values)
+        self.keys.index_copy_(2, self.at, keys)
+        self.values.index_copy_(2, self.at, values)
+        return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
 
 @dataclass

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.ofa.cache import DecoderState, LayerCache
+from models.ofa.cache import DecoderState, LayerCache, SlotCache
 from models.ofa.config import OFAConfig
 from models.ofa.encoder import EncoderOutput, run_layer
 from models.ofa.layers import DecoderLayer
@@ -74,13 +74,19 @@ class Decoder(PositionTables):
         self_biases, cross_bias = self.positions(enc, T, code).rows(0, T)
         return self.embed(tokens, slice(T), code), self_biases, cross_bias
 
-    def start(self, enc: EncoderOutput, groups: int, capacity: int, code: bool = False) -> DecoderState:
-        """State for decoding up to `capacity` positions of `groups` rows per sample, step by step."""
+    def start(
+        self, enc: EncoderOutput, groups: int, capacity: int, code: bool = False, slots: int | None = None
+    ) -> DecoderState:
+        """State for decoding up to `capacity` positions of `groups` rows per sample, step by step.
+
+        slots: keys and values of so many slots are kept, at fixed addresses (`SlotCache`).
+        """
         padding = enc.padding()
         memory = [layer.memory(enc.out, padding) for layer in self.layers]
         rows, head_dim = enc.out.size(0) * groups, enc.out.size(2) // self.heads
         like = memory[0][0]
-        caches = [LayerCache(rows, self.heads, capacity, head_dim, like) for _ in self.layers]
+        kind, size = (LayerCache, capacity) if slots is None else (SlotCache, slots)
+        caches = [kind(rows, self.heads, size, head_dim, like) for _ in self.layers]
         return DecoderState(memory, caches, self.positions(enc, capacity, code), code)
 
     def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
@@ -96,9 +102,10 @@ class Decoder(PositionTables):
             self_biases: per layer, (1 or B or B * G, H, n, T), T = positions in `state` and new ones; -inf forbids.
             cross_bias: (1 or B, H, n, S).
         """
+        shape, x = x.shape, x.reshape(-1, x.size(2))  # half as many operators: products know matrices only
         for layer, bias, memory, cache in zip(self.layers, self_biases, state.memory, state.layers, strict=True):
             x = layer(x, bias, memory, cross_bias, cache)
-        return self.layer_norm(x)
+        return self.layer_norm(x).view(shape)
 
     def positions(self, enc: EncoderOutput, length: int, code: bool) -> DecoderPositions:
         """Position biases of decoder positions 0..length-1 against themselves and the encoder's positions.

@@ -93,7 +93,7 @@ class DecoderLayer(_Residual):
         cross_bias: Tensor,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        """x (B * G, T, C) -> (B * G, T, C).
+        """x (B * G, T, C), or with a cache (B * G * T, C), -> the same shape.
 
         Args:
             self_bias: (1 or B, H, T, T'), T' = cached and new positions; holds the causal mask.
@@ -102,10 +102,11 @@ class DecoderLayer(_Residual):
             cache: earlier positions' keys and values; the new ones are appended.
         """
         hidden = self.self_attn_layer_norm(x)
-        keys, values = self.self_attn.keys_values(hidden)
+        rows = x.size(0) if cache is None or x.dim() == 3 else cache.keys.size(0)
+        q, keys, values = self.self_attn.project(hidden, rows, None if cache is None else cache.fused)
         if cache is not None:
             keys, values = cache.append(keys, values)
-        x = self._add(x, self.self_attn(hidden, keys, values, self_bias), self.self_attn_ln)
+        x = self._add(x, self.self_attn.answer(q, keys, values, self_bias, x.shape), self.self_attn_ln)
         hidden = self.encoder_attn_layer_norm(x)
-        x = self._add(x, self.encoder_attn(hidden, *memory, cross_bias), self.cross_attn_ln)
+        x = self._add(x, self.encoder_attn(hidden, *memory, cross_bias, rows), self.cross_attn_ln)
         return self.feed_forward(x)

@@ -20,10 +20,11 @@ MAX_TEXT = 1024
 def token_buckets(bucket_size: int, length: int = MAX_TEXT) -> Tensor:
     """Bucket of query i and key j, (length, length): exact near the diagonal, logarithmic beyond bucket_size / 2."""
     near = bucket_size // 2
-    distance = torch.arange(length)[:, None] - torch.arange(length)[None]
+    distance = torch.arange(1 - length, length)
     far = torch.log(distance.abs().clamp(min=near).double() / near) / math.log((length - 1) / near) * (near - 1)
     logarithmic = distance.sign() * (far.ceil().long() + near)
-    return torch.where(distance.abs() <= near, distance, logarithmic) + bucket_size - 1
+    buckets = torch.where(distance.abs() <= near, distance, logarithmic) + bucket_size - 1
+    return buckets.unfold(0, length, 1).flip(1)  # row i holds the distances i, i - 1, ... to the keys 0, 1, ...
 
 
 def image_buckets(side: int) -> Tensor:
@@ -31,11 +32,10 @@ def image_buckets(side: int) -> Tensor:
 
     Id r * side + c + 1 is cell (r, c); id 0 is the decoder's begin of sentence, with three buckets of its own.
     """
-    rows, columns = torch.arange(side * side) // side, torch.arange(side * side) % side
     span = 2 * side - 1
-    cells = (rows[:, None] - rows + side - 1) * span + (columns[:, None] - columns + side - 1)
+    places = torch.arange(side * side) // side * span + torch.arange(side * side) % side
     table = torch.empty(side * side + 1, side * side + 1, dtype=torch.long)
-    table[1:, 1:] = cells
+    torch.sub(places[:, None] + (side - 1) * (span + 1), places, out=table[1:, 1:])
     table[0, 1:], table[1:, 0], table[0, 0] = span * span, span * span + 1, span * span + 2
     return table
 
@@ -141,4 +141,46 @@ class DecoderPositions:
         """Keeps the biases of some samples (1-D indices), where samples differ at all."""
         if self.cross_k.size(0) > 1:
             self.cross_k = self.cross_k.index_select(0, samples)
+            self._cross_bias = self._cross_bias.index_select(0, samples)
+
+
+class BiasBlock:
+    """Rows of `DecoderPositions`, all layers in one tensor that stays at its address: a step picks its own by index.
+
+    Attributes:
+        size: rows that are ready at once.
+    """
+
+    def __init__(self, positions: DecoderPositions, size: int = 64) -> None:
+        self._positions, self._first, self._last = positions, 0, 0
+        self.size = min(size, positions.self_q.size(2))
+        self._self_bias: Tensor | None = None
+        self._offset = torch.zeros(1, dtype=torch.long, device=positions.self_q.device)
+
+    def prepare(self, position: int) -> None:
+        """Makes the rows of a position and those that follow ready, unless they are."""
+        if self._first <= position < self._last:
+            return
+        length = self._positions.self_q.size(2)
+        self._first, self._last = position, min(position + self.size, length)
+        self._offset.fill_(position)
+        self_bias, cross_bias = self._positions.rows(self._first, self._last)
+        n = self._last - self._first
+        if self._self_bias is None:
+            shape = (len(self_bias), *self_bias[0].shape[:2], self.size, length)
+            self._self_bias = self_bias[0].new_full(shape, -math.inf)
+            self._cross_bias = cross_bias.new_zeros(*cross_bias.shape[:2], self.size, cross_bias.size(3))
+        for layer, bias in zip(self._self_bias, self_bias, strict=True):
+            layer[:, :, :n, : self._last] = bias
+        self._cross_bias[:, :, :n] = cross_bias
+
+    def rows(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Position (1,) -> self-attention biases (layers, 1, H, 1, length), -inf behind it, and (1 or B, H, 1, S)."""
+        assert self._self_bias is not None
+        index = position - self._offset
+        return self._self_bias.index_select(3, index), self._cross_bias.index_select(2, index)
+
+    def keep_samples(self, samples: Tensor) -> None:
+        """Goes on with some samples only (1-D indices), after `DecoderPositions.keep_samples`."""
+        if self._self_bias is not None and self._cross_bias.size(0) > 1:
             self._cross_bias = self._cross_bias.index_select(0, samples)

@@ -1,61 +1,18 @@
-"""On a GPU that does not exist: shapes and devices are real, numbers are not, and every mix of devices raises.
+"""On a GPU that does not exist (`tests/fake_gpu.py`): the model, losses, search, ranking, VQGAN and CLIP."""
 
-What has to know a number (a wait for the host on a real GPU) gets a stand-in, and is counted. Only forward passes and
-losses can run so: the backward pass asks for a CUDA context.
-"""
-
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torch._subclasses import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from criterions.linear_cross_entropy import linear_cross_entropy
 from criterions.losses import label_smoothed_cross_entropy
 from models.ofa import OFA, OFAConfig
 from models.vqgan import VQGAN, VQGANConfig
+from tests.fake_gpu import build, fake_gpu
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 B, S, T = 2, 7, 5
-
-
-class StandIn(TorchDispatchMode):
-    """Answers what a tensor without numbers cannot, and counts how often it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in ("_local_scalar_dense", "equal", "nonzero"):
-            self.asked[name] += 1
-            if name != "nonzero":
-                return True
-            return args[0].new_empty((args[0].numel(), args[0].dim()), dtype=torch.long)
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def fake_gpu() -> Iterator[StandIn]:
-    """Inside, CUDA tensors can be made. What is made without a device is on the CPU, as it would be."""
-    with FakeTensorMode(), StandIn() as stand_in:
-        yield stand_in
-
-
-def build(make: Callable[[], nn.Module], dtype: torch.dtype = torch.float32) -> Any:
-    """A module on the GPU; its weights cannot be converted later."""
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device("cuda"):
-            return make()
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 def network(dtype: torch.dtype, **options: Any) -> Any:
