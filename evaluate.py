@@ -92,7 +92,7 @@ def evaluate(cfg: DictConfig) -> None:
     evaluation_flags.check_given(cfg, cfg.given)
     if (subset := cfg.dataset.gen_subset) in ("", ".", "..") or "/" in subset:
         raise UserError(f"--gen-subset={subset} is part of file names: pass a name such as test.")
-    if cfg.evaluation.check_submission:
+    if cfg.evaluation.check_submission is not None:
         check_submission(cfg)
         return
     if not cfg.common_eval.path:

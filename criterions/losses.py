@@ -52,7 +52,7 @@ class TokenRows(NamedTuple):
 def parse_constraint_range(text: str) -> tuple[int, int]:
     """Read "start,end" (ids start..end-1 and 0..3 stay allowed); ValueError unless 0 <= start < end."""
     try:
-        start, end = (int(part) for part in text.split(","))
+        start, end = (int(part) for part in text.split(",")) if "_" not in text and text.isascii() else (0, 0)
     except ValueError:
         start, end = 0, 0
     if not 0 <= start < end:

@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.html:
             write_page(report, dataset, args.html)
         return int(report.bad > 0)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"{parser.prog}: error: {one_sentence(error)}", file=sys.stderr)
         return 2
 

@@ -111,6 +111,8 @@ def _with_plugin(argv: Sequence[str]) -> list[str]:
 
 def _user_dir(path: str) -> str:
     """What --user-dir means: a folder that is there, else this one, which scripts name relative to their own."""
+    if os.path.isfile(path):
+        raise UserError(f"--user-dir={path} is a file: name the folder of a plugin, or leave it out.")
     if path and os.path.exists(path) and not os.path.samefile(path, PLUGIN):
         return path
     if not os.path.exists(path) and os.path.basename(os.path.normpath(path)) != PLUGIN.name:

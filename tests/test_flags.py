@@ -116,6 +116,12 @@ def test_two_precisions_are_one_sentence(capsys):
     assert "--fp16 and --bf16 exclude each other: leave one out." in capsys.readouterr().err
 
 
+def test_a_user_dir_that_is_a_file_is_one_sentence(capsys):
+    with pytest.raises(SystemExit) as caught:
+        evaluate.parse_args([*EVALUATION, f"--user-dir={__file__}"])
+    assert caught.value.code == 2 and "test_flags.py is a file: name the folder of a plugin" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("program", [train, evaluate], ids=["train", "evaluate"])
 @pytest.mark.parametrize("words", [["--user-dir=../../module"], ["--user-dir", "../../module"], ["--user-dir="]])
 def test_a_plugin_that_is_not_there_is_ours_with_a_warning(program, words, caplog):

@@ -94,7 +94,8 @@ def _id_of(line: bytes, field: str, where: str) -> tuple[Any, int | None]:
     """The id of a record, and the row that it is of if it says so; UserError for any other line."""
     try:
         record = json.loads(line)
-        if field not in record or not record.keys() & {"score", "scores"}:
+        scores = record.keys() & {"score", "scores"}
+        if field not in record or not scores or record.keys() - scores - {"id", field, "row"}:
             raise KeyError(field)
         if not isinstance(row := record.get("row"), int | None):
             raise TypeError(row)

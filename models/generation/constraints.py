@@ -77,6 +77,8 @@ class TokenRules:
             raise UserError("--constraint-range and a closed answer set exclude each other: leave one out.")
         if last > vocab_size:
             raise UserError(f"--constraint-range ends at {last}, beyond the {vocab_size} token ids: lower it.")
+        if last <= NUM_SPECIAL:
+            raise UserError(f"--constraint-range {self.config.constraint_range} holds no ids of text: raise its end.")
 
     def enter(self, step: int) -> None:
         """The rules that are in force from now on: those of the choice of token `step`."""

@@ -19,6 +19,7 @@ NOT_OURS = {
     "an object with an id and a text": b'{"id": "1", "text": "a"}',
     "records of another command": b'{"id": 1, "answer": "a", "score": 1}\n',
     "an input with references": b'{"id": 1, "image": "a.png", "caption": "a"}\n',
+    "scores of somebody else's": b'{"id": 1, "caption": "a", "image": "a.png", "score": 5}\n',
     "captions without scores": b'{"id": 1, "caption": "a"}\n',
     "an odd id": b'{"id": [1], "caption": "a", "score": 1}\n',
     "a list": b"[1, 2]\n",

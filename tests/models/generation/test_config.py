@@ -40,7 +40,10 @@ def test_fields_can_become_flags():
         ("--sampling and --diverse-beam-groups", dict(sampling=True, diverse_beam_groups=5)),
         ("--match-source-len and --diversity-rate", dict(match_source_len=True, diversity_rate=0.5)),
         ("--diverse-beam-groups 2", dict(beam=5, diverse_beam_groups=2)),
-        *(("--constraint-range", dict(constraint_range=r)) for r in ("", "5", "5,", "a,b", "9,9", "-1,4", "1,2,3")),
+        *(
+            ("--constraint-range", dict(constraint_range=r))
+            for r in ("", "5", "5,", "a,b", "9,9", "-1,4", "1,2,3", "1_0,20", "٥,٩")
+        ),
     ],
 )
 def test_refuses_naming_the_flag(flag, options):

@@ -142,6 +142,8 @@ def test_rows_without_a_number_are_dead():
     [
         ("exclude each other", dict(trie=CandidateTrie([[5]]), constraint_range="4,6")),
         ("beyond the 12 token ids", dict(constraint_range="4,13")),
+        ("--constraint-range 1,2 holds no ids of text", dict(constraint_range="1,2")),
+        ("--constraint-range 0,4 holds no ids of text", dict(constraint_range="0,4")),
         ("Prefix tokens", dict(prefix=torch.tensor([[5], [9]]), constraint_range="4,8")),
     ],
 )

@@ -142,7 +142,7 @@ def test_nothing_is_left_of_a_folder_that_cannot_be_made(checkpoint, tmp_path, m
     torch.save({**checkpoint, "cfg": {**checkpoint["cfg"], "task": {**TASK, "num_bins": 6}}}, tmp_path / "a.pt")
     assert main([str(tmp_path / "a.pt"), str(tmp_path / "new/hf")]) == 2
     (tmp_path / "there").mkdir()
-    (tmp_path / "there/config.json").write_text("mine")
+    (tmp_path / "there/config.json").write_text(mine := '{"model_type": "ofa", "mine": 1}')
     assert main([str(tmp_path / "a.pt"), str(tmp_path / "there")]) == 2
     assert main([str(tmp_path / "a.pt"), str(tmp_path / "there/config.json")]) == 2
     torch.save(checkpoint, tmp_path / "a.pt")
@@ -153,8 +153,21 @@ def test_nothing_is_left_of_a_folder_that_cannot_be_made(checkpoint, tmp_path, m
     monkeypatch.setattr(convert_module, "write_tensors", full)
     assert main([str(tmp_path / "a.pt"), str(tmp_path / "there")]) == 2
     assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["a.pt", "new", "there", "config.json"]
-    assert (tmp_path / "there/config.json").read_text() == "mine"
+    assert (tmp_path / "there/config.json").read_text() == mine
     assert capsys.readouterr().err.count("\n") == 4
+
+
+@pytest.mark.parametrize("name", ["config.json", "merges.txt", "vocab.json", "tokenizer.json", "pytorch_model.bin"])
+def test_files_of_another_folder_are_left_as_they_are(name, checkpoint, tmp_path, capsys):
+    torch.save(checkpoint, tmp_path / "a.pt")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / name).write_text('{"model_type": "bert"}')
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / "there")]) == 2
+    assert [path.name for path in (tmp_path / "there").iterdir()] == [name]
+    assert (tmp_path / "there" / name).read_text() == '{"model_type": "bert"}'
+    assert f"there holds {name} of something else than an OFA model" in capsys.readouterr().err
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / ("a" * 300))]) == 2
+    assert main(["a" * 300, str(tmp_path / "b")]) == 2
 
 
 def test_the_demo_checkpoint_as_the_docs_say(tmp_path, capsys):
