@@ -110,8 +110,9 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
     def __init__(
         self, rows: Rows, vocab: Vocabulary, config: DataConfig, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
-        if config.max_image_pixels < 1:
-            raise UserError(f"--max-image-pixels {config.max_image_pixels}: choose at least 1.")
+        for name in ("max_image_pixels", "max_src_length", "max_tgt_length"):  # negative ones would cut texts' ends
+            if (value := getattr(config, name)) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {value}: choose at least 1.")
         check_format(rows, len(self.columns))
         selected = len(rows.columns or rows[0])
         count = len(self.columns)

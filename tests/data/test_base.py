@@ -182,3 +182,10 @@ def test_every_option_has_help_and_a_type_that_makes_a_flag() -> None:
     for field in dataclasses.fields(DataConfig):
         assert field.metadata["help"]
         assert field.type in (int, bool, str, typing.Optional[str])  # noqa: UP045 (what fairseq unwraps)
+
+
+@pytest.mark.parametrize("name", ["max_image_pixels", "max_src_length", "max_tgt_length"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_limits_that_would_cut_texts_at_their_end_are_refused(name, value, tmp_path, vocab):
+    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} {value}: choose at least 1"):
+        captions(tmp_path, vocab, [f"5\tcap\t{png()}"], **{name: value})
