@@ -98,7 +98,7 @@ def test_bad_row_names_file_line_and_reason(tmp_path: Path, vocab: Vocabulary, n
 
 def test_image_without_pixels_is_a_bad_row(tmp_path: Path, vocab: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
     # Pillow's own decoders refuse such files already; a format that does not must still not pass
-    monkeypatch.setattr("data.base.decode", lambda *_, **__: Decoded(Image.new("RGB", (0, 3)), False, False))
+    monkeypatch.setattr("data.base.decode", lambda *_: Decoded(Image.new("RGB", (0, 3)), False, False, "RGB"))
     with pytest.raises(BadRowError, match="line 1: the image is 0 x 3 pixels"):
         captions(tmp_path, vocab, [f"4\ta cap\t{png()}"])[0]
 
