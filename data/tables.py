@@ -127,7 +127,8 @@ def open_rows(
             given = selected_cols.split(",") if selected_cols else [str(n) for n in range(len(kind.names))]
             selected_cols = ",".join(column for name, column in zip(kind.names, given, strict=False) if name in names)
         return TsvFile(path, selected_cols)
-    optional = {"id", *(name for name, option in getattr(kind, "switched", {}).items() if not getattr(config, option))}
+    optional = {"id", *getattr(kind, "optional", ())}
+    optional |= {name for name, option in getattr(kind, "switched", {}).items() if not getattr(config, option)}
     left_out = kind.dataset_class.left_out
     if left_out and not needs_references:
         optional.add(kind.names[-left_out])

@@ -75,7 +75,7 @@ class Task(RowKind):
             says in the same words.
         decoding: how the released evaluation decodes; empty where it ranks a closed set of answers.
         evaluated: columns that the released evaluation reads from elsewhere.
-        switched: columns that are read only with an option -> the option.
+        switched: columns that are read only with an option -> the option. optional: columns that tables may lack.
         server: where records go to be scored, if ids must be whole numbers there.
     """
 
@@ -85,6 +85,7 @@ class Task(RowKind):
     decoding: Mapping[str, Any] = field(default_factory=dict)
     evaluated: Mapping[str, int] = field(default_factory=dict)
     switched: Mapping[str, str] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
     server: Server | None = None
 
 
@@ -118,7 +119,7 @@ TASKS: dict[str, Task] = {
         record={"question_id": int, "answer": str},
         recipe={"max_src_length": 80},
         decoding={"beam": 5, "unnormalized": True},
-        switched={"objects": "add_object"},
+        optional=("objects",),
         server=VQA_SERVER,
     ),
     "refcoco": Task(
