@@ -24,9 +24,10 @@ from tqdm import tqdm
 from data.items import Item, Source, open_items
 from data.table_files import column_names
 from data.tasks import TASKS
-from utils.errors import ItemError, UserError, one_sentence
+from utils.errors import ItemError, UserError
 from utils.files import check_folder, whole_characters
 from utils.options import path_of, positive, program_name, seed
+from utils.program import program
 from utils.record_file import RecordFile
 
 if TYPE_CHECKING:  # functions import what needs torch: a wrong command line shall not wait for it
@@ -220,20 +221,10 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, value
 
 
+@program("predict.py", "With --output, rerun the same command to resume.")
 def main(argv: Sequence[str] | None = None) -> int:
     """0, or 1 if items were skipped, 2 if nothing could be done."""
-    args = parse_args(sys.argv[1:] if argv is None else argv)
-    try:
-        return predict(args)
-    except (UserError, OSError) as error:
-        print(f"{program_name('predict.py')}: error: {one_sentence(error)}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print(
-            f"{program_name('predict.py')}: interrupted. With --output, rerun the same command to resume.",
-            file=sys.stderr,
-        )
-        return 130
-    return 2
+    return predict(parse_args(sys.argv[1:] if argv is None else argv))
 
 
 def predict(args: argparse.Namespace) -> int:

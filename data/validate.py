@@ -18,10 +18,11 @@ from data.text import Vocabulary
 from data.validate_page import write_page
 from data.validate_report import Report
 from data.validate_rows import digests, look_at_rows
-from utils.errors import UserError, one_sentence
+from utils.errors import UserError
 from utils.files import check_folder
 from utils.options import not_negative, path_of, positive, program_name
 from utils.predictions import write_json
+from utils.program import program
 from utils.servers import Server
 
 ROW_KINDS: Mapping[str, RowKind] = {**TASKS, **PRETRAINING}  # what can be checked
@@ -73,6 +74,7 @@ def open_rows(
     return row_kind.dataset(rows, vocab, config, split, **arguments)
 
 
+@program("python -m data.validate")
 def main(argv: list[str] | None = None) -> int:
     """0 if all rows are good, 1 if some are not, 2 if the file cannot be checked."""
     parser = argparse.ArgumentParser(
@@ -99,29 +101,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=path_of, metavar="FILE", help="write the whole report as JSON")
     parser.add_argument("--workers", type=not_negative, default=2, help="reading processes (default %(default)s)")
     args = parser.parse_args(argv)
-    try:
-        files = [path for path in (args.file, args.against) if path]
-        vocab, row_kind = Vocabulary.load(args.bpe_dir, args.bpe), ROW_KINDS[args.task]
-        for flag, path in (("--html", args.html), ("--json", args.json)):
-            if path:
-                check_folder(path.absolute().parent, flag)
-                if path.exists() and any(data.exists() and path.samefile(data) for data in files):
-                    raise UserError(f"{flag}={path} is a data file: choose another name.")
-        arguments = args.selected_cols, args.candidates, vocab, args.neg_sample_dir, args.code_image_size
-        given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
-        options = {**getattr(row_kind, "recipe", {}), **given}
-        dataset, *others = (open_rows(args.task, path, *arguments, **options) for path in files)
-        server = row_kind.server if isinstance(row_kind, Task) else None
-        report = look(dataset, args.workers, server, *others)
-        print("\n".join(report.lines()))
-        if args.json:
-            write_json(report.as_dict(), args.json, indent=2)
-        if args.html:
-            write_page(report, dataset, args.html)
-        return int(report.bad > 0)
-    except (UserError, OSError) as error:
-        print(f"{parser.prog}: error: {one_sentence(error)}", file=sys.stderr)
-        return 2
+    files = [path for path in (args.file, args.against) if path]
+    vocab, row_kind = Vocabulary.load(args.bpe_dir, args.bpe), ROW_KINDS[args.task]
+    for flag, path in (("--html", args.html), ("--json", args.json)):
+        if path:
+            check_folder(path.absolute().parent, flag)
+            if path.exists() and any(data.exists() and path.samefile(data) for data in files):
+                raise UserError(f"{flag}={path} is a data file: choose another name.")
+    arguments = args.selected_cols, args.candidates, vocab, args.neg_sample_dir, args.code_image_size
+    given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    options = {**getattr(row_kind, "recipe", {}), **given}
+    dataset, *others = (open_rows(args.task, path, *arguments, **options) for path in files)
+    server = row_kind.server if isinstance(row_kind, Task) else None
+    report = look(dataset, args.workers, server, *others)
+    print("\n".join(report.lines()))
+    if args.json:
+        write_json(report.as_dict(), args.json, indent=2)
+    if args.html:
+        write_page(report, dataset, args.html)
+    return int(report.bad > 0)
 
 
 def look(dataset: OFADataset, workers: int, server: Server | None = None, against: OFADataset | None = None) -> Report:

@@ -5,8 +5,8 @@ import sys
 
 from digits.handwriting import SPLITS
 from digits.tasks import TASKS
-from utils.errors import UserError, one_sentence
 from utils.options import path_of, seed
+from utils.program import program
 
 SMALLEST_IMAGE = 24  # cells of 8 pixels, the resolution of the handwriting
 
@@ -20,6 +20,7 @@ def task_names(text: str) -> list[str]:
     return names
 
 
+@program("python -m data.demo")
 def main(argv: list[str] | None = None) -> int:
     """Write the folders of the tasks under the output folder; 2 on a user's mistake."""
     parser = argparse.ArgumentParser("python -m data.demo", description="Write the digit-scene demo data.")
@@ -34,12 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     counts = {split: getattr(args, split) for split in SPLITS}
     if min(*counts.values(), args.seed) < 0 or args.size < SMALLEST_IMAGE:
         parser.error(f"--size must be {SMALLEST_IMAGE} or more and no other number may be negative")
-    try:
-        for task in (TASKS[name] for name in args.tasks):
-            task.write(args.out_dir / task.folder, counts, args.seed, args.size)
-    except (UserError, OSError) as error:
-        print(one_sentence(error), file=sys.stderr)
-        return 2
+    for task in (TASKS[name] for name in args.tasks):
+        task.write(args.out_dir / task.folder, counts, args.seed, args.size)
     return 0
 
 

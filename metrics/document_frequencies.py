@@ -14,8 +14,9 @@ from pathlib import Path
 
 from metrics.cider import NGram, count_documents, reward_text
 from utils.constants import SEPARATOR
-from utils.errors import UserError, one_sentence
+from utils.errors import UserError
 from utils.files import atomic_write
+from utils.program import program
 
 
 def read_captions(path: Path, column: int) -> Iterator[list[str]]:
@@ -43,6 +44,7 @@ def write_table(frequencies: dict[NGram, int], images: int, path: Path) -> None:
         pickle.dump({"document_frequency": counts, "ref_len": float(images)}, file, protocol=2)
 
 
+@program("python -m metrics.document_frequencies")
 def main(argv: list[str] | None = None) -> int:
     """Count, write, and say how much; 2 on a user's mistake."""
     parser = argparse.ArgumentParser(
@@ -54,15 +56,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.column < 0:
         parser.error(f"--column {args.column}: columns count from 0")
-    try:
-        frequencies, images = count_documents(read_captions(args.tsv, args.column))
-        if not images:
-            raise UserError(f"{args.tsv} has no rows; check how it was made.")
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_table(frequencies, images, args.out)
-    except (UserError, OSError) as error:
-        print(one_sentence(error), file=sys.stderr)
-        return 2
+    frequencies, images = count_documents(read_captions(args.tsv, args.column))
+    if not images:
+        raise UserError(f"{args.tsv} has no rows; check how it was made.")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_table(frequencies, images, args.out)
     print(f"{len(frequencies)} n-grams of {images} images -> {args.out}")
     return 0
 

@@ -32,9 +32,10 @@ from data.tsv import TsvFile
 from metrics.cider import count_documents, reward_text
 from metrics.document_frequencies import write_table
 from utils.constants import SEPARATOR
-from utils.errors import UserError, one_sentence
+from utils.errors import UserError
 from utils.files import atomic_write, check_folder
 from utils.options import path_of, positive, program_name
+from utils.program import program
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBSET = 5000  # images of ImageNet's file for validation in training, spread over all classes
@@ -330,6 +331,7 @@ HELP = {
 }
 
 
+@program("python -m data.build", "Rerun the same command to resume.")
 def main(argv: Sequence[str] | None = None) -> int:
     """Builds, says what was written, and how to train with it; 2 on a user's mistake."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -337,16 +339,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["pretrain"] or (words and words[0].startswith("-") and words[0] not in ("-h", "--help")):
         return pretrain.main(words[words[0] == "pretrain" :])
     flags = parse_args(words)
-    try:
-        for path in filter(None, (getattr(flags, f"vqgan_{kind}_path", None) for kind in ("model", "config"))):
-            if not path.is_file():
-                raise UserError(f"There is no {path}; check the path.")
-        check_folder(flags.output, "--output")
-        builder = Builder(flags)
-        rows = builder.run()
-    except (UserError, OSError) as error:
-        print(f"{program_name('python -m data.build')}: error: {one_sentence(error)}", file=sys.stderr)
-        return 2
+    for path in filter(None, (getattr(flags, f"vqgan_{kind}_path", None) for kind in ("model", "config"))):
+        if not path.is_file():
+            raise UserError(f"There is no {path}; check the path.")
+    check_folder(flags.output, "--output")
+    builder = Builder(flags)
+    rows = builder.run()
     for path, count in rows.items():
         print(f"{count} rows -> {path}")
     for name in builder.extras:

@@ -38,6 +38,7 @@ from models.vqgan import VQGAN, from_pil, sample_codes, to_pil
 from utils.errors import BadRowError, UserError, one_sentence
 from utils.files import atomic_write
 from utils.options import program_name
+from utils.program import program
 
 Work = Callable[[argparse.Namespace, int, int], None]  # flags, number of the share, number of shares
 _READERS = 4  # threads that decode images while the model runs
@@ -403,15 +404,12 @@ def _check(flags: argparse.Namespace) -> None:
             )
 
 
+@program("python -m utils.image_codes", "Rerun the same command to resume.")
 def main(argv: Sequence[str] | None = None) -> int:
     """Encode or decode; a user's mistake is one sentence on stderr and exit status 2."""
     flags = parse_args(sys.argv[1:] if argv is None else argv)
-    try:
-        _check(flags)
-        written = encode(flags) if flags.command == "encode" else decode(flags)
-    except (UserError, OSError) as error:
-        print(one_sentence(error), file=sys.stderr)
-        return 2
+    _check(flags)
+    written = encode(flags) if flags.command == "encode" else decode(flags)
     print(f"written: {written}")
     return 0
 

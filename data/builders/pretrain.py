@@ -32,9 +32,10 @@ from data.negatives import ANSWER_FILE, CAPTION_FILE, OBJECT_FILE
 from data.vqa_gen import join_answers
 from models.vqgan import from_pil
 from utils.constants import SEPARATOR
-from utils.errors import UserError, one_sentence
+from utils.errors import UserError
 from utils.files import atomic_write, decode_text
 from utils.options import program_name
+from utils.program import program
 
 PAIRS, DETECTION, TEXTS, CODES = (f"{kind}_examples.tsv" for kind in ("vision_language", "detection", "text", "image"))
 NEGATIVES = "negative_sample"
@@ -280,15 +281,12 @@ def check(flags: argparse.Namespace) -> None:
             raise UserError(f"{flags.output / name} exists already: delete it or choose another --output.")
 
 
+@program("python -m data.build_pretrain")
 def main(argv: list[str] | None = None) -> int:
     """Build, and say what was written and what was not; 2 on a user's mistake."""
     flags = parse_args(argv)
-    try:
-        check(flags)
-        rows = build(flags)
-    except (UserError, OSError) as error:
-        print(f"{program_name('python -m data.build_pretrain')}: error: {one_sentence(error)}", file=sys.stderr)
-        return 2
+    check(flags)
+    rows = build(flags)
     sources = {PAIRS: "", DETECTION: "no objects", TEXTS: "no --texts", CODES: "no --vqgan-model-path"}
     for name, reason in sources.items():
         print(f"{rows[name]} rows -> {flags.output / name}" if rows[name] else f"{name} is not written: {reason}.")

@@ -11,7 +11,6 @@ history is left behind, the run's options and its card go along.
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from utils.errors import UserError, one_sentence
 from utils.files import read_text, text_lines
 from utils.hf_layout import CODE_POSITIONS
 from utils.options import path_of, program_name
+from utils.program import program
 from utils.tensor_file import NOT_STORED, write_tensors
 
 COMPUTED = ("token_rp_bucket", "image_rp_bucket", CODE_POSITIONS)  # ends of names
@@ -60,7 +60,7 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
     """
     if target.suffix in OTHER_ENDINGS:
         raise UserError(f"{target}: use a name that ends in .pt or .safetensors, or name a folder.")
-    if os.path.exists(source) and os.path.exists(target) and source.samefile(target):
+    if source.exists() and target.exists() and source.samefile(target):
         raise UserError(f"{target} is the checkpoint that is read: choose another name.")
     checkpoint = load_checkpoint(source)
     config = model_config(checkpoint, source=str(source))
@@ -78,7 +78,8 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
     if target.suffix == ".safetensors":
         write_tensors(target, stored, checkpoint)
         return []
-    _check_target(target)
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is a file: name another folder, or use a name that ends in .pt or .safetensors.")
     with _whole_folder(target) as draft:
         hf_layout.write_json(draft / "config.json", hf_layout.to_config(asdict(config), asdict(OFAConfig())))
         notes = _copy_processor(source, draft) if source.is_dir() else None
@@ -91,20 +92,6 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
             stored[CODE_POSITIONS] = hf_layout.code_positions(stored[CODE_POSITIONS], config.code_window)
         write_tensors(draft / hf_layout.WEIGHT_FILES[0], hf_layout.to_layout_names(stored), checkpoint)
     return notes
-
-
-def _check_target(folder: Path) -> None:
-    """Raises UserError for a file, and for a folder with files of these names that an OFA model is not."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file: name another folder, or use a name that ends in .pt or .safetensors.")
-    written = ("config.json", "preprocessor_config.json", "tokenizer_config.json", *hf_layout.WEIGHT_FILES, *TOKENIZERS)
-    if there := [name for name in written if os.path.lexists(folder / name)]:
-        try:
-            hf_layout.read_options(folder)
-        except UserError as error:
-            raise UserError(
-                f"{folder} holds {there[0]} of something else than an OFA model: name another folder."
-            ) from error
 
 
 @contextmanager
@@ -230,6 +217,7 @@ def _first_folder(candidate: str | None, otherwise: Path) -> Path:
     return Path(candidate) if candidate and (Path(candidate) / "dict.txt").is_file() else otherwise
 
 
+@program("python -m utils.convert")
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -241,11 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bpe-dir", type=path_of, help="vocabulary folder (default: found as predict.py does)")
     parser.add_argument("--half", action="store_true", help="half precision, without tables that are recomputed")
     args = parser.parse_args(argv)
-    try:
-        notes = convert(args.source, args.target, args.bpe_dir, args.half)
-    except (UserError, OSError) as error:
-        print(f"{parser.prog}: error: {one_sentence(error)}", file=sys.stderr)
-        return 2
+    notes = convert(args.source, args.target, args.bpe_dir, args.half)
     print(*notes, f"Wrote {args.target}.", sep="\n")
     return 0
 

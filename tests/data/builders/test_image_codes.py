@@ -121,7 +121,7 @@ def test_the_error_of_a_worker_reaches_the_user(run, tmp_path, released, capsys)
     flags = [f"--file={tmp_path / 'bad.tsv'}", f"--outputs={tmp_path / 'x.tsv'}", "--code-image-size=32", *released[1]]
     assert main(["encode", *flags, "--selected-cols=0,1", "--workers=2"]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith(str(tmp_path / "bad.tsv")) and "not valid base64" in error
+    assert f"error: {tmp_path / 'bad.tsv'}" in error and "not valid base64" in error
 
 
 def test_an_interrupted_run_goes_on_where_it_was(run, tmp_path, released, monkeypatch):
@@ -136,7 +136,7 @@ def test_an_interrupted_run_goes_on_where_it_was(run, tmp_path, released, monkey
         return encode(self, images)
 
     monkeypatch.setattr(VQGAN, "encode", die_at_third)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(AssertionError, match="assert 130 == 0"):
         run("again.tsv", "--batch-size=1")
     assert not (tmp_path / "again.tsv").exists()
     (part,) = tmp_path.glob("again.tsv.*.part")
