@@ -11,6 +11,7 @@ history is left behind, the run's options and its card go along.
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -60,7 +61,7 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
     """
     if target.suffix in OTHER_ENDINGS:
         raise UserError(f"{target}: use a name that ends in .pt or .safetensors, or name a folder.")
-    if source.exists() and target.exists() and source.samefile(target):
+    if os.path.exists(source) and os.path.exists(target) and source.samefile(target):
         raise UserError(f"{target} is the checkpoint that is read: choose another name.")
     checkpoint = load_checkpoint(source)
     config = model_config(checkpoint, source=str(source))
@@ -78,8 +79,7 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
     if target.suffix == ".safetensors":
         write_tensors(target, stored, checkpoint)
         return []
-    if target.exists() and not target.is_dir():
-        raise UserError(f"{target} is a file: name another folder, or use a name that ends in .pt or .safetensors.")
+    _check_target(target)
     with _whole_folder(target) as draft:
         hf_layout.write_json(draft / "config.json", hf_layout.to_config(asdict(config), asdict(OFAConfig())))
         notes = _copy_processor(source, draft) if source.is_dir() else None
@@ -92,6 +92,20 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
             stored[CODE_POSITIONS] = hf_layout.code_positions(stored[CODE_POSITIONS], config.code_window)
         write_tensors(draft / hf_layout.WEIGHT_FILES[0], hf_layout.to_layout_names(stored), checkpoint)
     return notes
+
+
+def _check_target(folder: Path) -> None:
+    """Raises UserError for a file, and for a folder with files of these names that an OFA model is not."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: name another folder, or use a name that ends in .pt or .safetensors.")
+    written = ("config.json", "preprocessor_config.json", "tokenizer_config.json", *hf_layout.WEIGHT_FILES, *TOKENIZERS)
+    if there := [name for name in written if os.path.lexists(folder / name)]:
+        try:
+            hf_layout.read_options(folder)
+        except UserError as error:
+            raise UserError(
+                f"{folder} holds {there[0]} of something else than an OFA model: name another folder."
+            ) from error
 
 
 @contextmanager
