@@ -57,8 +57,9 @@ def parse(
         flags.values = vars(parser.parse_args(args))
         if not 0 <= flags.seed <= LARGEST_SEED:
             raise UserError(f"--seed {flags.seed}: choose a number from 0 to {LARGEST_SEED}.")
-        if flags.num_workers < 0:
-            raise UserError(f"--num-workers {flags.num_workers}: choose a number of at least 0.")
+        for name, least in (("num_workers", 0), ("batch_size", 1), ("batch_size_valid", 1)):
+            if isinstance(value := getattr(flags, name, None), int) and value < least:
+                raise UserError(f"--{name.replace('_', '-')} {value}: choose a number of at least {least}.")
         cfg = configuration(flags)
         _prepare_processes(cfg)
     except (UserError, ValueError, AssertionError) as error:

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ from models.weights.convert import main as convert
 from tests.programs import ROOT
 from utils.errors import UserError, one_sentence
 from utils.files import check_folder
+from utils.options import path_of
 from utils.predictions import check_predictions, write_json
 from utils.record_file import RecordFile
 
@@ -52,7 +54,10 @@ def empty_folder(tmp_path, monkeypatch):
         (predict.main, ["answer", "a.png", "--checkpoint=x", "--candidates="], "--candidates is empty"),
         (train.main, [*TRAIN, "--seed=99999999999999999999"], "--seed"),
         (train.main, [*TRAIN, "--num-workers=-1"], "--num-workers"),
+        (train.main, [*TRAIN, "--batch-size=0"], "--batch-size 0"),
+        (train.main, [*TRAIN, "--batch-size-valid=-2"], "--batch-size-valid -2"),
         (evaluate.main, [*EVALUATE, "--seed=-1"], "--seed"),
+        (evaluate.main, [*EVALUATE, "--batch-size=0"], "--batch-size 0"),
         (evaluate.main, [*EVALUATE, "--gen-subset=../evil"], "--gen-subset=../evil is part of file names"),
     ],
     ids=lambda value: value.__module__ if callable(value) else "",
@@ -62,6 +67,10 @@ def test_flags(program, argv, words, empty_folder, capsys):
         raise SystemExit(program([str(word) for word in argv]))
     said = capsys.readouterr().err
     assert caught.value.code == 2 and words in said and "Traceback" not in said
+
+
+def test_the_home_folder_in_a_path(empty_folder):
+    assert path_of("~/x") == Path.home() / "x" and path_of("a~") == Path("a~")
 
 
 def test_a_checkpoint_is_not_converted_onto_itself(save_small_network, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Dataclass fields that double as command line flags, and the values that flags take."""
 
 import argparse
+import os
 import sys
 from dataclasses import field
 from pathlib import Path
@@ -35,10 +36,10 @@ def seed(text: str) -> int:
 
 
 def path_of(text: str) -> Path:
-    """For argparse: a path; an empty one would be the working directory."""
+    """For argparse: a path; an empty one would be the working directory. `~` is expanded, also behind `--flag=`."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the path is empty")
-    return Path(text)
+    return Path(os.path.expanduser(text))
 
 
 def _whole(text: str, least: int, what: str, most: int = 10**18) -> int:
