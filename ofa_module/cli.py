@@ -57,10 +57,10 @@ def parse(
         flags.values = vars(parser.parse_args(args))
         if not 0 <= flags.seed <= LARGEST_SEED:
             raise UserError(f"--seed {flags.seed}: choose a number from 0 to {LARGEST_SEED}.")
-        for name, least in (("num_workers", 0), ("batch_size", 1), ("batch_size_valid", 1)):
-            if isinstance(value := getattr(flags, name, None), int) and value < least:
-                raise UserError(f"--{name.replace('_', '-')} {value}: choose a number of at least {least}.")
         cfg = configuration(flags)
+        for name, least in (("num_workers", 0), ("batch_size", 1), ("batch_size_valid", 1)):
+            if (value := cfg.dataset[name]) is not None and value < least:
+                raise UserError(f"--{name.replace('_', '-')} {value}: choose a number of at least {least}.")
         _prepare_processes(cfg)
     except (UserError, ValueError, AssertionError) as error:
         parser.error(one_sentence(error))
