@@ -36,7 +36,7 @@ from data.tsv import TsvFile
 from models.text_to_image import row_generators
 from models.vqgan import VQGAN, from_pil, sample_codes, to_pil
 from utils.errors import BadRowError, UserError, one_sentence
-from utils.files import atomic_write
+from utils.files import atomic_write, read_file
 from utils.options import program_name
 from utils.program import program
 
@@ -120,7 +120,7 @@ class FolderImages:
 
     def __getitem__(self, row: int) -> tuple[tuple[str, ...], bytes]:
         """Id and encoded image."""
-        return (self.ids[row],), self.files[row].read_bytes()
+        return (self.ids[row],), read_file(self.files[row])
 
     def where(self, row: int) -> str:
         """How error messages call a row."""

@@ -23,7 +23,7 @@ from data.images import image_size
 from data.items import image_endings
 from data.tasks import RowKind
 from utils.errors import UserError, quoted, shortened
-from utils.files import atomic_write
+from utils.files import atomic_write, read_file
 
 BATCH = 256  # rows written at once
 _SPACE = re.compile("[\t\r\n]+")  # what ends a column or a row
@@ -89,7 +89,7 @@ def _load(path: Path, in_base64: bool) -> Stored:
     """An image's size, and its path or base64; ValueError if it is no image."""
     try:
         if in_base64:
-            data = path.read_bytes()
+            data = read_file(path)
             return Stored(base64.urlsafe_b64encode(data).decode(), *image_size(data))
         with open(path, "rb") as file:
             head = file.read(HEAD)

@@ -33,7 +33,7 @@ from data.vqa_gen import join_answers
 from models.vqgan import from_pil
 from utils.constants import SEPARATOR
 from utils.errors import UserError
-from utils.files import atomic_write, decode_text
+from utils.files import atomic_write, decode_text, read_file
 from utils.options import program_name
 from utils.program import program
 
@@ -137,7 +137,7 @@ def write_images(annotations: Annotations, flags: argparse.Namespace, files: Fil
     for name, image in tqdm(images, desc="images", unit="image", mininterval=1):
         path = flags.images / image.file_name
         try:
-            data = path.read_bytes()
+            data = read_file(path)
             stored = store(data, flags.max_side, flags.max_image_pixels)
             square = "" if squares is None else middle_square(data, flags.max_image_pixels)
         except (OSError, ValueError) as error:
