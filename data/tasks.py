@@ -119,6 +119,7 @@ TASKS: dict[str, Task] = {
         record={"question_id": int, "answer": str},
         recipe={"max_src_length": 80},
         decoding={"beam": 5, "unnormalized": True},
+        switched={"objects": "add_object"},
         optional=("objects",),
         server=VQA_SERVER,
     ),

@@ -181,7 +181,7 @@ def test_installed_command(installed, folder):
     code, output, errors = run(folder, installed / "ofa", "predict", "--help", path="")
     assert code == 0 and "summarise" in output and not errors
     code, output, errors = run(folder, installed / "ofa", "validate", "caption", "rows.tsv", path="")
-    assert (code, output) == (0, "6 of 6 rows are good.\n"), errors
+    assert code == 0 and output.endswith("\n6 of 6 rows are good.\n"), errors
     code, _, errors = run(folder, installed / "ofa", "validate", "caption", "none.tsv", path=folder)
     assert code == 2 and errors.startswith("ofa validate: error: ") and "There is no data file none.tsv" in errors
 

@@ -150,8 +150,6 @@ def _batch_size(cfg: DictConfig) -> int:
     rows = cfg.dataset.batch_size
     if rows is None:
         raise UserError("--batch-size is missing: --plan and --auto-batch count the memory of a batch.")
-    if rows < 1:
-        raise UserError(f"--batch-size is {rows}; pass at least 1.")
     return int(rows)
 
 

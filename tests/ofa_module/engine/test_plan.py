@@ -112,7 +112,6 @@ def test_the_flag_prints_and_ends(capsys, tmp_path):
     "flags, said",
     [
         ((), "--batch-size is missing"),
-        (("--batch-size=0",), "--batch-size is 0; pass at least 1."),
         (("--batch-size=2", "--criterion=scst_reward_criterion"), "cannot be planned"),
         (("--batch-size=2", "--patch-image-size=0"), "patch_image_size is 0"),
         (("--batch-size=2", "--encoder-embed-dim=96"), "must be equal"),
