@@ -66,5 +66,6 @@ def with_original_options(model: Mapping[str, Any]) -> dict[str, Any]:
         model: `cfg["model"]` of a checkpoint, with the widths of encoder and decoder.
     """
     widths = {f"decoder_{end}_dim": model["decoder_embed_dim"] for end in ("input", "output")}
-    widths |= {f"{side}_prompt_dim": 2 * model["encoder_embed_dim"] for side in ("encoder", "decoder")}
+    if isinstance(width := model["encoder_embed_dim"], int):  # what is no number is refused when a model is built
+        widths |= {f"{side}_prompt_dim": 2 * width for side in ("encoder", "decoder")}
     return {**MODEL_OPTIONS, **widths, **model}

@@ -1,12 +1,14 @@
 """A few seconds of every fuzzer; long runs are started by hand, as their files say."""
 
 import random
+from contextlib import suppress
 
 import pytest
 
 from data.text import Vocabulary
 from data.validate import BPE_DIR
 from tests.fuzz import damage, hostile, nonsense, rows
+from utils.errors import UserError
 
 
 @pytest.mark.parametrize("kind", damage.FORMATS)
@@ -30,6 +32,14 @@ def test_a_call_is_one():
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory):
     return nonsense.Nonsense(tmp_path_factory.mktemp("nonsense"))
+
+
+@pytest.mark.parametrize("value", [None, {}])
+def test_every_option_of_a_folder(odd, value):
+    """Of config.json, which says all where the weights carry no card."""
+    for name in odd.config:
+        with suppress(UserError):
+            odd.read_config({**odd.config, name: value})
 
 
 @pytest.mark.parametrize("kind", nonsense.KINDS)
