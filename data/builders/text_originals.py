@@ -52,6 +52,7 @@ def _glue_rows(task: str, split: str, path: Path, bad: BadEntries) -> list[Entry
         )
 
     def values(line: str) -> dict[str, str]:
+        """What the task reads of a line; ValueError for a bad one."""
         cells = line.split("\t")
         if len(cells) != len(header):
             raise ValueError(f"the row has {len(cells)} columns, the first line {len(header)}")
@@ -87,6 +88,7 @@ def parallel(flags: argparse.Namespace, bad: BadEntries) -> Split:
             )
 
         def values(line: str) -> dict[str, str]:
+            """Article and summary of a line; ValueError for a bad one."""
             pair = {name: " ".join(text.split()) for name, text in zip(names, line.split("\n"), strict=False)}
             for name, text in pair.items():
                 require_words(normalize_caption(text).replace(DIGIT, "0"), name)

@@ -267,9 +267,9 @@ class _Search:
         """Drops finished samples; False when none is left. The one place that waits for the device."""
         beams = self.beams
         alive = beams.scores.isfinite().any(1) & (step <= self.max_len)
-        state = torch.stack([alive.long(), beams.count]).tolist()
-        going = [b for b, (is_alive, count) in enumerate(zip(*state, strict=True)) if is_alive and count < self.beam]
-        self._check_stuck([b for b, (is_alive, count) in enumerate(zip(*state, strict=True)) if not is_alive | count])
+        state = list(enumerate(torch.stack([alive.long(), beams.count], dim=1).tolist()))
+        going = [b for b, (is_alive, count) in state if is_alive and count < self.beam]
+        self._check_stuck([b for b, (is_alive, count) in state if not is_alive and not count])
         if going and len(going) < len(self.samples):
             gone = sorted({*range(len(self.samples))} - {*going})
             self._collect(gone)

@@ -63,9 +63,10 @@ class BeamState:
         for cache in self.state.layers:
             cache.length = limit
         self_rows, cross_row = self.block.rows(self._position)
-        self_rows = self_rows[..., self._positions[:limit]] if self.beams > 1 else self_rows[..., :limit]
-        if self.beams > 1:
-            self_rows = self_rows + self._forbidden(seen, length, self_rows.dtype)
+        if self.beams == 1:  # a beam sees its whole past, and the biases hide what is to come
+            self_rows = self_rows[..., :limit]
+        else:
+            self_rows = self_rows[..., self._positions[:limit]] + self._forbidden(seen, length, self_rows.dtype)
         x = self.decoder.embed(tokens, self._position, self.state.code)
         features = self.decoder.extend(x, self_rows.unbind(0), cross_row, self.state)
         self._position += 1
