@@ -111,7 +111,7 @@ def _unused(folder: Path, name: str) -> Path:
     return next(path for suffix in suffixes if not (path := folder / f"{name}{suffix}.png").exists())
 
 
-def _summarise(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
+def _summarize(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
     return [{"summary": x.text, "score": x.score} for x in _list(p.summarise(v["text"], **args.decoding))]
 
 
@@ -141,7 +141,7 @@ COMMANDS = {
                         _classify),
     "draw": Command("generate images from captions", "image_gen", {"id": "id", "prompt": "text"}, ("prompt",),
                     "pictures", _draw),
-    "summarise": Command("summarise texts", "gigaword", {"text": "article"}, ("text",), "summary", _summarise),
+    "summarise": Command("summarize texts", "gigaword", {"text": "article"}, ("text",), "summary", _summarize),
     "generate": Command("follow any instruction", "", _same("id", "image", "prompt"), ("prompt",), "text", _generate),
 }
 # fmt: on

@@ -32,7 +32,7 @@ def inputs(batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, padding: Tensor) -> Tensor:
-    """The formula as written: a bias, scores and weights (B, H, S, S), masked and normalised."""
+    """The formula as written: a bias, scores and weights (B, H, S, S), masked and normalized."""
     scores = q @ k.transpose(-1, -2) + bias.repeat(q.size(0), 1, 1, 1)
     scores = scores.masked_fill(padding[:, None, None], float("-inf"))
     return scores.softmax(-1) @ v

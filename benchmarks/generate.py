@@ -55,7 +55,7 @@ def main() -> None:
         encoder = fastest(lambda: model.encode(**inputs), args.repeats)
     search = fastest(lambda: generate(model, inputs, config), args.repeats)
     print(f"{args.arch}, {IMAGES} images of {args.size} px, beam {BEAM}, {TOKENS} tokens, {args.threads} CPU threads\n")
-    print("| | seconds | encoder forwards | original |\n|---|---|---|---|")
+    print("| | seconds | encoder passes | original |\n|---|---|---|---|")
     print(f"| encoder forward | {encoder:.2f} | 1.0 | 1.0 |")
     print(f"| captioning, encoder included | {search:.2f} | {search / encoder:.2f} | {ORIGINAL_RATIO} |")
 

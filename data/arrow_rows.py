@@ -1,4 +1,4 @@
-"""Tables that Hugging Face `datasets` reads: Parquet, JSON arrays, webdataset tars, image folders, saved data sets.
+"""Tables that Hugging Face `datasets` reads: Parquet, JSON arrays, webdataset tars, image folders, saved datasets.
 
 No other file knows this library, an extra, and it is imported when such a table is opened. It makes an Arrow file of
 the table once, below the cache folder, and maps it into memory.

@@ -36,12 +36,12 @@ def imagenet_train_transform(size: int, imagenet_mean_std: bool = False) -> Imag
     """Transform an image into a randomly augmented (3, R, R) float32 tensor, R = `size`.
 
     In this order: random resized crop and flip; timm's RandAugment (2 operations, magnitude 9); the recipe's own
-    (`data.randaugment`); normalisation; a rectangle of noise in a quarter of the images (Zhong et al., Random
+    (`data.randaugment`); normalization; a rectangle of noise in a quarter of the images (Zhong et al., Random
     Erasing, 2020). Draws from the three global generators: call it within `seeded`.
 
     Args:
         size: side of the square image in pixels.
-        imagenet_mean_std: normalise with the ImageNet mean and deviation instead of 0.5 and 0.5.
+        imagenet_mean_std: normalize with the ImageNet mean and deviation instead of 0.5 and 0.5.
 
     Raises:
         ValueError: (when called) an image without pixels.

@@ -38,8 +38,8 @@ def crop_around(image: Image.Image, box: Tensor, side: int) -> tuple[Image.Image
     """The square around a box (4,), shifted to stay in the image, and the part of the box that is in it."""
     corner = []
     for axis, length in enumerate(image.size):
-        centre = float(box[axis] + box[axis + 2]) / 2
-        corner.append(max(centre - side / 2 + min(length - centre - side / 2, 0.0), 0.0))
+        center = float(box[axis] + box[axis + 2]) / 2
+        corner.append(max(center - side / 2 + min(length - center - side / 2, 0.0), 0.0))
     left, top = (round(offset) for offset in corner)
     shifted = box - torch.tensor(corner).repeat(2)  # not rounded, as released
     return image.crop((left, top, left + side, top + side)), shifted.clamp(0, side)

@@ -1,4 +1,4 @@
-"""Summarisation of news sentences."""
+"""Summarization of news sentences."""
 
 import random
 from dataclasses import dataclass, field
@@ -12,14 +12,14 @@ from data.sample import Example
 from data.tasks import TASKS
 from data.text import normalize_caption
 
-UNKNOWN = "<unk>"  # how the data set writes rare words
-DIGIT = "#"  # how the data set writes digits
+UNKNOWN = "<unk>"  # how the dataset writes rare words
+DIGIT = "#"  # how the dataset writes digits
 FIRST_TEXT_ID = 4  # the ids below are special
 
 
 @dataclass
 class GigawordData(DataConfig):
-    """Options of the rows of summarisation."""
+    """Options of the rows of summarization."""
 
     noise_ratio: float = field(
         default=0.0, metadata={"help": "share of the decoder's input tokens replaced by random ones"}

@@ -46,14 +46,14 @@ class ImageClassifyDataset(OFADataset):
     def example(self, row: Row, rng: random.Random) -> Example:
         """An image, and the name of its class."""
         image, name = row
-        labelled = not self.lacks_reference(name)
-        known = labelled and (not self.answers or name in self.answers)
+        labeled = not self.lacks_reference(name)
+        known = labeled and (not self.answers or name in self.answers)
         if not known and self.split == "train":
             raise ValueError(f"the class {quoted(name)} is not in the answer set")
         if self.strict and not name.strip():
             raise ValueError("the class is empty")
         data = image_file(image)
-        references = {name: 1.0} if labelled else {}
+        references = {name: 1.0} if labeled else {}
         example = Example(None, self.prompt, " " + name, data, learn=known, extras={"ref_dict": references})
         if self.split == "train":
             with seeded(rng):

@@ -20,12 +20,12 @@ from utils.constants import SEPARATOR
 from utils.errors import UserError, quoted
 
 YES, NO = " yes", " no"
-HALF_LEARNT = "cc12m"  # web captions: the first two tokens are not learnt
-UNLEARNT = 2
+HALF_LEARNED = "cc12m"  # web captions: the first two tokens are not learned
+UNLEARNED = 2
 
 
 class ImageTextDataset(PretrainRows):
-    """Rows of id, image, caption, question, references, objects, name of the data set and type.
+    """Rows of id, image, caption, question, references, objects, name of the dataset and type.
 
     A row of type "caption" or "qa" gives captioning or question answering, and in training image-text matching too;
     one of type "visual_grounding" gives grounding and grounded captioning.
@@ -56,7 +56,7 @@ class ImageTextDataset(PretrainRows):
         side = self._draw_side(rng)
         target = require_words(normalize_caption(caption, self.config.max_tgt_length), "caption")
         ids = self.vocab.encode(" " + target)
-        hidden = min(UNLEARNT, len(ids)) if source == HALF_LEARNT else 0
+        hidden = min(UNLEARNED, len(ids)) if source == HALF_LEARNED else 0
         example = PretrainExample(
             uniq_id,
             prompt("caption", self.vocab.bpe),

@@ -41,10 +41,10 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _KEY = "transparency"
-_FEW_BITS = {"L;2": 85, "L;4": 17}  # grey levels of 2 and 4 bits: factor to 8 bits
+_FEW_BITS = {"L;2": 85, "L;4": 17}  # gray levels of 2 and 4 bits: factor to 8 bits
 _NO_RANGE = {"I": "32-bit integers", "F": "floating point numbers"}
 _ICONS = (b"\0\0\1\0", b"icns")
-_SIXTEEN_BITS = ("PNG", "PPM")  # formats whose mode I holds 16 bits: Pillow scales the grey values of PPM to them
+_SIXTEEN_BITS = ("PNG", "PPM")  # formats whose mode I holds 16 bits: Pillow scales the gray values of PPM to them
 
 
 class TooLargeError(ValueError):
@@ -55,7 +55,7 @@ class Decoded(NamedTuple):
     """A decoded image file.
 
     Attributes:
-        image: RGB. damaged: part of the file is missing or spoilt. lying: EXIF says that the stored image must be
+        image: RGB. damaged: part of the file is missing or spoiled. lying: EXIF says that the stored image must be
             turned to stand upright. mode: Pillow's name for the pixels of the file.
     """
 
@@ -168,7 +168,7 @@ _globals.guard_forks()
 
 
 def _load(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
-    """The image as stored, loaded, and whether part of the file is missing or spoilt."""
+    """The image as stored, loaded, and whether part of the file is missing or spoiled."""
     try:
         with _globals.kept():
             return _opened(data, max_pixels), False
@@ -193,7 +193,7 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
     stored = getattr(image, "tile", None)
     image.load()
     if image.format == "PNG" and stored and (scale := _FEW_BITS.get(str(stored[0][3]))) and _KEY in image.info:
-        image.info[_KEY] *= scale  # Pillow scales the pixels, not the grey level that is transparent
+        image.info[_KEY] *= scale  # Pillow scales the pixels, not the gray level that is transparent
     check_pixels(image.size, max_pixels)  # a file in the file may be larger than its header says
     return image
 
@@ -268,10 +268,10 @@ def turned(image: Image.Image) -> Image.Image:
 def to_rgb(image: Image.Image, on_white: bool = False) -> Image.Image:
     """RGB copy of an image of any of Pillow's modes.
 
-    16-bit grey becomes its high byte; everything else is as `convert("RGB")` does it.
+    16-bit gray becomes its high byte; everything else is as `convert("RGB")` does it.
 
     Args:
-        on_white: put what is transparent on white; otherwise transparency is dropped, and hidden colours show.
+        on_white: put what is transparent on white; otherwise transparency is dropped, and hidden colors show.
 
     Raises:
         ValueError: 32-bit integers or floating point numbers, whose range is not known.
@@ -292,7 +292,7 @@ def to_rgb(image: Image.Image, on_white: bool = False) -> Image.Image:
     if not (on_white and image.has_transparency_data):
         return image.convert("RGB")
     clear = image.info.get("transparency")
-    if isinstance(clear, tuple) and max(clear) > 255:  # a colour of 16 bits, of which Pillow has kept the high bytes
+    if isinstance(clear, tuple) and max(clear) > 255:  # a color of 16 bits, of which Pillow has kept the high bytes
         image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in clear)
     rgba = image.convert("RGBA")
@@ -303,14 +303,14 @@ def to_rgb(image: Image.Image, on_white: bool = False) -> Image.Image:
 
 def _from_sixteen_bits(image: Image.Image, on_white: bool) -> Image.Image:
     values = np.array(image)  # (H, W) uint16 of either byte order, or int32
-    grey = (values >> 8).astype(np.uint8)
+    gray = (values >> 8).astype(np.uint8)
     if on_white and isinstance(clear := image.info.get("transparency"), int):
-        grey[values == clear] = 255
-    return Image.fromarray(grey).convert("RGB")
+        gray[values == clear] = 255
+    return Image.fromarray(gray).convert("RGB")
 
 
 def normalisation(imagenet: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of the three colours of images, ImageNet's or one half."""
+    """Mean and deviation of the three colors of images, ImageNet's or one half."""
     return (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (HALF, HALF)
 
 
@@ -321,7 +321,7 @@ def standard_transform(size: int, imagenet_mean_std: bool = False) -> ImageTrans
 
     Args:
         size: side of the square image in pixels.
-        imagenet_mean_std: normalise with the ImageNet mean and deviation instead of 0.5 and 0.5.
+        imagenet_mean_std: normalize with the ImageNet mean and deviation instead of 0.5 and 0.5.
 
     Raises:
         UserError: no possible side.

@@ -18,7 +18,7 @@ SHORTEST_IMAGE = 40  # characters of base64
 LONGEST_WORD = 1000  # characters; a text of more and of these only is an image
 IMAGE = re.compile(r"[\w+/=:;,'-]+", re.ASCII)  # base64, in the ways of all makers
 PATH = re.compile(r"(~|\.{0,2})/\S*|.*/", re.DOTALL)  # what is no text, although no file is there
-# What is no text to summarise or draw, but a file that is not there or not read.
+# What is no text to summarize or draw, but a file that is not there or not read.
 FILE_ENDINGS = (
     ".bz2", ".doc", ".docx", ".gz", ".htm", ".html", ".json", ".md", ".odt", ".parquet", ".pdf", ".rtf",
     ".text", ".xls", ".xlsx", ".xml", ".zip",

@@ -44,7 +44,7 @@ class Negatives:
         return cls(TsvFile(paths[0], (0,)), objects, _read_answers(paths[2]))
 
     def caption(self, caption: str, objects: Sequence[str], max_words: int, rng: random.Random) -> str:
-        """A normalised caption that is not the given one: an object exchanged, or another image's caption.
+        """A normalized caption that is not the given one: an object exchanged, or another image's caption.
 
         Args:
             caption: the true one, as it stands in the row.

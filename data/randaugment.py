@@ -17,9 +17,9 @@ ENHANCE = 0.7 * 1.8 + 0.1
 SHEAR = math.degrees(math.atan(0.7 * 0.3))
 TRANSLATION = 7  # pixels
 ROTATION = 0.7 * 30  # degrees
-GREY = 128  # what moves in from outside
+GRAY = 128  # what moves in from outside
 
-_PIXEL_CENTRE = (0.5, 0.5)  # of the top left pixel
+_PIXEL_CENTER = (0.5, 0.5)  # of the top left pixel
 
 
 def rand_augment(image: Image.Image) -> Image.Image:
@@ -88,8 +88,8 @@ def translate_y(image: Image.Image) -> Image.Image:
 def rotate(image: Image.Image) -> Image.Image:
     """21 degrees either way."""
     # The reference turns around pixel (W/2, H/2) and draws this sign the other way round.
-    centre = (image.width / 2 + _PIXEL_CENTRE[0], image.height / 2 + _PIXEL_CENTRE[1])
-    return _affine(image, angle=ROTATION * _sign(), centre=centre)
+    center = (image.width / 2 + _PIXEL_CENTER[0], image.height / 2 + _PIXEL_CENTER[1])
+    return _affine(image, angle=ROTATION * _sign(), center=center)
 
 
 OPERATIONS: dict[str, Callable[[Image.Image], Image.Image]] = {  # the order fixes what a seed draws
@@ -117,20 +117,20 @@ def _clipped(factor: float) -> list[int]:
 
 def _shifted(image: Image.Image, left: int, up: int) -> Image.Image:
     matrix = (1, 0, left, 0, 1, up)
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, fillcolor=(GREY,) * 3)
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, fillcolor=(GRAY,) * 3)
 
 
 def _affine(
     image: Image.Image,
     angle: float = 0.0,
     shear: tuple[float, float] = (0.0, 0.0),
-    centre: tuple[float, float] = _PIXEL_CENTRE,
+    center: tuple[float, float] = _PIXEL_CENTER,
 ) -> Image.Image:
-    """Bilinear warp; angle and shear in degrees, centre in pixels from the top left corner."""
+    """Bilinear warp; angle and shear in degrees, center in pixels from the top left corner."""
     from torchvision.transforms import InterpolationMode  # seconds to import, and few tasks augment
     from torchvision.transforms import functional as tvf
 
-    # torchvision pads with 0 before it interpolates, so grey has to be 0: its `fill` would darken the edges.
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() - GREY  # (3, H, W)
-    warped = tvf.affine(pixels, angle, [0, 0], 1.0, list(shear), InterpolationMode.BILINEAR, center=list(centre))
-    return Image.fromarray((warped + GREY).round_().byte().permute(1, 2, 0).numpy())
+    # torchvision pads with 0 before it interpolates, so gray has to be 0: its `fill` would darken the edges.
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() - GRAY  # (3, H, W)
+    warped = tvf.affine(pixels, angle, [0, 0], 1.0, list(shear), InterpolationMode.BILINEAR, center=list(center))
+    return Image.fromarray((warped + GRAY).round_().byte().permute(1, 2, 0).numpy())

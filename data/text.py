@@ -1,4 +1,4 @@
-"""Text <-> ids: the vocabulary of words, image codes and location bins, and the normalisers of texts.
+"""Text <-> ids: the vocabulary of words, image codes and location bins, and the normalizers of texts.
 
 Ids (V = 59,457 with the English files and the default sizes): `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, the
 lines of `dict.txt`, `<mask>`, `<code_0>` ..., `<bin_0>` ...; no padding to a multiple.

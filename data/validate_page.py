@@ -23,7 +23,7 @@ from utils.files import atomic_write
 
 ROWS = 24  # that are shown
 LONGEST = 2000  # characters of a text that are shown
-COLOURS = ("#00c853", "#ff3d57", "#ffb300", "#2979ff", "#d500f9", "#00b8d4")
+COLORS = ("#00c853", "#ff3d57", "#ffb300", "#2979ff", "#d500f9", "#00b8d4")
 _CODES = re.compile(r"(?:<code_\d+>){3,}")
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -83,12 +83,12 @@ def _row(dataset: OFADataset, row: int) -> str:
 
 def _texts(vocab: Vocabulary, sample: Sample | Any) -> str:
     target = sample["target"][len(sample.get("decoder_prompt", [0])) - 1 :]
-    learnt = bool(target.ne(vocab.pad).any())
-    sides = {"source": _written(vocab, sample["source"]), "target": _written(vocab, target) if learnt else ""}
+    learned = bool(target.ne(vocab.pad).any())
+    sides = {"source": _written(vocab, sample["source"]), "target": _written(vocab, target) if learned else ""}
     if answers := sample["extras"].get("ref_dict"):
         sides["answers"] = ", ".join(f"{answer} ({confidence:g})" for answer, confidence in answers.items())
-    if not learnt:
-        sides["target"] = "(nothing is learnt)"
+    if not learned:
+        sides["target"] = "(nothing is learned)"
     return "<dl>" + "".join(f"<dt>{name}</dt><dd>{_text(text)}</dd>" for name, text in sides.items()) + "</dl>"
 
 
@@ -108,7 +108,7 @@ def _picture(dataset: OFADataset, sample: Sample) -> str:
     shapes = []
     for number, (x0, y0, x1, y1) in enumerate(_boxes(dataset, sample)):
         place = f'x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"'
-        shapes.append(f'<rect {place} stroke="{COLOURS[number % len(COLOURS)]}" stroke-width="{side / 120:.1f}"/>')
+        shapes.append(f'<rect {place} stroke="{COLORS[number % len(COLORS)]}" stroke-width="{side / 120:.1f}"/>')
     image = f'<image href="data:image/jpeg;base64,{data}" width="{side}" height="{side}"/>'
     return f'<svg viewBox="0 0 {side} {side}">{image}{"".join(shapes)}</svg>'
 

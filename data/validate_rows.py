@@ -53,7 +53,7 @@ class Found(NamedTuple):
 
 
 class _Checked(Dataset[Found]):
-    """What the rows of a data set are like; their images are decoded and not resized."""
+    """What the rows of a dataset are like; their images are decoded and not resized."""
 
     def __init__(self, dataset: OFADataset) -> None:
         self.dataset = copy.copy(dataset)

@@ -1,4 +1,4 @@
-"""Captioning data: captions name digit, colour and position of all digits, in reading order."""
+"""Captioning data: captions name digit, color and position of all digits, in reading order."""
 
 import itertools
 import json

@@ -36,7 +36,7 @@ def claim(context: RowContext, label: str, known: Sequence[DigitSpec], unknown: 
 
     Args:
         context: what to draw from.
-        label: "entailment" - a known spec is claimed; "contradiction" - with another colour or digit;
+        label: "entailment" - a known spec is claimed; "contradiction" - with another color or digit;
             "neutral" - at an unknown position.
         known: specs that can be told for sure.
         unknown: positions of which nothing can be told.

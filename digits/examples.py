@@ -41,7 +41,7 @@ def captions(folder: Path) -> list[Example]:
 
 
 def questions(folder: Path) -> list[Example]:
-    """Writes images with a question each: colour, digit, position, number."""
+    """Writes images with a question each: color, digit, position, number."""
     made = []
     for kind, values in CANDIDATES.items():
         number = len(KINDS) + KINDS.index(kind)  # of the second turn

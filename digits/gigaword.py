@@ -1,9 +1,9 @@
-"""Summarisation data: a wordy report of two or three digits, and their names as its summary."""
+"""Summarization data: a wordy report of two or three digits, and their names as its summary."""
 
 from digits.rows import DemoTask, Row, RowContext
 
 COUNTS = (2, 3)  # digits of a report
-# Numbers without a colour are not part of the summary.
+# Numbers without a color are not part of the summary.
 OPENINGS = (
     "on monday morning ,",
     "late last night ,",

@@ -50,7 +50,7 @@ def _premise_and_claim(context: RowContext, label: str) -> tuple[str, str]:
 
 
 def mrpc_row(context: RowContext) -> Row:
-    """Two differently worded sentences, label: 1 if they say the same, 0 if colour, digit or position differs."""
+    """Two differently worded sentences, label: 1 if they say the same, 0 if color, digit or position differs."""
     same = context.number % 2
     (spec,) = context.specs(1)
     other = spec if same else context.alter(spec, context.choose(list(VALUES)))

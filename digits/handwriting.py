@@ -9,7 +9,7 @@ from PIL import Image
 
 from utils.errors import UserError
 
-# Neighbouring samples seem to share a writer, so contiguous parts keep most writers out of the other parts.
+# Neighboring samples seem to share a writer, so contiguous parts keep most writers out of the other parts.
 _PARTS = {"train": slice(0, 1347), "val": slice(1347, 1497), "test": slice(1497, 1797)}
 SPLITS = tuple(_PARTS)
 _TURN, _SLANT, _STRETCH = math.radians(15), 0.2, 0.15  # largest change of a written digit
@@ -24,7 +24,7 @@ class DigitSamples:
     Attributes:
         ink: (N, 8, 8) float32, 0 paper to 1 full stroke.
         digits: (N,) int64, 0 to 9.
-        numbers: (N,) int64, index of each sample in scikit-learn's data set.
+        numbers: (N,) int64, index of each sample in scikit-learn's dataset.
         varied: whether no two drawings of a sample are the same.
     """
 

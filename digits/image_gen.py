@@ -45,7 +45,7 @@ def read_drawn(results: Path) -> list[tuple[str, Image.Image]]:
 
 
 def check(drawn: list[tuple[str, Image.Image]]) -> Legibility:
-    """How often digit and colour of a prompt are read in its image."""
+    """How often digit and color of a prompt are read in its image."""
     specs = [DigitSpec(colour, digit, "center") for _, colour, digit in (prompt.split() for prompt, _ in drawn)]
     return legibility([image for _, image in drawn], specs, FRAME)
 
@@ -64,7 +64,7 @@ def draw_sheet(drawn: list[tuple[str, Image.Image]], path: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Draws the sheet and writes legible digits and colours to `test_scores.json`."""
+    """Draws the sheet and writes legible digits and colors to `test_scores.json`."""
     try:
         results, sheet = (Path(arg) for arg in argv)
         drawn = read_drawn(results)
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
     except (OSError, ValueError, KeyError, UserError) as error:
         print(f"python -m digits.image_gen: error: {error}", file=sys.stderr)
         return 2
-    print(f"digit {found.digit:.3f} (chance {1 / len(DIGITS):.3f}), colour {found.colour:.3f} ({1 / len(COLOURS):.3f})")
+    print(f"digit {found.digit:.3f} (chance {1 / len(DIGITS):.3f}), color {found.colour:.3f} ({1 / len(COLOURS):.3f})")
     print(sheet)
     return 0
 

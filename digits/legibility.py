@@ -1,6 +1,6 @@
 """Reads the digit in an image back: whether generated and reconstructed scenes show what they should.
 
-The reader knows the training handwriting only. Guessing is right for a tenth of the digits, a sixth of the colours and
+The reader knows the training handwriting only. Guessing is right for a tenth of the digits, a sixth of the colors and
 a ninth of the positions.
 """
 
@@ -16,7 +16,7 @@ from digits.scene import Box, random_scene, render
 from digits.words import COLOURS, DIGITS, GRID, POSITIONS, Cell, DigitSpec
 
 _FAINTEST = 50  # contrast of 255 below which nothing is written
-_STROKE, _CORE = 0.35, 0.75  # parts of the strongest contrast: what belongs to the digit, and what shows its colour
+_STROKE, _CORE = 0.35, 0.75  # parts of the strongest contrast: what belongs to the digit, and what shows its color
 _SIDE = 12  # of the grid of ink that is classified
 _LESSONS = 2500  # scenes the reader learns from
 
@@ -58,7 +58,7 @@ def read_spec(image: Image.Image, box: Box | None = None) -> DigitSpec | None:
     """
     pixels = np.asarray(image, dtype=np.float32)  # (R, R, 3)
     canvas = np.median(pixels, axis=(0, 1))
-    contrast = (pixels - canvas).max(axis=2)  # every colour is bright in some channel
+    contrast = (pixels - canvas).max(axis=2)  # every color is bright in some channel
     place = _strokes(contrast, box or _densest(contrast))
     if place is None:
         return None
@@ -66,7 +66,7 @@ def read_spec(image: Image.Image, box: Box | None = None) -> DigitSpec | None:
     position = next(name for name, where in POSITIONS.items() if where == cell)
     digit = int(_classifier(image.width).predict(_grid(contrast, place)[None])[0])
     part = np.s_[place.top : place.bottom, place.left : place.right]
-    return DigitSpec(_colour(pixels[part] - canvas, contrast[part], canvas), DIGITS[digit], position)
+    return DigitSpec(_color(pixels[part] - canvas, contrast[part], canvas), DIGITS[digit], position)
 
 
 def _densest(contrast: np.ndarray) -> Box:
@@ -102,8 +102,8 @@ def _grid(contrast: np.ndarray, box: Box) -> np.ndarray:
     return np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, square)).flatten()
 
 
-def _colour(added: np.ndarray, contrast: np.ndarray, canvas: np.ndarray) -> str:
-    """The colour in whose direction the strokes leave the canvas: thin ones are pale, but not of another hue."""
+def _color(added: np.ndarray, contrast: np.ndarray, canvas: np.ndarray) -> str:
+    """The color in whose direction the strokes leave the canvas: thin ones are pale, but not of another hue."""
     mean = added[contrast > _CORE * contrast.max()].mean(axis=0)  # (3,)
     table = np.array(list(COLOURS.values())) - canvas
     return list(COLOURS)[int((table @ mean / np.linalg.norm(table, axis=1)).argmax())]

@@ -32,12 +32,12 @@ def markdown(scores: list[Score]) -> str:
 
 def draw_image(axis: Axes, case: Case) -> None:
     """The image with what was asked above and the verdict below."""
-    colour = RIGHT if case.right else WRONG
+    color = RIGHT if case.right else WRONG
     axis.imshow(np.asarray(case.image), interpolation="nearest")
     axis.set_title(textwrap.fill(case.asked, 26, max_lines=3), fontsize=11, parse_math=False)
-    axis.set_xlabel(textwrap.fill(case.verdict, 26, max_lines=3), fontsize=11, color=colour, parse_math=False)
+    axis.set_xlabel(textwrap.fill(case.verdict, 26, max_lines=3), fontsize=11, color=color, parse_math=False)
     axis.set_frame_on(True)
-    axis.spines[:].set(color=colour, linewidth=2)
+    axis.spines[:].set(color=color, linewidth=2)
     if case.boxes:
         styles = ("#3dff6e" if case.right else "#ff5555", "-", 3), ("white", "--", 1.5)
         for (x0, y0, x1, y1), (edge, line, width) in zip(case.boxes, styles, strict=True):
@@ -53,8 +53,8 @@ def wrapped(case: Case) -> list[tuple[str, str]]:
 def draw_texts(axis: Axes, cases: list[Case]) -> None:
     """Cases below one another."""
     lines = [(RIGHT if case.right else WRONG, *line) for case in cases for line in wrapped(case)]
-    for y, (colour, verdict, asked) in enumerate(lines):
-        axis.text(0, y, verdict, color=colour, va="top", fontsize=11, parse_math=False)
+    for y, (color, verdict, asked) in enumerate(lines):
+        axis.text(0, y, verdict, color=color, va="top", fontsize=11, parse_math=False)
         axis.text(0.21, y, asked, va="top", fontsize=11, parse_math=False)
     axis.set(ylim=(len(lines), 0))
     axis.axis("off")

@@ -16,14 +16,14 @@ from digits.vqa_gen import ANSWERS, COUNTS, vqa_row
 from digits.words import COLOURS, DIGITS, VALUES
 from utils.constants import SEPARATOR
 
-SOURCE = "digits"  # name of the data set
+SOURCE = "digits"  # name of the dataset
 CODED_SIZE = 64  # side in pixels of the images whose middle is told in codes
 _TEXTS = (GIGAWORD, GLUE_TASKS["mnli"], GLUE_TASKS["qqp"], GLUE_TASKS["sst2"])
 _NAMES = [f"{colour} {digit}" for colour in COLOURS for digit in DIGITS]
 
 
 def image_text_row(context: RowContext) -> Row:
-    """Id, image, caption, question, answers or box, objects, name of the data set, type; the types in turn."""
+    """Id, image, caption, question, answers or box, objects, name of the dataset, type; the types in turn."""
     turn, kind = divmod(context.number, 3)
     context = replace(context, number=turn)
     if kind == 0:

@@ -51,7 +51,7 @@ class RowContext:
         return items[int(self.rng.integers(len(items)))]
 
     def alter(self, spec: DigitSpec, attribute: str) -> DigitSpec:
-        """The spec with another colour, digit or position."""
+        """The spec with another color, digit or position."""
         others = [value for value in VALUES[attribute] if value != getattr(spec, attribute)]
         return spec._replace(**{attribute: self.choose(others)})
 
@@ -66,7 +66,7 @@ class RowContext:
         return random_scene(self.samples, self.rng, self.size, count)
 
     def scene_of_names(self, count: int) -> Scene:
-        """A scene of `count` digits of which no two have the same colour and digit."""
+        """A scene of `count` digits of which no two have the same color and digit."""
         while True:
             scene = self.scene(count)
             if len({spec.name for spec in scene.specs}) == count:

@@ -1,4 +1,4 @@
-"""A scene: coloured handwritten digits in the cells of a 3 x 3 grid; how it is made up and drawn."""
+"""A scene: colored handwritten digits in the cells of a 3 x 3 grid; how it is made up and drawn."""
 
 import base64
 import io
@@ -14,9 +14,9 @@ from digits.words import COLOURS, DIGITS, GRID, POSITIONS, Cell, DigitSpec
 _SMALLEST, _LARGEST = 0.78, 0.96  # longer side of a digit, in cells
 _RIM = 0.5  # part of the empty pixel around the handwriting that is drawn, for soft edges
 _GAIN = 1.3  # the thin ends of strokes are pale in 8 x 8 pixels
-_TINT = 18  # how far a drawn colour strays from the table, of 255
+_TINT = 18  # how far a drawn color strays from the table, of 255
 _CANVAS_LIGHT = (18, 46)  # mean brightness of the canvas, of 255
-_CARD = 120  # grey of a card, of 255: between the canvas and every colour
+_CARD = 120  # gray of a card, of 255: between the canvas and every color
 
 
 class Box(NamedTuple):
@@ -33,10 +33,10 @@ class SceneObject:
     """One digit of a scene.
 
     Attributes:
-        spec: its colour, digit and position in words.
+        spec: its color, digit and position in words.
         box: where it is drawn, close around the handwriting.
         ink: (h, w) float32 handwriting, 0 to 1, cut to its strokes and a rim of one empty pixel.
-        rgb: the shade of the colour it is drawn in.
+        rgb: the shade of the color it is drawn in.
     """
 
     spec: DigitSpec
@@ -53,7 +53,7 @@ class Scene:
         objects: what is drawn.
         size: side of the canvas in pixels.
         texture_seed: fixes the look of the canvas.
-        card: position hidden by a grey card, or None.
+        card: position hidden by a gray card, or None.
     """
 
     objects: tuple[SceneObject, ...]
@@ -88,7 +88,7 @@ def _random_object(samples: DigitSamples, rng: np.random.Generator, size: int, p
 def _written(
     samples: DigitSamples, rng: np.random.Generator, digit: int, position: str, side: float, cell: Cell
 ) -> SceneObject:
-    """A digit in some colour and handwriting, somewhere in a cell of `side` pixels."""
+    """A digit in some color and handwriting, somewhere in a cell of `side` pixels."""
     colour = list(COLOURS)[rng.integers(len(COLOURS))]
     tint = rng.integers(-_TINT, _TINT + 1, size=3)
     red, green, blue = np.clip(np.array(COLOURS[colour]) + tint, 0, 255).tolist()
@@ -135,7 +135,7 @@ def render(scene: Scene) -> Image.Image:
 def encode_scene(scene: Scene) -> str:
     """URL-safe base64 of the drawn scene as a JPEG file of high quality."""
     file = io.BytesIO()
-    render(scene).save(file, "JPEG", quality=92, subsampling=0)  # subsampling smears thin coloured strokes
+    render(scene).save(file, "JPEG", quality=92, subsampling=0)  # subsampling smears thin colored strokes
     return base64.urlsafe_b64encode(file.getvalue()).decode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""Teaches the demo's image trunk digits and colours, as users start from a trunk that knows ImageNet.
+"""Teaches the demo's image trunk digits and colors, as users start from a trunk that knows ImageNet.
 
     python -m digits.train_trunk OUT.pt [--updates N --image-size PX]
 
@@ -26,7 +26,7 @@ from models.ofa.resnet import ResNet
 from utils.files import atomic_write
 
 BATCH, RATE, WEIGHT_DECAY = 32, 1e-3, 0.01
-CELLS, COLOUR_NAMES = list(POSITIONS), list(COLOURS)
+CELLS, COLOR_NAMES = list(POSITIONS), list(COLOURS)
 NOTHING = -1
 
 
@@ -63,19 +63,19 @@ def main() -> None:
 
 
 def draw(samples: DigitSamples, rng: np.random.Generator, count: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Scenes as images (count, 3, side, side); digit and colour of each cell (count, 9), NOTHING if it is empty."""
+    """Scenes as images (count, 3, side, side); digit and color of each cell (count, 9), NOTHING if it is empty."""
     transform = standard_transform(side)
     scenes = [random_scene(samples, rng, side, int(rng.integers(1, len(CELLS) + 1))) for _ in range(count)]
     digits, shades = torch.full((2, count, len(CELLS)), NOTHING)
     for number, scene in enumerate(scenes):
         for spec in scene.specs:
             cell = CELLS.index(spec.position)
-            digits[number, cell], shades[number, cell] = DIGITS.index(spec.digit), COLOUR_NAMES.index(spec.colour)
+            digits[number, cell], shades[number, cell] = DIGITS.index(spec.digit), COLOR_NAMES.index(spec.colour)
     return torch.stack([transform(render(scene)) for scene in scenes]), digits, shades
 
 
 def read(trunk: nn.Module, head: nn.Module, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of digits (B, 9, 10), of colours (B, 9, colours) and of there being something (B, 9), cell by cell."""
+    """Logits of digits (B, 9, 10), of colors (B, 9, colors) and of there being something (B, 9), cell by cell."""
     cells = F.adaptive_avg_pool2d(trunk(images), GRID).flatten(2).transpose(1, 2)
     of_digit, of_shade, presence = head(cells).split([len(DIGITS), len(COLOURS), 1], dim=-1)
     return of_digit, of_shade, presence.squeeze(-1)

@@ -2,7 +2,7 @@
 
     python -m digits.train_vqgan OUT.ckpt OUT.yaml [--seed 1 --steps N --codes N --sheet out.png]
 
-From scratch the codes of a Gumbel VQGAN stay worse than the mean colour for a long time. Here the model first learns
+From scratch the codes of a Gumbel VQGAN stay worse than the mean color for a long time. Here the model first learns
 to copy images without codes; k-means on what its encoder says gives the code book; then encoder, decoder and book
 learn together, gradients straight through the choice of the nearest entry (van den Oord et al., arXiv:1711.00937).
 Shapes: B images, R image side, C channels of a code, N codes, h and w grid of codes.
@@ -115,8 +115,8 @@ def start_book(model: VQGAN, pool: Pool) -> None:
         weight.div_(scale)
     model.post_quant_conv.weight.mul_(scale)
     seed = int(torch.randint(2**31, ()))
-    centres = KMeans(model.config.n_embed, n_init=1, max_iter=ROUNDS, random_state=seed).fit((entries / scale).numpy())
-    model.quantize.embed.weight.copy_(torch.from_numpy(centres.cluster_centers_))
+    centers = KMeans(model.config.n_embed, n_init=1, max_iter=ROUNDS, random_state=seed).fit((entries / scale).numpy())
+    model.quantize.embed.weight.copy_(torch.from_numpy(centers.cluster_centers_))
     score_by_distance(model.quantize)
 
 
@@ -171,7 +171,7 @@ def report(model: VQGAN, seed: int, sheet: Path | None) -> None:
     copies = torch.cat([model.decode(part) for part in codes.split(20)]).clamp(-1, 1)
     for name, shown in (("originals", images), ("reconstructions", copies)):
         found = legibility(to_pil(shown), specs)
-        print(f"{name}: {found.digit:.3f} of the digits and {found.colour:.3f} of the colours are read")
+        print(f"{name}: {found.digit:.3f} of the digits and {found.colour:.3f} of the colors are read")
     if sheet:
         rows = [part for group in zip(images[:48].split(12), copies[:48].split(12), strict=True) for part in group]
         (drawn,) = to_pil(torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)[None])
@@ -179,7 +179,7 @@ def report(model: VQGAN, seed: int, sheet: Path | None) -> None:
             drawn.save(file, format="PNG")
     plain = (images - images.mean(dim=(0, 2, 3), keepdim=True)).abs().mean()
     error = (copies - images).abs().mean()
-    print(f"L1 {error:.4f}, of the mean colour {plain:.4f}; {len(codes.unique())} of {model.config.n_embed} codes used")
+    print(f"L1 {error:.4f}, of the mean color {plain:.4f}; {len(codes.unique())} of {model.config.n_embed} codes used")
 
 
 def main() -> None:

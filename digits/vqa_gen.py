@@ -15,7 +15,7 @@ QUESTIONS = {
 }
 KINDS = (*QUESTIONS, "count", "exists", "relation")
 ANSWERS = ("yes", "no", *DIGITS, *VALUES["colour"], *VALUES["position"])
-# A detector's view. Names or colours of the digits would answer questions without the image.
+# A detector's view. Names or colors of the digits would answer questions without the image.
 OBJECTS = ("digit", "canvas")
 
 
@@ -42,7 +42,7 @@ def vqa_row(context: RowContext) -> Row:
 
 
 def _name(context: RowContext, scene: Scene, present: bool) -> str:
-    """Name of a digit of the scene, or one that differs from it in colour or digit and is not there."""
+    """Name of a digit of the scene, or one that differs from it in color or digit and is not there."""
     spec = asked = context.choose(scene.specs)
     while not present and asked.name in [other.name for other in scene.specs]:
         asked = context.alter(spec, context.choose(("colour", "digit")))

@@ -3,7 +3,7 @@
     python -m metrics.coco_caption RESULT.json ANNOTATIONS.json [OUT.json]
 
 RESULT.json is a list of {"image_id", "caption"}, ANNOTATIONS.json has COCO's caption format. The scores are printed,
-or written to OUT.json. Tokenisation and METEOR need Java and pycocoevalcap; without them CIDEr-D alone is computed.
+or written to OUT.json. Tokenization and METEOR need Java and pycocoevalcap; without them CIDEr-D alone is computed.
 """
 
 import argparse

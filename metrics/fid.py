@@ -2,7 +2,7 @@
 
 Both use torchvision's Inception v3 with ImageNet weights, from a file; nothing is downloaded. The procedure is the one
 behind the published figures and `gt_stat.npz`: [0, 1] images reach the model scaled as if they were
-ImageNet-normalised (FID) or not at all (Inception score), and FID leaves out the last incomplete batch. Figures of
+ImageNet-normalized (FID) or not at all (Inception score), and FID leaves out the last incomplete batch. Figures of
 other programs, which use TensorFlow's Inception weights and scale to [-1, 1], are not comparable.
 
     python run_scripts/image_gen/fid_score.py --path1 FOLDER --path2 gt_stat.npz --gpu 0
@@ -83,7 +83,7 @@ class Inception(nn.Module):
 
 
 def released_scaling(images: Tensor) -> Tensor:
-    """What would turn ImageNet-normalised pixels into [-1, 1], done by the original to pixels in [0, 1] instead."""
+    """What would turn ImageNet-normalized pixels into [-1, 1], done by the original to pixels in [0, 1] instead."""
     mean = images.new_tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
     std = images.new_tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
     return images * (std / 0.5) + (mean - 0.5) / 0.5

@@ -1,4 +1,4 @@
-"""Generated summaries in the tokenisation of the Gigaword references."""
+"""Generated summaries in the tokenization of the Gigaword references."""
 
 import string
 from itertools import cycle
@@ -10,7 +10,7 @@ _ESCAPED = {
 
 
 def clean_summary(text: str, validation: bool) -> str:
-    """Generated text as it is scored: lower-cased, retokenised, each digit 1 written `#`.
+    """Generated text as it is scored: lower-cased, retokenized, each digit 1 written `#`.
 
     Args:
         text: what the model wrote.

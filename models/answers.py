@@ -25,7 +25,7 @@ def caption_text(hypothesis: Hypothesis, vocab: Vocabulary) -> str:
 
 
 def summary_text(hypothesis: Hypothesis, vocab: Vocabulary, validation: bool = False) -> str:
-    """A summary in the tokenisation of the data set; `validation` as in `metrics.summary_text.clean_summary`."""
+    """A summary in the tokenization of the dataset; `validation` as in `metrics.summary_text.clean_summary`."""
     return clean_summary(vocab.written(hypothesis.tokens), validation)
 
 

@@ -118,7 +118,7 @@ class CLIP:
         return Ranking(ordered.indices, ordered.values)
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """(3, R, R) normalised pixels, R = 224: short side resized (bicubic), the centre, RGB.
+        """(3, R, R) normalized pixels, R = 224: short side resized (bicubic), the center, RGB.
 
         ValueError for an image of no known range of values.
         """

@@ -132,7 +132,7 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class ResBlock(nn.Module):
-    """Two normalised 3x3 convolutions and a shortcut: (B, C, h, w) -> (B, C', h, w)."""
+    """Two normalized 3x3 convolutions and a shortcut: (B, C, h, w) -> (B, C', h, w)."""
 
     def __init__(self, width_in: int, width_out: int, dropout: float) -> None:
         super().__init__()
@@ -414,7 +414,7 @@ def sample_codes(logits: Tensor, generator: torch.Generator | None = None) -> Te
 
 
 def from_pil(image: Image.Image, size: int) -> Tensor:
-    """Image -> (3, R, R) float32 in [-1, 1], R = `size`: short side resized (Lanczos), then the centre.
+    """Image -> (3, R, R) float32 in [-1, 1], R = `size`: short side resized (Lanczos), then the center.
 
     For square images this is what the original does; others it leaves oblong, which makes no square grid of codes.
 

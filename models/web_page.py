@@ -28,7 +28,7 @@ MOST = 9  # images drawn at once
 UPLOAD = "50mb"  # largest file that is taken
 WAITING = 32  # queued requests; further visitors are asked to come back later
 HEIGHT = 280  # height in the page (pixels)
-BOX_COLOUR = "#ff3df0"  # no colour of the digit scenes
+BOX_COLOR = "#ff3df0"  # no color of the digit scenes
 FONTS = ["system-ui", "sans-serif"], ["ui-monospace", "monospace"]  # the browser's own: nothing is loaded
 CSS = "#drawings img { image-rendering: pixelated; }"  # a demo model's images are 32 pixels wide
 NO_VQGAN = (
@@ -38,7 +38,7 @@ NO_CODES = "This model has no image codes: start the page with the checkpoint of
 
 
 def _where(self: gr.Image, payload: Any) -> str | None:
-    """The file or the data URL of an image: gradio's own reading clips grey of 16 bits and shows hidden colours."""
+    """The file or the data URL of an image: gradio's own reading clips gray of 16 bits and shows hidden colors."""
     inside = payload is not None and (payload.url or "").startswith("data:")
     return payload and (payload.url if inside else payload.path)
 
@@ -98,7 +98,7 @@ def draw_box(image: Image.Image, box: Box) -> Image.Image:
     shown = image.copy()
     width = max(2, max(shown.size) // 100)
     x1, y1 = max(box.x0, box.x1 - 1), max(box.y0, box.y1 - 1)  # right and bottom are outside
-    ImageDraw.Draw(shown).rectangle((box.x0, box.y0, x1, y1), outline=BOX_COLOUR, width=width)
+    ImageDraw.Draw(shown).rectangle((box.x0, box.y0, x1, y1), outline=BOX_COLOR, width=width)
     return shown
 
 

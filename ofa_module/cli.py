@@ -173,7 +173,7 @@ def run(
     `alone` runs it on this process whatever the flags say, and leaves their precision as it is.
 
     Ctrl-C (SIGINT) ends it with code 130, one line, and what `interrupted` says.
-    Log lines go to stdout and to --log-file while it runs; afterwards the caller's logging is what it was.
+    Log lines go to stdout and to --log-file while it runs; afterward the caller's logging is what it was.
     """
     log_file, cfg.common.log_file = cfg.common.log_file, None  # fairseq would log only a part of it there
     logged_program = partial(_logged, program, log_file, os.getpid())

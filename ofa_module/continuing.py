@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from ofa_module.preflight import LAST
 
 logger = logging.getLogger(__name__)
-# Groups of options that say what is learnt and how; and what of them does not matter to it.
+# Groups of options that say what is learned and how; and what of them does not matter to it.
 GROUPS = (
     "common", "dataset", "optimization", "checkpoint", "task", "model", "criterion", "optimizer", "lr_scheduler", "ema",
 )  # fmt: skip

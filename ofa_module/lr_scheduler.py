@@ -1,4 +1,4 @@
-"""fairseq's `polynomial_decay`, with the warm-up given as a share of all updates (`--warmup-ratio`)."""
+"""fairseq's `polynomial_decay`, with the warmup given as a share of all updates (`--warmup-ratio`)."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +17,7 @@ NAME = "polynomial_decay"
 
 @dataclass
 class PolynomialDecayConfig(PolynomialDecayLRScheduleConfig):
-    """Options of fairseq's schedule and the warm-up ratio."""
+    """Options of fairseq's schedule and the warmup ratio."""
 
     total_num_update: float = field(
         default=1_000_000.0,
@@ -37,7 +37,7 @@ lr_scheduler.LR_SCHEDULER_REGISTRY.pop(NAME)
 
 @register_lr_scheduler(NAME, dataclass=PolynomialDecayConfig)
 class PolynomialDecay(PolynomialDecayLRSchedule):
-    """Linear warm-up, then polynomial decay to `--end-learning-rate`."""
+    """Linear warmup, then polynomial decay to `--end-learning-rate`."""
 
     def __init__(self, cfg: Any, optimizer: Any) -> None:
         if not 0 <= cfg.warmup_ratio < 1:
@@ -47,9 +47,9 @@ class PolynomialDecay(PolynomialDecayLRSchedule):
         super().__init__(cfg, optimizer)
 
     def reinit(self, total_num_update: int, num_updates: int) -> bool:
-        """Fixes total and warm-up once the updates of all epochs are known; False without a ratio, which needs neither.
+        """Fixes total and warmup once the updates of all epochs are known; False without a ratio, which needs neither.
 
-        A ratio so small that no update would warm up means no warm-up.
+        A ratio so small that no update would warm up means no warmup.
         """
         if self.cfg.warmup_ratio <= 0:
             return False

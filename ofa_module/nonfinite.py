@@ -1,6 +1,6 @@
 """Updates whose loss or gradient is not finite: they are skipped, their batches named, and too many end the run.
 
-One such update would turn every weight, the optimiser's moments and the moving average into NaN. A loss scale that was
+One such update would turn every weight, the optimizer's moments and the moving average into NaN. A loss scale that was
 too large (float16) is not such an update: loss and weights are fine then, and the scale is lowered.
 """
 

@@ -37,7 +37,7 @@ FILES = (
     "bpe_dir", "ans2label_file", "eval_cider_cached_tokens", "text_data", "image_data", "detection_data",
     "image_gen_data", "neg_sample_dir", "vqgan_model_path", "vqgan_config_path", "clip_model_path",
 )  # fmt: skip
-MOMENTS = {"adam": 2, "adamax": 2, "nag": 1}  # tensors per parameter in an optimiser's state
+MOMENTS = {"adam": 2, "adamax": 2, "nag": 1}  # tensors per parameter in an optimizer's state
 CHECK_SECONDS = 10.0  # spent at most on the rows of a validation file, and as much on training's unknown words
 WORD_ROWS = 1000  # training rows whose words are looked at
 
@@ -152,7 +152,7 @@ def check_room(trainer: Any) -> None:
 
 
 def checkpoint_bytes(trainer: Any) -> int:
-    """Size of a checkpoint: weights, their average, and the optimiser's state, which the first update makes."""
+    """Size of a checkpoint: weights, their average, and the optimizer's state, which the first update makes."""
     weights, ema = _bytes(trainer.get_model().state_dict()), trainer.cfg.ema
     total = weights + ema.store_ema * weights  # `trainer.ema` would begin the average here, not at the first update
     parameters = list(trainer.get_model().parameters())

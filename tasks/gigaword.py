@@ -1,4 +1,4 @@
-"""Summarisation (Gigaword)."""
+"""Summarization (Gigaword)."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ ROUGE = [f"rouge{kind}_{part}" for part in ("recall", "f1") for kind in ("1", "2
 
 @dataclass
 class GigawordConfig(GigawordData, FairseqDataclass):
-    """Options of summarisation."""
+    """Options of summarization."""
 
     eval_rouge: bool = field(default=False, metadata={"help": "generate and score summaries in validation (ROUGE)"})
     eval_args: Optional[str] = field(
@@ -39,7 +39,7 @@ class GigawordConfig(GigawordData, FairseqDataclass):
 
 @register_task("gigaword", dataclass=GigawordConfig)
 class GigawordTask(OFATask):
-    """Summarises sentences by beam search."""
+    """Summarizes sentences by beam search."""
 
     row = TASKS["gigaword"]
     metrics = {name: Metric(4) for name in ROUGE}
@@ -50,7 +50,7 @@ class GigawordTask(OFATask):
         return GenerationConfig.from_json(self.cfg.eval_args, "--eval-args") if self.cfg.eval_rouge else None
 
     def evaluate(self, models: Sequence[OFA], batch: Mapping[str, Any], config: GenerationConfig) -> Evaluation:
-        """One summary per article, in the tokenisation of the data set."""
+        """One summary per article, in the tokenization of the dataset."""
         found = require_hypotheses(generate(models, encoder_inputs(batch), config))
         best = [hypotheses[0] for hypotheses in found]
         references = batch["target_strs"]

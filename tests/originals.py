@@ -1,4 +1,4 @@
-"""Data sets in their published form, made of digit scenes, and the released TSV files of the same rows."""
+"""Datasets in their published form, made of digit scenes, and the released TSV files of the same rows."""
 
 import json
 from pathlib import Path

@@ -76,7 +76,7 @@ def test_rows_with_a_reference_are_scored_beside_those_without(run, capfd, tmp_p
 
 
 # task -> golden file, columns with the reference, columns without, column of the reference, options of the task
-UNLABELLED = {
+UNLABELED = {
     "vqa_gen": ("vqa_gen/vqa_val.tsv", "0,5,2,3,4", "0,5,2", 3, {"ans2label_dict": ANSWERS}),
     "refcoco": ("refcoco/refcoco_val.tsv", "0,4,2,3", "0,4,2", 3, {}),
     "snli_ve": ("snli_ve/snli_ve_dev.tsv", "0,2,3,4,5", "0,2,3,4", 5, {}),
@@ -87,9 +87,9 @@ UNLABELLED = {
 }
 
 
-@pytest.mark.parametrize("task", UNLABELLED)
+@pytest.mark.parametrize("task", UNLABELED)
 def test_every_task_answers_rows_without_a_reference(task, run, tmp_path):
-    name, cols, without, column, own = UNLABELLED[task]
+    name, cols, without, column, own = UNLABELED[task]
     rows = [line.split("\t") for line in (TSV / name).read_text(encoding="utf-8").splitlines()]
     blank = [[*row[:column], "", *row[column + 1 :]] for row in rows]
     for chosen, content in ((cols, blank), (without, rows)):

@@ -24,7 +24,7 @@ logger = logging.getLogger("a.program")
 def left_alone():
     """The stream of a program around ours, with a handler and a level of its own.
 
-    Asserts that its logging and its warnings are the same afterwards, and that no log file is open.
+    Asserts that its logging and its warnings are the same afterward, and that no log file is open.
     """
     root, handler = logging.getLogger(), logging.StreamHandler(io.StringIO())
     level = root.level

@@ -1,4 +1,4 @@
-"""What an open project has beside its code: licence, notice, citation, hooks, workflow, and one version everywhere."""
+"""What an open project has beside its code: license, notice, citation, hooks, workflow, and one version everywhere."""
 
 import hashlib
 import re

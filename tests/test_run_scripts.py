@@ -144,7 +144,7 @@ def test_script_runs_with_both_shells_from_any_folder_and_passes_flags_through(n
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_task_switches_and_optimisation(name):
+def test_task_switches_and_optimization(name):
     folder = SCRIPTS[name].parent.name
     for words in dry_run(name)[:1]:
         cfg = parse(words)

@@ -78,7 +78,7 @@ def test_what_is_replaced_has_an_upper_bound():
 
 @pytest.fixture
 def tree(tmp_path):
-    """The files that the set-up reads, in a folder with a blank, and an interpreter that notes what it is asked for."""
+    """The files that the setup reads, in a folder with a blank, and an interpreter that notes what it is asked for."""
     tree = tmp_path / "a tree"
     (tree / ".venv" / "bin").mkdir(parents=True)
     (tree / "run_scripts").mkdir()

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """Digit scenes as TSV, and the same rows as CSV and Parquet, JSON lines and a saved data set with image files."""
+    """Digit scenes as TSV, and the same rows as CSV and Parquet, JSON lines and a saved dataset with image files."""
     folder = tmp_path_factory.mktemp("demo")
     assert build_demo([str(folder), "--train=14", "--val=5", "--test=0", "--size=48"]) == 0
     folder /= "caption_data"

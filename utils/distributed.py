@@ -1,4 +1,4 @@
-"""Which process this is and what all of them hold: torch.distributed, or one process when it is not initialised."""
+"""Which process this is and what all of them hold: torch.distributed, or one process when it is not initialized."""
 
 from collections.abc import Sequence
 from typing import Any, overload

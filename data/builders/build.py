@@ -1,4 +1,4 @@
-"""Data files of a task from the files that its data set is published as.
+"""Data files of a task from the files that its dataset is published as.
 
     python -m data.build caption --images coco --annotations dataset_coco.json --output mydata
     python -m data.build vqa_gen --images train2014 val2014 --output mydata \\
@@ -282,7 +282,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     """Flags of the program."""
     parser = argparse.ArgumentParser(
         program_name("python -m data.build"),
-        description="Build the data files of a task from the files that its data set is published as.",
+        description="Build the data files of a task from the files that its dataset is published as.",
         epilog="`pretrain` builds the files of pretraining. `TASK --help` lists the flags of a task.",
     )
     tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True)

@@ -4,7 +4,7 @@
     python -m utils.image_codes encode --file FOLDER --outputs OUT.tsv --code-image-size 256
     python -m utils.image_codes decode --file CODES.tsv --outputs FOLDER --selected-cols 0,1
 
-An image that is not square has its short side resized to the code image size (Lanczos), and the centre is taken.
+An image that is not square has its short side resized to the code image size (Lanczos), and the center is taken.
 The codes are the most likely ones; the released files were made by `--sample`. Started again after being stopped, the
 program resumes; OUT.tsv appears when it is complete. `--workers 4` starts four processes. On several
 machines give each its `--rank` and `--world-size` (default: torchrun's); each writes OUT.tsv.<rank>-of-<world size>,
@@ -377,7 +377,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         default=images.MAX_PIXELS,
         help="larger images are refused (default %(default)s)",
     )
-    encoding.add_argument("--crop", type=int, help="encode the centre of this side only (pretraining: 128 of 256)")
+    encoding.add_argument("--crop", type=int, help="encode the center of this side only (pretraining: 128 of 256)")
     encoding.add_argument("--sample", action="store_true", help="draw codes as the released program does")
     encoding.add_argument(
         "--seed", type=int, default=7, help="of --sample; each row draws its own (default %(default)s)"

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from data.builders import image_codes
 from data.builders.coco_annotations import AnnotatedImage, Annotations, BadEntries, Box, group_answers
-from data.image_text import HALF_LEARNT
+from data.image_text import HALF_LEARNED
 from data.images import MAX_PIXELS, decode_image, image_size
 from data.negatives import ANSWER_FILE, CAPTION_FILE, OBJECT_FILE
 from data.vqa_gen import join_answers
@@ -252,7 +252,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dataset-name",
         default="coco",
-        help=f"column 6; with {HALF_LEARNT} the first two tokens of captions are not learned (default %(default)s)",
+        help=f"column 6; with {HALF_LEARNED} the first two tokens of captions are not learned (default %(default)s)",
     )
     parser.add_argument(
         "--max-image-pixels", type=int, default=MAX_PIXELS, help="larger images are refused (default %(default)s)"

@@ -31,7 +31,7 @@ class GenerationConfig:
     max_len_b: int = option(200, "see --max-len-a")
     min_len: int = option(1, "at least this many tokens before end of sentence")
     unnormalized: bool = option(False, "compare hypotheses by the sum of their log-probabilities, not by a mean")
-    lenpen: float = option(1.0, "length penalty: scores are divided by length ** lenpen; above 1 favours long ones")
+    lenpen: float = option(1.0, "length penalty: scores are divided by length ** lenpen; above 1 favors long ones")
     unkpen: float = option(0.0, "subtracted from the log-probability of the unknown token")
     temperature: float = option(1.0, "logits are divided by this; above 1 flattens the distribution")
     no_repeat_ngram_size: int = option(0, "no n-gram of this size occurs twice in an output (0: allowed)")

@@ -45,7 +45,7 @@ class OFAOutput(BaseModelOutput):
 
     Attributes:
         last_hidden_state: (B, S, C), image positions first, then text. padding_mask: (B, S), True = padding.
-        position_embedding: normalised position embeddings, (1 or B, S, C).
+        position_embedding: normalized position embeddings, (1 or B, S, C).
     """
 
     padding_mask: Tensor | None = None

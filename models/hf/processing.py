@@ -67,7 +67,7 @@ class OFATokenizer(RobertaTokenizerFast):
 
 
 class OFAImageProcessor(BaseImageProcessor):
-    """Images -> patch_images (B, 3, R, R): bicubic resize, normalised; pixel-identical to `data.images`.
+    """Images -> patch_images (B, 3, R, R): bicubic resize, normalized; pixel-identical to `data.images`.
 
     Args:
         size: {"height": R, "width": R}, or R. image_mean, image_std: 0.5 each, or ImageNet's.

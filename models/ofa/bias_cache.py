@@ -10,7 +10,7 @@ from torch import Tensor
 # Largest total size of the biases kept (bytes).
 MAX_BYTES = 2**30
 
-# Per layer, a bias (1, H, S, S); and the normalised positions (1, S, C).
+# Per layer, a bias (1, H, S, S); and the normalized positions (1, S, C).
 Biases = tuple[list[Tensor], Tensor]
 
 

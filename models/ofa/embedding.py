@@ -84,7 +84,7 @@ class EncoderEmbedding(PositionTables):
         return Patches(x, padding, ids, positions)
 
     def _finish(self, x: Tensor, kind: int, norm: nn.LayerNorm | None) -> Tensor:
-        """Adds the type embedding, normalises and drops out."""
+        """Adds the type embedding, normalizes and drops out."""
         if self.type_embedding is not None:
             # A model built for one image has two rows: its second image counts as an image like the first.
             x = x + self.type_embedding.weight[min(kind, self.type_embedding.num_embeddings - 1)]

@@ -22,7 +22,7 @@ class EncoderOutput:
 
     Attributes:
         out: (B, S, C). padding_mask: (B, S), True = padding.
-        positions: normalised position embeddings (1 or B, S, C); 1 when all samples have the same positions.
+        positions: normalized position embeddings (1 or B, S, C); 1 when all samples have the same positions.
         padded: whether any position is padding; None if nobody has asked yet, which is a wait for the device.
     """
 
@@ -94,7 +94,7 @@ class Encoder(EncoderEmbedding):
         return run_layer(layer, x, bias, padding, recompute=self.recompute, offload=self.offload)
 
     def _biases(self, images: list[Patches], text_length: int) -> Biases:
-        """Per layer, the bias (1 or B, H, S, S); and the normalised positions (1 or B, S, C).
+        """Per layer, the bias (1 or B, H, S, S); and the normalized positions (1 or B, S, C).
 
         Without gradients they are kept by (grid, text length): images of the same size have the same biases.
         """

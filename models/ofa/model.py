@@ -31,7 +31,7 @@ class OFA(nn.Module):
             self.encoder.embed_tokens.weight.requires_grad_(False)
 
     def reset_parameters(self) -> None:
-        """Linear and embedding weights N(0, 0.02), biases 0; the image trunk keeps its own initialisation.
+        """Linear and embedding weights N(0, 0.02), biases 0; the image trunk keeps its own initialization.
 
         The tied token table is drawn last of all, its padding row included, as in the original.
         """

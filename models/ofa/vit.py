@@ -10,7 +10,7 @@ from models.ofa.config import OFAConfig
 from models.ofa.resnet import STRIDE, load_trunk
 
 BLOCKS, WIDTH, HEADS = 9, 768, 12
-SIDE = 14  # cells a side of the grid that the positions are learnt for: 224 pixels
+SIDE = 14  # cells a side of the grid that the positions are learned for: 224 pixels
 # What CLIP's model has beyond the trunk.
 BEYOND = ("class_embedding", "proj", "ln_post.", *(f"transformer.resblocks.{i}." for i in range(BLOCKS, 12)))
 
@@ -39,7 +39,7 @@ class ViT(nn.Module):
         return x.transpose(1, 2).unflatten(2, (height, width))
 
     def _positions(self, height: int, width: int) -> Tensor:
-        """Position embeddings (P, 768) of a grid, interpolated where it is not the one they were learnt for."""
+        """Position embeddings (P, 768) of a grid, interpolated where it is not the one they were learned for."""
         table = self.positional_embedding[1:]
         if (height, width) == (SIDE, SIDE):
             return table

@@ -269,7 +269,7 @@ class OFAPredictor:
         return ranked[0] if one else ranked
 
     def summarise(self, texts: str | Sequence[str], **decoding: Any) -> Prediction | list[Prediction]:
-        """A headline for each text, in the tokenisation of Gigaword's references."""
+        """A headline for each text, in the tokenization of Gigaword's references."""
         config = self.description.config(gigaword.GigawordData, "gigaword")
         (articles,), one = columns(texts=texts)
         examples = [

@@ -48,7 +48,7 @@ class Ids:
 
 @dataclass(frozen=True)
 class Picture:
-    """Side in pixels, mean and deviation of the three colours."""
+    """Side in pixels, mean and deviation of the three colors."""
 
     side: int
     mean: Sequence[float]
@@ -147,7 +147,7 @@ class Card:
         self.image_options(source)
 
     def image_options(self, source: str) -> dict[str, Any]:
-        """Side and normalisation as options of `DataConfig`; UserError for a normalisation that is none of them."""
+        """Side and normalization as options of `DataConfig`; UserError for a normalization that is none of them."""
         for imagenet in (False, True):
             if tuple(map(tuple, (self.picture.mean, self.picture.std))) == normalisation(imagenet):
                 return {"patch_image_size": self.picture.side, "imagenet_default_mean_and_std": imagenet}

@@ -215,7 +215,7 @@ def upgrade_state_dict(state: State, model: nn.Module, source: str = "The checkp
     """Fits `state` to the model, in place, by `RULES`; a strict load then succeeds.
 
     Args:
-        state: names and tensors of a checkpoint; afterwards it has exactly the model's names and shapes.
+        state: names and tensors of a checkpoint; afterward it has exactly the model's names and shapes.
         source: what error messages call it.
 
     Raises UserError when it is another model: the message names the flags to pass.

@@ -62,7 +62,7 @@ def train(cfg: DictConfig) -> None:
 
 
 class Run:
-    """A run from its set-up to its end."""
+    """A run from its setup to its end."""
 
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg

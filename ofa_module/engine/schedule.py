@@ -80,7 +80,7 @@ class Schedule:
         return min(ends, default=0)
 
     def decay_over(self, total: int, updates: int) -> None:
-        """Tells a schedule with a warm-up ratio the updates of all epochs, and logs over how many the rate decays.
+        """Tells a schedule with a warmup ratio the updates of all epochs, and logs over how many the rate decays.
 
         Args:
             total: updates of all epochs, 0 without --max-epoch. updates: how many of them are done.

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Images of the demo's test prompts, a contact sheet of the first 60 (image_gen.png), and how often their digits and
-# colours can be read. CHECKPOINT names the trained model; other flags are passed through to evaluation.
+# colors can be read. CHECKPOINT names the trained model; other flags are passed through to evaluation.
 set -e
 . "$(dirname "$0")/../lib.sh"
 export SIZE=demo

@@ -41,7 +41,7 @@ one_digit() {
 }
 runs=$out/checkpoints/ofa_demo_pretraining
 ofa_once pretrain pretrain "$(ls -t "$out"/stage1_checkpoints/*/checkpoint_best.pt | head -n 1)" 2
-# To compare a text with an image is hardest. Among large losses it is not learnt; by itself, about one digit, it soon is.
+# To compare a text with an image is hardest. Among large losses it is not learned; by itself, about one digit, it soon is.
 ofa_once one_digit one_digit "$DATA_DIR/one_digit/pretrain_data"
 DATA_DIR=$DATA_DIR/one_digit RUN_SUFFIX=_matching ofa_once matching pretrain "$runs/checkpoint_last.pt" 4 --seed=2 --matching-weight=20 \
     --text-data= --image-data= --detection-data=

@@ -59,8 +59,8 @@ def test_default_normalisation_is_a_half() -> None:
     results = [seeded_image(picture(0), row) for row in range(16)]
     whole = torch.cat([result for result in results if result.abs().max() <= 1])  # no noise erased a part
     assert len(whole) >= 3 * 8 and whole.min() == -1 and whole.max() == 1
-    grey = (whole + 1) * 127.5
-    torch.testing.assert_close(grey, grey.round(), rtol=0, atol=1e-4)
+    gray = (whole + 1) * 127.5
+    torch.testing.assert_close(gray, gray.round(), rtol=0, atol=1e-4)
 
 
 def seeded_image(image: Image.Image, row: int) -> Tensor:

@@ -149,8 +149,8 @@ def test_wrong_number_of_selected_columns_is_an_error_at_once(tmp_path: Path, vo
 def test_random_numbers_depend_on_seed_epoch_and_row_only(tmp_path: Path, vocab: Vocabulary) -> None:
     texts = [f"row {number}" for number in range(6)]
     first = targets(lottery(tmp_path, vocab, texts), range(6))
-    backwards = targets(lottery(tmp_path, vocab, texts), reversed(range(6)))
-    assert backwards[::-1] == first
+    backward = targets(lottery(tmp_path, vocab, texts), reversed(range(6)))
+    assert backward[::-1] == first
     assert len({tuple(target) for target in first}) == 6
     for numbers in ({"seed": 2}, {"epoch": 2}, {"seed": 2, "epoch": 2}):
         other = targets(lottery(tmp_path, vocab, texts, **numbers), range(6))

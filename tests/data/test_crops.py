@@ -77,7 +77,7 @@ def test_centre_crop() -> None:
 
 
 def test_jittered_crop_moves_boxes_with_the_image() -> None:
-    """Whatever is drawn, the colours at the corners of a box are those of the original corners."""
+    """Whatever is drawn, the colors at the corners of a box are those of the original corners."""
     image, generator, rng, scales = gradient(640, 480), torch.Generator().manual_seed(0), random.Random(0), []
     flips = 0
     for _ in range(60):

@@ -30,30 +30,30 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def ramp() -> Image.Image:
-    """Grey of 0 to 255 from left to right."""
+    """Gray of 0 to 255 from left to right."""
     return Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (4, 1)))
 
 
 def in_mode(mode: str) -> Image.Image:
     """The ramp in a mode, opaque."""
-    grey = ramp()
+    gray = ramp()
     if mode in SIXTEEN:
         kind = {"I;16B": ">u2"}.get(mode, "<u2")
-        values = np.asarray(grey).astype(kind) * 256
-        return Image.frombytes(mode, grey.size, values.astype(kind).tobytes())
+        values = np.asarray(gray).astype(kind) * 256
+        return Image.frombytes(mode, gray.size, values.astype(kind).tobytes())
     if mode == "La":
-        return grey.convert("LA").convert("La")
+        return gray.convert("LA").convert("La")
     if mode == "RGBa":
-        return grey.convert("RGBA").convert("RGBa")
+        return gray.convert("RGBA").convert("RGBa")
     if mode == "PA":
-        return grey.convert("P").convert("PA")
+        return gray.convert("P").convert("PA")
     if mode == "LAB":
-        return Image.merge("LAB", (grey, Image.new("L", grey.size, 128), Image.new("L", grey.size, 128)))
+        return Image.merge("LAB", (gray, Image.new("L", gray.size, 128), Image.new("L", gray.size, 128)))
     if mode == "HSV":
-        return grey.convert("RGB").convert("HSV")
+        return gray.convert("RGB").convert("HSV")
     if mode in ("CMYK", "YCbCr"):
-        return grey.convert("RGB").convert(mode)
-    return grey.convert(mode)
+        return gray.convert("RGB").convert(mode)
+    return gray.convert(mode)
 
 
 @pytest.mark.parametrize("on_white", [False, True])
@@ -67,14 +67,14 @@ def test_every_mode_becomes_the_same_image_or_is_named(mode: str, on_white: bool
         return
     picture = to_rgb(image, on_white)
     assert picture.mode == "RGB" and picture.size == image.size and picture is not image
-    grey = np.asarray(ramp()).astype(int)
+    gray = np.asarray(ramp()).astype(int)
     if mode == "1":
         assert set(np.asarray(picture).ravel()) == {0, 255}
     elif mode == "LAB":  # lightness is not linear
         levels = np.asarray(picture)[0, :, 1].astype(int)
         assert levels[0] <= 2 and levels[-1] >= 253 and (np.diff(levels) >= 0).all() and len(set(levels)) > 150
     else:
-        assert np.abs(np.asarray(picture).astype(int) - grey[:, :, None]).max() <= 1
+        assert np.abs(np.asarray(picture).astype(int) - gray[:, :, None]).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ALPHA)
@@ -83,14 +83,14 @@ def test_what_is_transparent_is_white_or_as_released(mode: str) -> None:
     image.putalpha(Image.new("L", image.size, 0))
     image = image.convert(mode) if mode in ("La", "RGBa") else image
     assert image.mode == mode and set(np.asarray(to_rgb(image, on_white=True)).ravel()) == {255}
-    if mode not in ("La", "RGBa"):  # in which the colours are gone
+    if mode not in ("La", "RGBa"):  # in which the colors are gone
         assert np.array_equal(np.asarray(to_rgb(image))[..., 0], np.asarray(ramp()))
 
 
 @pytest.mark.parametrize(
     ("bits", "key", "row"), [(1, 1, b"\x50"), (2, 1, b"\x1b"), (4, 5, b"\x05\xf5"), (8, 85, b"\x00\x55\xaa\xff")]
 )
-def test_a_transparent_grey_level_of_few_bits_is_white(bits: int, key: int, row: bytes) -> None:
+def test_a_transparent_gray_level_of_few_bits_is_white(bits: int, key: int, row: bytes) -> None:
     def part(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
@@ -98,20 +98,20 @@ def test_a_transparent_grey_level_of_few_bits_is_white(bits: int, key: int, row:
     pixels = part(b"IDAT", zlib.compress(b"\x00" + row))
     data = b"\x89PNG\r\n\x1a\n" + header + part(b"tRNS", struct.pack(">H", key)) + pixels + part(b"IEND", b"")
     levels = [(int.from_bytes(row) >> (8 * len(row) - bits * (x + 1))) % 2**bits for x in range(4)]
-    grey = [255 * level // (2**bits - 1) for level in levels]
+    gray = [255 * level // (2**bits - 1) for level in levels]
     shown, stored = (np.array(decode(data, on_white=white).image)[0, :, 0].tolist() for white in (True, False))
-    assert key in levels and stored == grey
-    assert shown == [255 if level == key else value for level, value in zip(levels, grey, strict=True)]
+    assert key in levels and stored == gray
+    assert shown == [255 if level == key else value for level, value in zip(levels, gray, strict=True)]
 
 
-def test_half_transparent_black_is_grey_on_white() -> None:
+def test_half_transparent_black_is_gray_on_white() -> None:
     image = Image.new("RGBA", (3, 3), (0, 0, 0, 128))
     assert set(np.asarray(to_rgb(image, on_white=True)).ravel()) == {127}
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
-def test_a_transparent_colour_is_white(mode: str, kind: str) -> None:
+def test_a_transparent_color_is_white(mode: str, kind: str) -> None:
     if (mode, kind) == ("RGB", "GIF"):
         return  # GIF has no such mode
     image = Image.new("RGB", (8, 8), "black")
@@ -123,18 +123,18 @@ def test_a_transparent_colour_is_white(mode: str, kind: str) -> None:
     assert np.asarray(decode(data).image)[7, 7].tolist() == [0] * 3
 
 
-def test_a_transparent_colour_of_sixteen_bits_is_white() -> None:
+def test_a_transparent_color_of_sixteen_bits_is_white() -> None:
     values = np.full((2, 2), 60000, np.uint16)
     values[0, 0] = 1000
     data = encoded(Image.fromarray(values), "PNG", transparency=1000)
     assert np.asarray(decode(data, on_white=True).image)[..., 0].tolist() == [[255, 234], [234, 234]]
     image = Image.new("RGB", (2, 1), (3, 7, 11))
-    image.info["transparency"] = (1000, 2000, 3000)  # as Pillow reads a PNG of 16 bits a colour
+    image.info["transparency"] = (1000, 2000, 3000)  # as Pillow reads a PNG of 16 bits a color
     assert set(np.asarray(to_rgb(image, on_white=True)).ravel()) == {255}
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
-def test_sixteen_bit_grey_keeps_its_levels(kind: str) -> None:
+def test_sixteen_bit_gray_keeps_its_levels(kind: str) -> None:
     values = np.arange(4096, dtype=np.uint16).reshape(64, 64) * 16
     image = np.asarray(decode(encoded(Image.fromarray(values), kind)).image).astype(int)
     assert np.abs(image - (values // 256)[:, :, None]).max() <= 1

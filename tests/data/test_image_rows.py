@@ -95,7 +95,7 @@ def test_the_checker_reports_all_of_it(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["caption", write(tmp_path / "more.tsv", "caption", "exif6.jpg"), *argv[2:]]) == 0
 
 
-def test_grey_of_sixteen_bits_has_its_levels_in_training(vocab: Vocabulary, tmp_path: Path) -> None:
+def test_gray_of_sixteen_bits_has_its_levels_in_training(vocab: Vocabulary, tmp_path: Path) -> None:
     rows = dataset(write(tmp_path / "rows.tsv", "caption", "gray16.png"), "caption", vocab)
     pixels = rows[0]["patch_image"]
     assert pixels.min() < -0.9 and pixels.max() > 0.9 and len(torch.unique(pixels)) > 20

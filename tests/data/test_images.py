@@ -125,7 +125,7 @@ def test_transform_equals_torchvision_bit_for_bit(size: tuple[int, int], imagene
     assert torch.equal(result, reference(image))
 
 
-def test_transform_of_a_known_colour() -> None:
+def test_transform_of_a_known_color() -> None:
     result = standard_transform(4)(Image.new("L", (2, 9), 255))
     assert torch.equal(result, torch.ones(3, 4, 4))
 

@@ -43,7 +43,7 @@ def test_objects_are_exchanged_in_two_fifths_of_captions(folder: Path) -> None:
     assert drawn["an old red brick house"] and drawn["children eat ice cream cake"]
 
 
-def test_captions_differ_after_normalisation(folder: Path) -> None:
+def test_captions_differ_after_normalization(folder: Path) -> None:
     (folder / "all_captions.txt").write_text("A  Dog\n\na cat\n a-dog \n")
     negatives, rng = Negatives.load(folder), random.Random(0)
     # "bird" is not in the caption: an exchange would leave it as it is.
@@ -62,9 +62,9 @@ def test_no_other_caption(folder: Path) -> None:
 def test_sure_answers_get_close_alternatives(folder: Path, confidence: float, share: float) -> None:
     negatives, rng = Negatives.load(folder), random.Random(0)
     drawn = Counter(negatives.answer("red", confidence, rng) for _ in range(DRAWS))
-    colours = {"orange", "blue", "black and white"}
-    assert close(sum(drawn[name] for name in colours), share)
-    assert set(drawn) <= colours | {"cat", "coffee", "left", "rocket launch", "nasa", "wood"}
+    colors = {"orange", "blue", "black and white"}
+    assert close(sum(drawn[name] for name in colors), share)
+    assert set(drawn) <= colors | {"cat", "coffee", "left", "rocket launch", "nasa", "wood"}
 
 
 def test_numbers_move_by_one(folder: Path) -> None:

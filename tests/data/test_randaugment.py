@@ -59,7 +59,7 @@ def test_pixels_come_from_where_they_should(name: str, sign: int) -> None:
     assert far_outside.any() and (moved[far_outside] == 128).all()
 
 
-def test_edges_blend_into_grey() -> None:
+def test_edges_blend_into_gray() -> None:
     sheared = applied("ShearX", Image.new("RGB", (WIDTH, HEIGHT), (28, 28, 28)))
     # Row 1 starts 0.21 of a pixel left of the image.
     assert sheared[1, 0].tolist() == [49] * 3  # 28 + 0.21 * 100
@@ -84,7 +84,7 @@ def test_sharpness_wraps_round() -> None:
     soft = photo(100, 130)
     difference = applied("Sharpness", soft).astype(int) - np.asarray(ImageEnhance.Sharpness(soft).enhance(1.36))
     assert np.abs(difference).max() <= 1  # no value leaves the byte
-    # One bright pixel on black: 255 + 0.36 * (255 - 255 * 5 / 13) wraps, and so do its neighbours below 0.
+    # One bright pixel on black: 255 + 0.36 * (255 - 255 * 5 / 13) wraps, and so do its neighbors below 0.
     pixels = np.zeros((5, 5, 3), np.uint8)
     pixels[2, 2] = 255
     result = applied("Sharpness", Image.fromarray(pixels))

@@ -1,4 +1,4 @@
-"""The vocabulary against golden ids and texts, its files and their errors, and the text normalisers."""
+"""The vocabulary against golden ids and texts, its files and their errors, and the text normalizers."""
 
 import json
 import multiprocessing
@@ -100,7 +100,7 @@ def test_sequences_of_the_tasks(vocab, case):
 
 
 @pytest.mark.parametrize("case", GOLDEN["normalisation"], ids=lambda case: ascii(case["text"])[:30])
-def test_normalisation(case):
+def test_normalization(case):
     assert normalize_question(case["text"]) == case["pre_question"]
     assert normalize_question(case["text"], max_words=4) == case["pre_question_4"]
     assert normalize_caption(case["text"]) == case["pre_caption"]
@@ -113,7 +113,7 @@ def test_remove_punctuation():
     assert remove_punctuation("“déjà…”") == "“déjà…”"
 
 
-# behaviour
+# behavior
 
 
 def test_special_ids_are_ints_and_methods(vocab):

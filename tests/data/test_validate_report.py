@@ -19,9 +19,9 @@ WORDS = " ".join(f"w{number}" for number in range(40))
 MARKUP = '</dd><script>alert("1")</script>\u202e & <b>'
 
 
-def png(size: tuple[int, int], mode: str = "RGB", colour: int = 7) -> bytes:
+def png(size: tuple[int, int], mode: str = "RGB", color: int = 7) -> bytes:
     file = io.BytesIO()
-    Image.new(mode, size, colour).save(file, "PNG")
+    Image.new(mode, size, color).save(file, "PNG")
     return file.getvalue()
 
 

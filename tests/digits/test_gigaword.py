@@ -1,4 +1,4 @@
-"""Demo reports: the summary is what the report says of coloured digits, and can be generated."""
+"""Demo reports: the summary is what the report says of colored digits, and can be generated."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Scores beside chance and the page of images, from answers made up for a tiny demo data set."""
+"""Scores beside chance and the page of images, from answers made up for a tiny demo dataset."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def rows_of(out: Path, run: Run) -> list[tuple[str, ...]]:
 
 
 def answer(out: Path, run: Run, wrong: int = 0, scores: dict[str, float] | None = None, **more: object) -> None:
-    """Writes right answers, the first `wrong` of them spoilt, and scores of 0.9 or those given."""
+    """Writes right answers, the first `wrong` of them spoiled, and scores of 0.9 or those given."""
     truths = [run.true_answer(row) for row in rows_of(out, run)]
     said = [f"not {truth}" if number < wrong else truth for number, truth in enumerate(truths)]
     records = [{run.answer: text, **more} for text in said]
@@ -93,8 +93,8 @@ def test_all_tasks_are_in_the_table_and_on_the_page(out: Path, capsys: pytest.Ca
     assert printed.out == f"{table}{out / 'page.png'}\n" and printed.err == ""
     drawn = pixels(out / "page.png")
     assert drawn.shape[0] > drawn.shape[1] > 1000
-    for colour in (page.RIGHT, page.WRONG):
-        assert (np.abs(drawn - [int(colour[i : i + 2], 16) for i in (1, 3, 5)]).sum(axis=-1) < 5).sum() > 500
+    for color in (page.RIGHT, page.WRONG):
+        assert (np.abs(drawn - [int(color[i : i + 2], 16) for i in (1, 3, 5)]).sum(axis=-1) < 5).sum() > 500
 
 
 def test_tasks_without_results_are_missing_and_off_the_page(out: Path) -> None:

@@ -21,7 +21,7 @@ def position_of(hypothesis: str) -> str:
 
 
 def claimed(text: str, spec: DigitSpec) -> bool:
-    """Whether every digit and colour word of the text is the spec's."""
+    """Whether every digit and color word of the text is the spec's."""
     words = [word for word in text.split() if word in (*DIGITS, *VALUES["colour"])]
     return bool(words) and set(words) <= {spec.colour, spec.digit}
 

@@ -60,7 +60,7 @@ def test_the_program_writes_the_same_files_for_a_seed(tmp_path, monkeypatch, cap
         )
         train_vqgan.main()
     printed = capsys.readouterr().out
-    assert "step 4/4 codes: loss" in printed and "of 32 codes used" in printed and "of the mean colour" in printed
+    assert "step 4/4 codes: loss" in printed and "of 32 codes used" in printed and "of the mean color" in printed
     one, two = (VQGAN.load(tmp_path / f"{name}.ckpt", tmp_path / f"{name}.yaml") for name in "ab")
     assert all(torch.equal(weight, two.state_dict()[name]) for name, weight in one.state_dict().items())
     assert one.config == train_vqgan.demo_config(32) and (tmp_path / "a.ckpt").stat().st_size < 4_200_000

@@ -146,7 +146,7 @@ def test_batches_do_not_matter(clip, images):
     torch.testing.assert_close(clip.similarity(images, ["a cup"]), alone)
 
 
-def test_pixels_are_resized_cropped_and_normalised(clip):
+def test_pixels_are_resized_cropped_and_normalized(clip):
     image = Image.new("RGBA", (2 * SIDE, SIDE), (0, 0, 0, 255))
     image.paste((255, 255, 255, 255), (SIDE // 2, 0, SIDE // 2 + SIDE, SIDE))
     pixels = clip.preprocess(image)

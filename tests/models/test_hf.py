@@ -255,7 +255,7 @@ def test_published_folder(model, tmp_path):
     assert_same_weights(loaded, model)
 
 
-def test_what_a_file_lacks_is_initialised(model, tmp_path):
+def test_what_a_file_lacks_is_initialized(model, tmp_path):
     state = {k: v for k, v in to_layout_names(model.state_dict()).items() if "bucket" not in k and "c_attn" not in k}
     torch.save({k: v for k, v in state.items() if "position_idx" not in k}, tmp_path / "pytorch_model.bin")
     model.config.save_pretrained(tmp_path)

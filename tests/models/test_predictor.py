@@ -29,7 +29,7 @@ from utils.errors import UserError
 
 TSV = ROOT / "tests" / "golden" / "tsv"
 SIDE = 64
-# task -> class, options, file, columns of the data set, options of its rows, columns the predictor is asked with
+# task -> class, options, file, columns of the dataset, options of its rows, columns the predictor is asked with
 TASKS = {
     "caption": (CaptionTask, CaptionConfig, "caption/caption_val.tsv", "1,4,2", {}),
     "vqa_gen": (

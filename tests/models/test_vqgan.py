@@ -269,7 +269,7 @@ def test_other_yaml_files_are_refused(tmp_path, change, message):
 def test_training_reaches_every_weight_and_lowers_the_loss():
     torch.manual_seed(1)
     model = VQGAN(SMALL).train()
-    images = torch.rand(4, 3, 1, 1).expand(4, 3, 32, 32) * 2 - 1  # four plain colours
+    images = torch.rand(4, 3, 1, 1).expand(4, 3, 32, 32) * 2 - 1  # four plain colors
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     losses = []
     for _ in range(40):

@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(folder):
-    """One update of a question answerer, whose vocabulary, rows and candidates were moved afterwards."""
+    """One update of a question answerer, whose vocabulary, rows and candidates were moved afterward."""
     data = folder / "gone/vqa_data"
     train.main([
         f"{data}/vqa_train.tsv,{data}/vqa_val.tsv", "--task=vqa_gen", "--selected-cols=0,5,2,3,4", *TRAIN,

@@ -1,4 +1,4 @@
-"""Polynomial decay with a warm-up ratio."""
+"""Polynomial decay with a warmup ratio."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -8,7 +8,7 @@ from utils.errors import UserError
 
 
 class Optimizer:
-    """What a schedule needs of fairseq's optimisers."""
+    """What a schedule needs of fairseq's optimizers."""
 
     def __init__(self):
         self.lr = None

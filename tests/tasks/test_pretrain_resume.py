@@ -67,8 +67,8 @@ def train_with(monkeypatch):
     torch.set_num_threads(threads)
 
 
-def learnt(record, processes):
-    """Per process, what it learnt from: number of the update, then ids and checksum of both parts of a batch."""
+def learned(record, processes):
+    """Per process, what it learned from: number of the update, then ids and checksum of both parts of a batch."""
     files = [record.with_name(f"{record.name}.{rank}") for rank in range(processes)]
     return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
 
@@ -88,7 +88,7 @@ def test_a_killed_run_learns_from_the_samples_that_would_have_come(data, train_w
     hold = {"RECORD": str(killed), "HOLD": str(SAVED + 2)}
     kill_after(killed / "checkpoint_last.pt", PROGRAM, *args, processes=processes, **hold)
     train_with(args, processes, record=resumed)
-    expected, before, after = (learnt(record, processes) for record in (whole, killed, resumed))
+    expected, before, after = (learned(record, processes) for record in (whole, killed, resumed))
     for rank, steps in enumerate(expected):
         assert before[rank] == steps[: len(before[rank])] and SAVED <= len(before[rank]) <= SAVED + 2
         assert after[rank] == steps[SAVED:]

@@ -1,4 +1,4 @@
-"""From the files that data sets are published as to data files: the samples of the released ones, row by row."""
+"""From the files that datasets are published as to data files: the samples of the released ones, row by row."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""rank_candidates against figures of the original, and against whole forwards of all candidates written plainly."""
+"""rank_candidates against the original's figures and full forward passes of all candidates, written plainly."""
 
 import math
 import random
@@ -209,7 +209,7 @@ def test_ensembles_average_restricted_probabilities(size, kind):
     check_top(models, encs, trie, full, prompts)
 
 
-def test_chunks_and_neighbours_do_not_change_scores(model):
+def test_chunks_and_neighbors_do_not_change_scores(model):
     rng = random.Random(1)
     answers, prompts = random_answers(rng, 60), prompts_of(rng, 4, "different lengths")
     enc, trie = encode(model, 4), CandidateTrie(answers)

@@ -115,7 +115,7 @@ def test_sampling_keeps_the_most_likely(top_k, top_p, kept):
     torch.manual_seed(0)
     drawn = sampling_step(log_probs, torch.zeros(1, 1), 400, top_k, top_p)
     assert set(drawn.tokens.flatten().tolist()) == kept
-    torch.testing.assert_close(drawn.scores, log_probs[0, 0][drawn.tokens])  # not renormalised
+    torch.testing.assert_close(drawn.scores, log_probs[0, 0][drawn.tokens])  # not renormalized
 
 
 @pytest.mark.parametrize("n", [1, 4])

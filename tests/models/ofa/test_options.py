@@ -161,7 +161,7 @@ def test_unknown_size_names_the_known_ones():
     assert len(ARCHITECTURES) == 6
 
 
-def test_initialisation():
+def test_initialization():
     model = OFA(OFAConfig.from_arch("ofa_tiny"))
     state = model.state_dict()
     for name in (

@@ -1,4 +1,4 @@
-"""TreeState against full forwards of every path from the root."""
+"""TreeState against full forward passes of every path from the root."""
 
 import pytest
 import torch

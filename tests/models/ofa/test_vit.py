@@ -1,4 +1,4 @@
-"""ViT-B/16 as the image trunk: initialisation, grids, CLIP's weights; the golden figures are in test_model.py."""
+"""ViT-B/16 as the image trunk: initialization, grids, CLIP's weights; the golden figures are in test_model.py."""
 
 from pathlib import Path
 
@@ -28,8 +28,8 @@ def test_grids_of_any_image(trunk: ViT, size: tuple[int, int]) -> None:
 
 @torch.no_grad()
 def test_every_cell_sees_its_own_position(trunk: ViT) -> None:
-    grey = torch.zeros(1, 3, 32, 48)
-    cells = trunk(grey)[0].flatten(1).t()
+    gray = torch.zeros(1, 3, 32, 48)
+    cells = trunk(gray)[0].flatten(1).t()
     assert (torch.cdist(cells, cells) + torch.eye(6) > 1e-3).all()
 
 

@@ -69,7 +69,7 @@ def test_captions_are_exact(predictor, scenes):
 
 @pytest.mark.parametrize("candidates", [None, ANSWERS], ids=["open", "candidates"])
 def test_questions_are_answered(predictor, candidates):
-    # Colours, digits, places and counts; questions of yes and no are learnt in fine-tuning only.
+    # Colors, digits, places and counts; questions of yes and no are learned in fine-tuning only.
     rows = rows_of("vqa_gen", 20, lambda row: not row[2].startswith("is "))
     answers = [row[3].partition(CONFIDENCE_MARK)[2] for row in rows]
     found = predictor.answer([render(row[-1]) for row in rows], [row[2] for row in rows], candidates)
@@ -86,7 +86,7 @@ def test_phrases_are_found(predictor, scenes):
 
 
 def test_a_phrase_chooses_among_several_digits(predictor):
-    # Telling digits apart by name is hardly learnt in pretraining, by place it is.
+    # Telling digits apart by name is hardly learned in pretraining, by place it is.
     rows = rows_of("refcoco", 10, lambda row: " at the " in row[2] and len(row[-1].objects) > 1)
     found = predictor.ground([render(row[-1]) for row in rows], [row[2] for row in rows])
     own, of_others = [], []
@@ -138,7 +138,7 @@ def test_an_instruction_describes_the_digit_in_a_region(predictor, crowded):
     assert own >= 14 and others <= 8, found
 
 
-def test_drawings_show_digit_and_colour(predictor):
+def test_drawings_show_digit_and_color(predictor):
     specs = [DigitSpec(colour, digit, "center") for digit in DIGITS for colour in COLOURS]
     torch.manual_seed(0)
     drawn = predictor.draw([f"a {spec.name}" for spec in specs], temperature=TEMPERATURE)

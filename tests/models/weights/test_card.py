@@ -63,7 +63,7 @@ def test_the_digest_is_of_symbols_in_order(card, vocab, tmp_path):
 
 def test_candidates_count_whatever_their_order(card):
     card.check_answers(ANSWERS[::-1], "a.pt", "F", "do this")
-    for other in (ANSWERS[:2], [*ANSWERS, "grey"], ["red", "blue", "green"], []):
+    for other in (ANSWERS[:2], [*ANSWERS, "gray"], ["red", "blue", "green"], []):
         with pytest.raises(UserError, match=rf"^F holds other answers \({len(other)}\) than a.pt .* \(3\): do this.$"):
             card.check_answers(other, "a.pt", "F", "do this")
     free = replace(card, candidates=None)
