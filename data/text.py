@@ -51,7 +51,7 @@ class Vocabulary:
 
     Attributes:
         bos, pad, eos, unk: ids 0, 1, 2, 3; `vocab.pad` and `vocab.pad()` are the same number.
-        bpe: "gpt2" (byte-level, case and leading blank matter) or "bert" (WordPiece, lower-cased).
+        bpe: "gpt2" (byte-level, case and leading blank matter) or "bert" (WordPiece, lowercased).
         has_unknown: whether there are texts that it cannot write; the released English vocabulary writes all.
         unknown_words: the words with unknown tokens that `encode` has met, each with how often; clear it to begin anew.
     """

@@ -36,7 +36,7 @@ def score_captions(predictions: list[dict[str, Any]], annotations: str | Path | 
 
     Returns:
         Bleu_1 .. Bleu_4, METEOR, ROUGE_L, CIDEr and, where its models are installed, SPICE; without Java or
-        pycocoevalcap only CIDEr-D over lower-cased words without punctuation, under `NO_JAVA_KEY`.
+        pycocoevalcap only CIDEr-D over lowercased words without punctuation, under `NO_JAVA_KEY`.
 
     Raises:
         UserError: unreadable or malformed input, an image scored twice, an image without references.

@@ -19,7 +19,7 @@ logger = logging.getLogger("metrics.coco_caption")
 
 
 def tokenize(captions: Captions) -> Captions:
-    """Penn Treebank words of each caption, lower-cased, without punctuation.
+    """Penn Treebank words of each caption, lowercased, without punctuation.
 
     Calls the tokenizer of pycocoevalcap, but through a pipe: its own wrapper writes into site-packages.
     """

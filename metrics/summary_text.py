@@ -10,7 +10,7 @@ _ESCAPED = {
 
 
 def clean_summary(text: str, validation: bool) -> str:
-    """Generated text as it is scored: lower-cased, retokenized, each digit 1 written `#`.
+    """Generated text as it is scored: lowercased, retokenized, each digit 1 written `#`.
 
     Args:
         text: what the model wrote.

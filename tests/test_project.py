@@ -15,7 +15,7 @@ def text(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def test_licence_is_the_whole_apache_licence():
+def test_license_is_the_whole_apache_licence():
     assert PROJECT["license"] == "Apache-2.0"
     words = " ".join(text("LICENSE").split())  # however its lines are broken
     assert words.startswith("Apache License Version 2.0, January 2004")

@@ -35,7 +35,7 @@ MARGIN = 0.9  # of the free memory is planned with: kernels need room of their o
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes of an update. The total is what is needed at one time: gradients come while activations go."""
+    """Bytes of an update. The total is the peak, not the sum: gradients are allocated while activations are freed."""
 
     parameters: int
     gradients: int
@@ -169,7 +169,7 @@ def print_plan(cfg: DictConfig) -> None:
     print(" " * 12 + "".join(f"{name:>12}" for name in devices))
     for name in vars(plans[0]):
         print(f"{name:<12}" + "".join(f"{getattr(plan, name) / 2**20:>12,.1f}" for plan in plans))
-    print("The total is what is needed at one time: most gradients come when most activations are gone.")
+    print("The total is the peak, not the sum: most gradients are allocated after most activations are freed.")
 
 
 def choose_batch(cfg: DictConfig) -> None:
