@@ -161,15 +161,15 @@ def _task_config(
     described = _own_options(card, checkpoint, path, bool(asked.get("bpe_dir"))) if card else {}
     if "ans2label_dict" in given or ("ans2label_dict" in overrides and "ans2label_file" not in asked):
         asked["ans2label_file"] = None  # which would win
-    for key, value in {**stored, **described, "val_inference_type": "allcand", **asked, "_name": name}.items():
-        if key in config:
-            config[key] = value
+    evaluation_flags.set_options(config, name, {**stored, **described, "_name": name}, path)
+    evaluation_flags.set_options(config, name, {"val_inference_type": "allcand", **asked}, "--model-overrides")
     return config, given
 
 
 def _follow_overrides(cfg: DictConfig, overrides: dict[str, Any]) -> None:
     """Overrides of the command line's task, where no flag wins."""
-    cfg.task.update({key: value for key, value in overrides.items() if key in cfg.task and key not in cfg.given})
+    asked = {key: value for key, value in overrides.items() if key not in cfg.given}
+    evaluation_flags.set_options(cfg.task, cfg.task._name, asked, "--model-overrides")
 
 
 def _check_overrides(overrides: dict[str, Any], task: str, options: Set[str]) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 
 ROOT = Path(__file__).resolve().parent
 CORE = ("utils", "data", "metrics", "models", "digits")
@@ -63,4 +64,14 @@ def _running_program() -> str | None:
     return Path(file).name if file and _same(Path(file).resolve().parent, ROOT) else None
 
 
+def _interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ctrl-C while a program imports what it needs, which takes seconds, is one line too; Python ends with 130."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(f"{_running_program()}: interrupted.", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 check(CORE)
+if _running_program() and sys.excepthook is sys.__excepthook__:
+    sys.excepthook = _interrupted

@@ -25,7 +25,7 @@ from data.items import Item, Source, open_items
 from data.table_files import column_names
 from data.tasks import TASKS
 from utils.errors import ItemError, UserError
-from utils.files import check_folder, whole_characters
+from utils.files import RepeatedKeyError, check_folder, parse_json, whole_characters
 from utils.options import path_of, positive, program_name, seed
 from utils.program import program
 from utils.record_file import RecordFile
@@ -206,7 +206,9 @@ def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> No
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(text).items())
+        return dict(parse_json(text).items())
+    except RepeatedKeyError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
     except (ValueError, AttributeError, RecursionError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object") from None
 

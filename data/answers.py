@@ -1,7 +1,6 @@
 """Closed answer sets: where the answers come from, and what tasks that choose among them have in common."""
 
 import io
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Optional
 
 from data.base import DataConfig
 from utils.errors import UserError, quoted
-from utils.files import decode_text, read_file, text_lines, whole_characters
+from utils.files import RepeatedKeyError, decode_text, parse_json, read_file, text_lines, whole_characters
 from utils.plain_pickle import load_plain_pickle
 
 PROMPT_TYPES = ("none", "src", "prev_output")
@@ -101,17 +100,10 @@ def _read_file(path: Path) -> list[Any]:
 
 
 def _parse_json(text: str, where: str) -> list[Any]:
-    def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-            raise UserError(f"{where} holds the answer {quoted(twice)} twice: remove one.")
-        return content
-
     try:
-        content = json.loads(text, object_pairs_hook=unrepeated)
-    except UserError:
-        raise
+        content = parse_json(text)
+    except RepeatedKeyError as error:
+        raise UserError(f"{where} cannot be used: {error}; remove one.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON ({error}): write answers as keys of an object.") from error
     return _answers_of(content, where)

@@ -42,7 +42,7 @@ class DataConfig:
     )
     image_root: Optional[str] = field(
         default=None,
-        metadata={"help": "folder that paths of images in a table start from; the table's own if not given"},
+        metadata={"help": "folder that paths of images start from (default: a table's own; none in TSV files)"},
     )
     bpe: Optional[str] = field(
         default="gpt2", metadata={"help": "byte pair encoding: gpt2 (English) or bert (Chinese)"}

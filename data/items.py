@@ -106,7 +106,7 @@ def open_items(
         path: a file or folder; where no images are asked for, also a text.
         names: the names of what an item has, in the order of the columns of a TSV file. selected_cols: these columns.
         recursive: read the images in folders below a folder too. columns: name -> key or column, where they differ.
-        image_root: folder that paths of images in tables and JSONL files start from; None = the one of the file.
+        image_root: folder that paths of images start from; None = the one of the file, and none in TSV files.
 
     Raises:
         UserError: an input that is missing or holds nothing.
@@ -115,7 +115,7 @@ def open_items(
         raise UserError("An input is empty: pass a file, a folder or a text.")
     place, ending = Path(path), Path(path).suffix.lower()
     if ending == ".tsv":
-        rows = TsvFile(path, selected_cols)
+        rows = _tsv(path, names, selected_cols, image_root)
         if len(rows.columns or ()) > len(names):
             raise UserError(f"--selected-cols {selected_cols}: the columns are {', '.join(names)}.")
         check_format(rows, len(rows.columns or ()))
@@ -146,6 +146,14 @@ def open_items(
     return Source(len(items), lambda *_: iter(items), left_out)
 
 
+def _tsv(path: str, names: Sequence[str], selected_cols: str, image_root: str | None) -> TsvFile:
+    if image_root is None or "image" not in names:
+        return TsvFile(path, selected_cols)
+    from data.tables import PathTsv  # brings torch
+
+    return PathTsv(path, selected_cols, names.index("image"), image_root)
+
+
 def _check_columns(rows: TsvFile, names: Sequence[str], selected_cols: str) -> None:
     """UserError if none of the first rows can be read with these columns: they are those of another task's file."""
     if len(rows) == 1:
@@ -158,6 +166,8 @@ def _check_columns(rows: TsvFile, names: Sequence[str], selected_cols: str) -> N
             problem = problem or f"line {number + 1}: {error.reason}"
             continue
         image = values.pop("image", None)
+        if isinstance(image, bytes):  # the content of a file
+            return
         texts = [name for name, value in values.items() if len(value) > LONGEST_WORD and IMAGE.fullmatch(value)]
         if image and not (len(image) >= SHORTEST_IMAGE and IMAGE.fullmatch(image, endpos=LONGEST_WORD)):
             reason = f"the column of the image holds {quoted(image)}, which is not base64 of an image"

@@ -86,6 +86,8 @@ class Table(NumberedRows):
         try:
             record = self.record(number)
             return tuple(self._value(name, record.get(column), number) for name, column in self.source.items())
+        except UserError:  # of the file, not of the row: it is not to be skipped
+            raise
         except ValueError as error:
             raise BadRowError(self.path, self.line(number), str(error)) from error
 
@@ -95,7 +97,7 @@ class Table(NumberedRows):
                 raise ValueError(f"there is no {self.source[name]!r}")
             return str(row) if name == "id" else ""
         if name == "image":
-            return self._image(value)
+            return image_of(value, self.image_root)
         if name == "id" and self.plain_ids and type(value) is int:
             return value
         if name == "answers" and isinstance(value, dict | str | int) and CONFIDENCE_MARK not in str(value):
@@ -104,29 +106,30 @@ class Table(NumberedRows):
             return join_answers({text: score for text, score in scores.items() if score is not None})
         return _text(value, self.source[name], " " if name == "codes" else ",")
 
-    def _image(self, value: Any) -> str | bytes:
-        """The content of an image file; base64 as it stands."""
-        if isinstance(value, dict) and value.keys() == {"bytes", "path"}:  # as `datasets` stores images
-            value = value["path"] if value["bytes"] is None else value["bytes"]
-        if isinstance(value, bytes):
-            return value
-        if not isinstance(value, str):
-            raise ValueError(f"the image is of the type {type(value).__name__}: write a path, base64 or encoded bytes")
-        if len(value) > LONGEST_PATH or value[:5].lower() == "data:":
-            return value
-        if "://" in value:
-            raise ValueError(f"the image {quoted(value)} is on the network: fetch it and write the path of the file")
-        path = self.image_root / value
-        shown = shortened(repr(str(path)), 300)
-        try:
-            for place in dict.fromkeys((path, self.image_root / value.strip())):  # a blank behind a comma
-                if place.is_file():
-                    return place.read_bytes()
-        except (OSError, ValueError) as error:
-            raise ValueError(f"the image {shown} cannot be read ({error!s:.80})") from error
-        if PATH.fullmatch(value.strip()):
-            raise ValueError(f"there is no image {shown}: correct the path or the folder that paths start from")
+
+def image_of(value: Any, root: Path) -> str | bytes:
+    """The content of an image file whose path starts from `root`; base64 as it stands; ValueError if it is neither."""
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:  # as `datasets` stores images
+        value = value["path"] if value["bytes"] is None else value["bytes"]
+    if isinstance(value, bytes):
         return value
+    if not isinstance(value, str):
+        raise ValueError(f"the image is of the type {type(value).__name__}: write a path, base64 or encoded bytes")
+    if len(value) > LONGEST_PATH or value[:5].lower() == "data:":
+        return value
+    if "://" in value:
+        raise ValueError(f"the image {quoted(value)} is on the network: fetch it and write the path of the file")
+    path = root / value
+    shown = shortened(repr(str(path)), 300)
+    try:
+        for place in dict.fromkeys((path, root / value.strip())):  # a blank behind a comma
+            if place.is_file():
+                return place.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the image {shown} cannot be read ({error!s:.80})") from error
+    if PATH.fullmatch(value.strip()):
+        raise ValueError(f"there is no image {shown}: correct the path or the folder that paths start from")
+    return value
 
 
 def _text(value: Any, column: str, separator: str) -> str:

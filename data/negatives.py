@@ -1,6 +1,5 @@
 """Wrong captions and wrong answers for image-text matching."""
 
-import json
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from data.text import normalize_caption
 from data.tsv import TsvFile
 from utils.errors import BadRowError, UserError, quoted
-from utils.files import read_text, text_lines
+from utils.files import parse_json, read_text, text_lines
 
 CAPTION_FILE, OBJECT_FILE, ANSWER_FILE = "all_captions.txt", "object.txt", "type2ans.json"
 OTHER, HOW_MANY = "other", "how many"
@@ -104,7 +103,7 @@ def _read_text(path: Path) -> str:
 def _read_answers(path: Path) -> dict[str, list[str]]:
     """Answer type -> different answers."""
     try:
-        answers = {answer_type: _unique(known) for answer_type, known in json.loads(_read_text(path)).items()}
+        answers = {answer_type: _unique(known) for answer_type, known in parse_json(_read_text(path)).items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(f"{path} is not a JSON object of answer type: list of answers ({error}).") from error
     few = [answer_type for answer_type in (OTHER, *answers) if len(answers.get(answer_type, [])) < 2]

@@ -59,6 +59,9 @@ class PretrainDataset(ImageTextDataset):
     def __init__(
         self, rows: Rows, vocab: Vocabulary, config: PretrainData, split: str, seed: int = 1, epoch: int = 1
     ) -> None:
+        for flag, value in (("--columns", config.columns), ("--image-root", config.image_root)):
+            if value is not None:
+                raise UserError(f"{flag}: pretraining reads TSV files with the images in them; leave it out.")
         super().__init__(rows, vocab, config, split, seed, epoch)
         self.sources: list[OFADataset] = []
         self.ratios: list[float] = []

@@ -124,12 +124,21 @@ class IndexedFile(NumberedRows):
         if stamp.size >= self._stamp.size and not stamp.same_content(self._stamp):  # a shorter one lacks the last rows
             raise UserError(f"{self.path} {CHANGED}")
         start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
+        before = int(start > 0)  # the end of the row before is read too
         # Unlike seek and read, pread has no position that forked workers would move for each other.
-        line = os.pread(self._fd, stop - start, start)
-        if len(line) != stop - start:
+        text = os.pread(self._fd, stop - start + before, start - before)
+        if len(text) != stop - start + before:
             raise UserError(f"{self.path} became shorter while it was being read; start again.")
-        line = line.removeprefix(BYTE_ORDER_MARK)  # at the start of the file, or of one that was appended
-        return line[:-2] if line.endswith(b"\r\n") else line.removesuffix(b"\n")
+        end = len(text) - (2 if text.endswith(b"\r\n") else text.endswith(b"\n"))
+        whole = end < len(text) or stop == int(self._offsets[-1])
+        if not whole or text[:before] != b"\n"[:before] or (not self.quoted and text.find(b"\n", before, end) >= 0):
+            raise UserError(
+                f"The row index of {self.path} is wrong; delete {Path(self.path).name}.ofaidx beside it, or the "
+                f".ofaidx files in {cache_folder()}."
+            )
+        # At the start of the file, or of one that was appended.
+        mark = len(BYTE_ORDER_MARK) if text.startswith(BYTE_ORDER_MARK, before) else 0
+        return text[before + mark : end]
 
     def _line_ends_before(self, row: int) -> int:
         """How many line ends stand before a row, also in the rows before it; quick if those were counted lately."""
@@ -192,7 +201,7 @@ def _index_places(path: str) -> Iterator[Path]:
 def _open_index(path: str, descriptor: int, stamp: Stamp, quoted: bool) -> np.ndarray:
     """Offsets (rows + 1,) of a data file, memory-mapped; one process builds them while the others wait."""
     for place in _index_places(path):
-        offsets = _load_index(place, stamp, quoted)
+        offsets = _load_index(place, descriptor, stamp, quoted)
         if offsets is not None:
             return offsets
     problem = ""
@@ -200,10 +209,10 @@ def _open_index(path: str, descriptor: int, stamp: Stamp, quoted: bool) -> np.nd
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with _locked(Path(f"{place}.lock")):
-                offsets = _load_index(place, stamp, quoted)  # somebody built it while we waited
+                offsets = _load_index(place, descriptor, stamp, quoted)  # somebody built it while we waited
                 if offsets is None:
                     _build_index(path, descriptor, stamp, place, quoted)
-                    offsets = _load_index(place, stamp, quoted)
+                    offsets = _load_index(place, descriptor, stamp, quoted)
         except OSError as error:
             problem = str(error)
             continue
@@ -212,7 +221,7 @@ def _open_index(path: str, descriptor: int, stamp: Stamp, quoted: bool) -> np.nd
     raise UserError(f"The row index of {path} cannot be written ({problem}); set OFA_CACHE to a folder.")
 
 
-def _load_index(place: Path, stamp: Stamp, quoted: bool) -> np.ndarray | None:
+def _load_index(place: Path, descriptor: int, stamp: Stamp, quoted: bool) -> np.ndarray | None:
     """Offsets if the index is whole and belongs to this content of the data file."""
     try:
         # The cache folder may be anybody's: a pipe of that name must not make us wait.
@@ -226,13 +235,13 @@ def _load_index(place: Path, stamp: Stamp, quoted: bool) -> np.ndarray | None:
                 return None
             # A plain view: indexing np.memmap itself is several times slower.
             offsets = np.asarray(np.memmap(file, "<u8", mode="r", offset=_HEADER.size))
-            return offsets if _make_sense(offsets, checksum, stamp.size) else None
+            return offsets if _make_sense(offsets, checksum, _end_of_rows(descriptor, stamp.size)) else None
     except OSError:
         return None
 
 
-def _make_sense(offsets: np.ndarray, checksum: int, size: int) -> bool:
-    """Whether offsets have their checksum, begin at 0, rise from row to row and end in the data file."""
+def _make_sense(offsets: np.ndarray, checksum: int, stop: int) -> bool:
+    """Whether offsets of at least one row have their checksum, begin at 0, rise, and end where the rows do."""
     # The checksum finds a damaged index, the order one that was made to look whole: a wrong offset would read nonsense
     # as rows. In chunks, as an index of billions of rows need not fit into memory.
     found, before = 0, -1
@@ -241,7 +250,7 @@ def _make_sense(offsets: np.ndarray, checksum: int, size: int) -> bool:
         if int(part[0]) <= before or (part[1:] <= part[:-1]).any():
             return False
         found, before = zlib.crc32(part.data, found), int(part[-1])
-    return found == checksum and int(offsets[0]) == 0 and before <= size
+    return found == checksum and len(offsets) > 1 and int(offsets[0]) == 0 and before == stop
 
 
 @contextlib.contextmanager

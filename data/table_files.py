@@ -6,6 +6,7 @@ from mimetypes import guess_type
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.files import json_object
 
 ENDINGS = {".parquet": "parquet", ".json": "json", ".tar": "webdataset", ".arrow": "arrow"}  # -> who reads the file
 SAVED = "state.json"  # in the folder of `save_to_disk`
@@ -44,13 +45,28 @@ def source_files(path: str) -> tuple[str, list[str]]:
 
 
 def column_names(columns: str | None, names: Sequence[str]) -> dict[str, str]:
-    """The value of --columns, `image=file_name,text=caption`, as a dictionary; UserError for any other."""
+    """The value of --columns, `image=file_name,text=caption`, as a dictionary; UserError for any other.
+
+    A column whose name holds a comma needs the other form, `{"text": "caption, long"}`.
+    """
+    columns, shown = columns or "", ", ".join(names)
+    if columns.lstrip().startswith("{"):
+        try:
+            given = json_object(columns)
+        except ValueError as error:
+            raise UserError(f'--columns={columns}: {error}, write {{"NAME": "COLUMN"}}.') from error
+        for name, column in given.items():
+            if name not in names or not isinstance(column, str) or not column:
+                raise UserError(f"--columns={columns}: {name!r} is not one of {shown} with the name of a column.")
+        return given
     found: dict[str, str] = {}
     for part in columns.split(",") if columns else ():
         name, mark, column = (text.strip() for text in part.partition("="))
         if name not in names or not column:
-            shown = ", ".join(names)
-            raise UserError(f"--columns={columns}: {part!r} is not NAME=COLUMN, where NAME is one of {shown}.")
+            raise UserError(
+                f"--columns={columns}: {part!r} is not NAME=COLUMN, where NAME is one of {shown}; if a column's name "
+                'holds a comma, write JSON, {"NAME": "COLUMN"}.'
+            )
         if name in found:
             raise UserError(f"--columns={columns} names two columns for {name!r}: leave one out.")
         found[name] = column

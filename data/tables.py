@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.arrow_rows import ArrowTable
-from data.named_rows import URL, Table
-from data.row_index import IndexedFile
+from data.named_rows import URL, Table, image_of
+from data.row_index import IndexedFile, Row
 from data.table_files import ENDINGS, column_names
 from data.tsv import LOOKED_AT, TsvFile
-from utils.errors import UserError
+from utils.errors import BadRowError, UserError
 from utils.files import BYTE_ORDER_MARK, decode_text, json_object
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class CsvTable(Table, IndexedFile):
             names = [name.strip() for name in self._split(text)]
             if not any(names):
                 raise ValueError("the line is empty")
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(f"{self.path}, line 1: {error}; write the names of the columns there.") from error
         if repeated := [name for name in names if name and names.count(name) > 1]:  # spreadsheets leave empty ones
@@ -75,6 +77,27 @@ class CsvTable(Table, IndexedFile):
         return dict(zip(self.header, values, strict=True))
 
 
+class PathTsv(TsvFile):
+    """A TSV file in one of whose columns images may be paths.
+
+    Args:
+        path, columns: as of `TsvFile`. image: which of the selected columns. root: where paths start from.
+    """
+
+    def __init__(self, path: str, columns: str | None, image: int, root: str) -> None:
+        super().__init__(path, columns)
+        self._image, self._root = image, Path(root)
+
+    def __getitem__(self, row: int) -> Row:
+        """As of `TsvFile`, with the content of an image file in place of its path."""
+        values = list(super().__getitem__(row))
+        try:
+            values[self._image : self._image + 1] = [image_of(v, self._root) for v in values[self._image :][:1]]
+        except ValueError as error:
+            raise BadRowError(self.path, self.line(self.number(row)), str(error)) from error
+        return tuple(values)
+
+
 class JsonLines(Table, IndexedFile):
     """JSON objects, one a line; a key that a row lacks is null."""
 
@@ -84,6 +107,8 @@ class JsonLines(Table, IndexedFile):
         for row in range(min(len(self), LOOKED_AT)):
             try:
                 keys |= dict.fromkeys(self.record(row))
+            except UserError:
+                raise
             except ValueError as error:
                 if row == 0:
                     raise UserError(f"{self.path}, line 1: {error}: write one JSON object a line.") from error
@@ -126,6 +151,9 @@ def open_rows(
         if names:
             given = selected_cols.split(",") if selected_cols else [str(n) for n in range(len(kind.names))]
             selected_cols = ",".join(column for name, column in zip(kind.names, given, strict=False) if name in names)
+        read = [name for name in kind.names if not names or name in names]
+        if config.image_root is not None and "image" in read:
+            return PathTsv(path, selected_cols, read.index("image"), config.image_root)
         return TsvFile(path, selected_cols)
     optional = {"id", *getattr(kind, "optional", ())}
     optional |= {name for name, option in getattr(kind, "switched", {}).items() if not getattr(config, option)}

@@ -4,7 +4,6 @@ Ids (V = 59,457 with the English files and the default sizes): `<s>` 0, `<pad>` 
 lines of `dict.txt`, `<mask>`, `<code_0>` ..., `<bin_0>` ...; no padding to a multiple.
 """
 
-import json
 import re
 import string
 import unicodedata
@@ -20,7 +19,7 @@ from torch import Tensor
 from utils.build_bpe import FILLERS, token_bytes
 from utils.constants import BOS, EOS, PAD, UNK
 from utils.errors import UserError, quoted
-from utils.files import read_text, whole_characters
+from utils.files import parse_json, read_text, whole_characters
 
 GPT2_DIR = Path(__file__).parents[1] / "utils" / "BPE"  # the released vocabulary
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -231,7 +230,7 @@ def _stamp(folder: Path) -> tuple[tuple[int, int, int], ...]:
 def _gpt2_bpe(folder: Path, stamp: object) -> _Bpe:
     """GPT-2's split and merges; no blank is put in front, and no token is special. `stamp`: see `_stamp`."""
     try:
-        encoder = json.loads(read_text(folder / "encoder.json"))
+        encoder = parse_json(read_text(folder / "encoder.json"))
         lines = [line for line in _read_lines(folder / "vocab.bpe") if not line.startswith("#version:")]
         merges = [(first, second) for first, second in map(str.split, lines)]
         tokenizer = Tokenizer(models.BPE(vocab=encoder, merges=merges))

@@ -17,7 +17,7 @@ from typing import Any
 
 from metrics.cider import CiderD
 from utils.errors import UserError
-from utils.files import read_text
+from utils.files import parse_json, read_text
 from utils.predictions import leaderboard_id
 from utils.punctuation import remove_punctuation
 
@@ -71,7 +71,7 @@ def score_captions(predictions: list[dict[str, Any]], annotations: str | Path | 
 
 def _read_json(path: str | Path) -> Any:
     try:
-        return json.loads(read_text(path))
+        return parse_json(read_text(path))
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}; check the path.") from error
     except ValueError as error:

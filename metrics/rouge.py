@@ -1,7 +1,6 @@
 """ROUGE of summaries, through Google's rouge-score with Porter stemming (Lin, 2004)."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from utils.errors import UserError
-from utils.files import read_text
+from utils.files import parse_json, read_text
 
 TYPES = ("rouge1", "rouge2", "rougeL")
 SEED = 0  # of the resampling
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _read_summaries(path: str) -> tuple[list[str], list[str]]:
     """Hypotheses and references of a result file."""
     try:
-        records = json.loads(read_text(path))
+        records = parse_json(read_text(path))
         pairs = [(record["hyp"] + "", record["ref"] + "") for record in records]
     except OSError as error:
         raise UserError(f"Cannot read {path}: {error.strerror}; check the path.") from error

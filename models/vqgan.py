@@ -22,9 +22,20 @@ from data.images import to_rgb
 from models.ofa.attention import attend
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
-from utils.files import atomic_write, read_text
+from utils.files import RepeatedKeyError, atomic_write, read_text, unrepeated
 from utils.lightning import load_lightning_weights
 from utils.option_values import LARGEST, odd_option
+
+
+def _check_keys(node: yaml.Node) -> None:
+    """Raises RepeatedKeyError for a key that a mapping of a YAML text has twice."""
+    seen, left = set[int](), [node]
+    while left:  # a node may stand in several places, even in itself
+        node = left.pop()
+        if isinstance(node, yaml.MappingNode) and id(node) not in seen:
+            seen.add(id(node))
+            unrepeated([(key.value, value) for key, value in node.value if isinstance(key, yaml.ScalarNode)])
+            left += [value for _, value in node.value]
 
 
 @dataclass(frozen=True)
@@ -52,10 +63,14 @@ class VQGANConfig:
             UserError: unreadable, of another layout, or an architecture that this is not.
         """
         try:
-            params = yaml.safe_load(read_text(path))["model"]["params"]
+            text = read_text(path)
+            _check_keys(yaml.compose(text, yaml.SafeLoader))
+            params = yaml.safe_load(text)["model"]["params"]
             found = {**params, **params["ddconfig"]}
         except OSError as error:
             raise UserError(f"Cannot read {path}: {error.strerror}; name the VQGAN's model.yaml.") from error
+        except RepeatedKeyError as error:
+            raise UserError(f"{path} cannot be used: {error}; remove one.") from error
         except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} has no model.params.ddconfig: name the VQGAN's model.yaml.") from error
         if found.get("double_z"):

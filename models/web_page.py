@@ -26,6 +26,7 @@ except ImportError as error:
 
 MOST = 9  # images drawn at once
 UPLOAD = "50mb"  # largest file that is taken
+LONGEST = 10_000  # characters of a text
 WAITING = 32  # queued requests; further visitors are asked to come back later
 HEIGHT = 280  # height in the page (pixels)
 BOX_COLOR = "#ff3df0"  # no color of the digit scenes
@@ -69,7 +70,7 @@ class Answers:
 
     def question(self, image: str | None, question: str, candidates: str) -> tuple[str, str]:
         """Answer and score; one candidate per line; none = those of the checkpoint or any text."""
-        names = list(dict.fromkeys(line.strip() for line in text_lines(candidates) if line.strip()))
+        names = list(dict.fromkeys(line.strip() for line in text_lines(_short(candidates, "the candidates")) if line.strip()))
         return _said(self.predictor.answer(self._read(image), _text(question, "a question"), names or None))
 
     def grounding(self, image: str | None, phrase: str) -> tuple[Image.Image, str, str]:
@@ -277,7 +278,14 @@ def _said(prediction: Any) -> tuple[str, str]:
     return prediction.text, f"{prediction.score:.3f}"
 
 
-def _text(text: str, what: str) -> str:
-    if not text.strip():
+def _text(text: str | None, what: str) -> str:
+    if not (text or "").strip():
         raise UserError(f"No text: enter {what} first.")
-    return text
+    return _short(text, what)
+
+
+def _short(text: str | None, what: str) -> str:
+    """The text, '' for None; UserError for one that would keep all visitors waiting."""
+    if len(text or "") > LONGEST:
+        raise UserError(f"The text is too long: {what} may have {LONGEST:,} characters.")
+    return text or ""

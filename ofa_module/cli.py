@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ofa_module.configuration import configuration
 from utils.errors import SYSTEM_ADVICE, UserError, one_sentence
 from utils.logs import program_logging
 from utils.options import LARGEST_SEED
+from utils.program import exit_code, sigterm_interrupts
 
 logger = logging.getLogger(__name__)
 PLUGIN = Path(__file__).resolve().parent
@@ -159,6 +161,10 @@ def literal_dict(text: str, flag: str) -> dict[str, Any]:
         raise UserError(f"{flag} is not a Python dictionary ({one_sentence(error)}): {text}") from error
     if not isinstance(value, dict):
         raise UserError(f"{flag} must be a Python dictionary such as {{'beam': 5}}, got: {text}")
+    for part in ast.walk(ast.parse(text.strip(), mode="eval")):
+        keys = [key.value for key in part.keys if isinstance(key, ast.Constant)] if isinstance(part, ast.Dict) else []
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise UserError(f"{flag} names {twice[0]!r} twice: remove one.")
     return value
 
 
@@ -172,7 +178,8 @@ def run(
 
     `alone` runs it on this process whatever the flags say, and leaves their precision as it is.
 
-    Ctrl-C (SIGINT) ends it with code 130, one line, and what `interrupted` says.
+    Ctrl-C (SIGINT) ends it with code 130, one line, and what `interrupted` says; so does SIGTERM, with 143, where
+    there is one process: one of several may wait for another, and Python handles signals after that.
     Log lines go to stdout and to --log-file while it runs; afterward the caller's logging is what it was.
     """
     log_file, cfg.common.log_file = cfg.common.log_file, None  # fairseq would log only a part of it there
@@ -180,7 +187,9 @@ def run(
     first = int(os.environ.get("RANK", "0")) == 0
     name, stop = Path(sys.argv[0]).name, Interruption()
     try:
-        with warnings.catch_warnings(), program_logging(log_file if first else None), stop:
+        alone_here = cfg.distributed_training.distributed_world_size == 1
+        ends = sigterm_interrupts() if alone_here else nullcontext()
+        with warnings.catch_warnings(), program_logging(log_file if first else None), stop, ends:
             warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")
             if alone:
                 program(cfg)
@@ -198,7 +207,7 @@ def run(
             raise
         if first:
             print(f"{name}: interrupted. {interrupted(cfg) if interrupted else ''}".strip(), file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT) from None
+        raise SystemExit(exit_code(error) if isinstance(error, KeyboardInterrupt) else 128 + signal.SIGINT) from None
 
 
 def _logged(program: Callable[[DictConfig], None], log_file: str | None, logging_process: int, cfg: DictConfig) -> None:

@@ -4,7 +4,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any, Protocol
 
-from omegaconf import DictConfig
+from fairseq.tasks import TASK_DATACLASS_REGISTRY
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
+from omegaconf.errors import ValidationError
 
 from models.generation import GenerationConfig
 from utils.errors import UserError
@@ -27,6 +29,10 @@ ADVICE = {
     "tpu": "pass --bf16",
     "nbest": "pass --with-scores for all boxes of a phrase, or use predict.py",
 }
+
+
+# What a value of an option is.
+KINDS = {StringNode: "a text", IntegerNode: "an integer", FloatNode: "a number", BooleanNode: "True or False"}
 
 
 class Task(Protocol):
@@ -75,6 +81,20 @@ def task_options(cfg: DictConfig, given: Collection[str], name: str, known: Coll
         shown = "beam_search_vqa_eval" if other[0] == "val_inference_type" else other[0]
         raise UserError(f"{flag(shown)} is not an option of the task {name!r}: leave it out.")
     return options
+
+
+def set_options(config: DictConfig, task: str, values: Mapping[str, Any], source: str) -> None:
+    """Sets the options that a task has; UserError for a value of another type. source: where they are from."""
+    typed = OmegaConf.structured(TASK_DATACLASS_REGISTRY[task]())
+    for name in [name for name in values if name in typed]:
+        kind = KINDS.get(type(typed._get_node(name)), "of another type")
+        try:
+            if kind == KINDS[StringNode] and not isinstance(values[name], str | None):
+                raise ValidationError  # it would become the text of the value
+            typed[name] = values[name]
+        except ValidationError as error:
+            raise UserError(f"{source}: {name} cannot be {values[name]!r:.60}, it must be {kind}.") from error
+        config[name] = typed[name]
 
 
 def check_generation(cfg: DictConfig, given: Collection[str], task: Task) -> None:

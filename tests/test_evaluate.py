@@ -1,6 +1,7 @@
 """evaluate.py: ids as servers want them, test sets without references, and every flag that its parser has."""
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -237,6 +238,20 @@ def evaluated(task, own, *flags):
     overrides = {"selected_cols": "0,1", "ans2label_file": "gone.pkl"} if task == "vqa_gen" else {}
     stored = {"_name": task, "code_dict_size": 0, **own}
     return cfg, evaluate._task_config(cfg, {"cfg": {"task": stored}}, "mine.pt", overrides)[0]
+
+
+@pytest.mark.parametrize("value, kind", [(5, "a text"), ([0, 1], "a text"), ("x", "an integer"), (2.5, "an integer"),
+                                         ("maybe", "True or False")])  # fmt: skip
+@pytest.mark.parametrize("place", ["checkpoint", "overrides", "zero-shot"])
+def test_options_of_another_type_are_refused(value, kind, place):
+    name = {"a text": "selected_cols", "an integer": "max_src_length", "True or False": "skip_bad_rows"}[kind]
+    cfg = evaluate.parse_args(["x.tsv", "--task=caption", f"--bpe-dir={ROOT}/digits/BPE"])
+    cfg.evaluation.zero_shot = place == "zero-shot"
+    stored = {"_name": "caption", **({name: value} if place == "checkpoint" else {})}
+    overrides = {} if place == "checkpoint" else {name: value}
+    source = "mine.pt" if place == "checkpoint" else "--model-overrides"
+    with pytest.raises(UserError, match=re.escape(f"{source}: {name} cannot be {value!r}, it must be {kind}.")):
+        evaluate._task_config(cfg, {"cfg": {"task": stored}}, "mine.pt", overrides)
 
 
 def test_a_flag_wins_over_the_overrides_of_a_script(caplog):

@@ -5,12 +5,13 @@ import json
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from utils.errors import UserError
+from utils.errors import UserError, quoted
 
 BYTE_ORDER_MARK = "\ufeff".encode()
 _LINE_END = re.compile(r"\r\n|\n|\r")
@@ -51,10 +52,33 @@ def text_lines(text: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
+class RepeatedKeyError(ValueError):
+    """An object of a JSON text has a key twice, of which Python's reader would take the last in silence."""
+
+
+def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of keys and values, for `json.loads(object_pairs_hook=...)`; RepeatedKeyError for a key twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise RepeatedKeyError(f"it has the key {quoted(twice)} twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=unrepeated)  # made once, which is as quick as reading without the check
+
+
+def parse_json(text: str) -> Any:
+    """Content of a JSON text of a user; ValueError for anything else and for a key twice, or RecursionError."""
+    return _DECODER.decode(text)
+
+
 def json_object(line: str | bytes) -> dict[str, Any]:
     """The object of a line of JSON; ValueError for anything else."""
     try:
-        found = json.loads(decode_text(line) if isinstance(line, bytes) else line)
+        found = parse_json(decode_text(line) if isinstance(line, bytes) else line)
+    except RepeatedKeyError:
+        raise
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from utils.constants import BOS, EOS, PAD
 from utils.errors import UserError
-from utils.files import read_text
+from utils.files import parse_json, read_text
 
 T = TypeVar("T")
 
@@ -158,7 +158,7 @@ def read_options(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(read_text(path))
+        config = parse_json(read_text(path))
         kind = config.get("model_type")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error

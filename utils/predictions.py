@@ -9,7 +9,7 @@ from typing import Any
 
 from utils.distributed import gather_objects, is_main
 from utils.errors import UserError, one_sentence
-from utils.files import atomic_write, read_text
+from utils.files import atomic_write, parse_json, read_text
 from utils.servers import Server
 
 Record = dict[str, Any]
@@ -88,7 +88,7 @@ def check_predictions(
         UserError: says what the first wrong record is.
     """
     try:
-        records = json.loads(read_text(path))
+        records = parse_json(read_text(path))
     except OSError as error:
         raise UserError(f"Cannot read the predictions {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

@@ -1,8 +1,12 @@
-"""How programs end when something goes wrong: one sentence and code 2, or 130 after Ctrl-C."""
+"""How programs end when something goes wrong: one sentence and code 2, 130 after Ctrl-C, 143 after SIGTERM."""
 
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
+from typing import Any
 
 from utils.errors import UserError, one_sentence
 from utils.options import program_name
@@ -10,24 +14,56 @@ from utils.options import program_name
 Main = Callable[..., int]
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a program as Ctrl-C does: what it was writing is removed on the way."""
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Inside, a first SIGTERM raises Terminated, and a second ends the process.
+
+    Only in the main thread, and where nobody handles or ignores SIGTERM.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def exit_code(error: KeyboardInterrupt) -> int:
+    """What a shell sees of a program that a signal has ended."""
+    return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+
+
 def program(usual: str, resume: str = "") -> Callable[[Main], Main]:
     """Decorates `main(argv)`, which raises UserError or OSError for what the user can change.
 
     Args:
-        usual: the program as it is usually started, for messages. resume: what to do after Ctrl-C, if work is kept.
+        usual: the program as it is usually started, for messages. resume: what to do after Ctrl-C or SIGTERM, if work
+            is kept.
     """
 
     def decorate(main: Main) -> Main:
         @wraps(main)
         def run(argv: Sequence[str] | None = None) -> int:
             try:
-                return main(argv)
+                with sigterm_interrupts():
+                    return main(argv)
             except (UserError, OSError) as error:
                 print(f"{program_name(usual)}: error: {one_sentence(error)}", file=sys.stderr)
                 return 2
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as error:
                 print(f"{program_name(usual)}: interrupted. {resume}".rstrip(), file=sys.stderr)
-                return 130
+                return exit_code(error)
 
         return run
 

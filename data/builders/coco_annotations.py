@@ -18,7 +18,7 @@ from data.text import normalize_question, require_words
 from data.vqa_gen import CONFIDENCE_MARK
 from utils.constants import SEPARATOR
 from utils.errors import UserError, quoted
-from utils.files import read_text, whole_characters
+from utils.files import RepeatedKeyError, read_text, unrepeated, whole_characters
 from utils.plain_pickle import load_plain_pickle
 
 YES_NO = "yes/no"
@@ -255,14 +255,17 @@ def read_content(path: Path) -> Any:
 def read_json(path: Path) -> Any:
     """Content of a JSON file without the outlines of objects, which fill most of COCO's; UserError if it is none."""
 
-    def without_outline(entry: dict[str, Any]) -> dict[str, Any]:
+    def without_outline(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entry = unrepeated(pairs)
         entry.pop("segmentation", None)
         return entry
 
     try:
-        return json.loads(read_text(path), object_hook=without_outline)
+        return json.loads(read_text(path), object_pairs_hook=without_outline)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except RepeatedKeyError as error:
+        raise UserError(f"{path} cannot be used: of an object, {error}; remove one.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a JSON file ({error}); check how it was made.") from error
 

@@ -336,12 +336,17 @@ def _run(work: Work, flags: argparse.Namespace) -> None:
         _work(0, work, flags, torch.get_num_threads())
         return
     threads = max(1, torch.get_num_threads() // flags.workers)
+    started = spawn(_work, (work, flags, threads), nprocs=flags.workers, join=False)
     try:
-        spawn(_work, (work, flags, threads), nprocs=flags.workers)
+        while not started.join():
+            pass
     except ProcessRaisedException as error:
         if "UserError: " in str(error):
             raise UserError(one_sentence(error)) from error
         raise
+    finally:
+        for process in started.processes:  # Python waits for them at its end, also after a signal
+            process.terminate()
 
 
 def _work(worker: int, work: Work, flags: argparse.Namespace, threads: int) -> None:

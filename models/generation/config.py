@@ -4,13 +4,13 @@ The fields double as command line flags, which is why types are written as `Opti
 to False, and annotations are not postponed: fairseq's flag generator reads them.
 """
 
-import json
 import math
 from dataclasses import dataclass, fields
 from typing import Any, Optional
 
 from criterions.losses import parse_constraint_range
 from utils.errors import UserError
+from utils.files import parse_json
 from utils.options import option
 
 # JSON values a field of each type takes, the one to name in messages last; a bool is an int in Python too.
@@ -100,7 +100,7 @@ class GenerationConfig:
             UserError: malformed JSON, an unknown option, a value of the wrong type or a wrong combination.
         """
         try:
-            given = json.loads(text)
+            given = parse_json(text)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{flag} {text!r} is not JSON ({error}): write e.g. '{{\"beam\": 5}}'.") from error
         if not isinstance(given, dict):

@@ -16,6 +16,7 @@ from models.ofa import OFAConfig
 from models.weights import model_config
 from models.weights.card import Card
 from utils.errors import UserError
+from utils.files import parse_json
 from utils.option_values import odd_option
 
 C = TypeVar("C", bound=DataConfig)
@@ -125,7 +126,7 @@ def decoding_defaults(task: str, eval_args: str | None) -> dict[str, Any]:
     """How a model decodes unless told otherwise: as the recipe does, and as --eval-args say (JSON)."""
     try:
         recipe = TASKS[task].decoding if task in TASKS else {}
-        return {**recipe, **dict(json.loads(eval_args or "{}").items())}
+        return {**recipe, **dict(parse_json(eval_args or "{}").items())}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"--eval-args {eval_args!r:.200} is not a JSON object: pass decoding options.") from error
 

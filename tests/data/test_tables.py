@@ -23,6 +23,7 @@ from data import row_index
 from data.base import DataConfig
 from data.caption import CaptionDataset
 from data.images import decode_base64
+from data.items import open_items
 from data.row_index import IndexedFile
 from data.sample import SkippedRow
 from data.sharding import Read, plan_batches
@@ -175,9 +176,10 @@ def test_a_source_that_changes_while_it_is_read(kind, tmp_path):
         if file.is_file():
             (path / file.relative_to(other)).write_bytes(file.read_bytes())  # in place
     for there in (rows, pickle.loads(packed)):
-        with pytest.raises(UserError, match="was changed while it was in use; start again"):
+        with pytest.raises(UserError, match="was changed while it was in use; start again") as caught:
             for number in range(len(there)):
                 there[number]
+        assert not isinstance(caught.value, BadRowError)  # which --skip-bad-rows would leave out, row for row
     assert len(open_captions(kind, path)) == 5
 
 
@@ -412,6 +414,51 @@ def test_malformed_columns(columns):
     with pytest.raises(UserError, match=r"--columns=.* is not NAME=COLUMN, where NAME is one of id, image, caption"):
         column_names(columns, ("id", "image", "caption"))
     assert column_names(" image = my file , id=x", ("id", "image")) == {"image": "my file", "id": "x"}
+
+
+def test_columns_whose_names_hold_commas():
+    names = ("id", "image", "caption")
+    assert column_names('{"caption": "a, b=c", "id": " x"}', names) == {"caption": "a, b=c", "id": " x"}
+    for columns, words in (
+        ("caption=a, b", "'b' is not NAME=COLUMN.*holds a comma, write JSON"),
+        ('{"caption": 1}', "'caption' is not one of"),
+        ('{"title": "a"}', "'title' is not one of id, image, caption"),
+        ('{"caption": ""}', "'caption' is not one of"),
+        ('{"id": "a", "id": "b"}', "it has the key 'id' twice"),
+        ('{"id"', "it is not a JSON object"),
+    ):
+        with pytest.raises(UserError, match=f" {words}"):
+            column_names(columns, names)
+
+
+def test_paths_of_images_in_tsv_files(tmp_path, vocab):
+    """--image-root makes them paths; base64 stays what it is."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(png(1))
+    encoded = base64.b64encode(png(2)).decode()
+    path = tmp_path / "x.tsv"
+    path.write_text(f"1\tx\ta cat\ty\ta.png\n2\tx\ta dog\ty\t{encoded}\n3\tx\ta cow\ty\tb.png\n4\n")
+    given = options(image_root=str(tmp_path / "photos"))
+    rows = open_rows(str(path), "0,4,2", TASKS["caption"], given)
+    assert rows[0] == ("1", png(1), "a cat") and rows[1] == ("2", encoded, "a dog") and len(rows) == 4
+    assert pickle.loads(pickle.dumps(rows))[0] == rows[0]
+    for number, words in ((2, "line 3: there is no image .*photos/b.png"), (3, "line 4: the row has 1 columns")):
+        with pytest.raises(BadRowError, match=words):
+            rows[number]
+    assert open_rows(str(path), "0,4,2", TASKS["caption"], options())[0][1] == "a.png"
+    assert open_rows(str(path), "0,4,2", TASKS["caption"], given, names=("caption",))[0] == ("a cat",)
+    assert validate(["caption", str(path), f"--image-root={tmp_path}/photos", "--workers=0"]) == 1
+    source = open_items(str(path), ("id", "image"), "0,4", image_root=str(tmp_path / "photos"))
+    first, second, third, _ = source.read()
+    assert [first.values["image"], second.values["image"]] == [png(1), png(2)] and "photos/b.png" in third.problem
+
+
+def test_a_key_that_a_row_has_twice(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"id": 1, "image": "", "caption": "a"}\n{"id": 2, "caption": 1, "caption": 2}\n')
+    rows = open_rows(str(tmp_path / "a.jsonl"), None, TASKS["caption"], options())
+    assert rows[0][2] == "a"
+    with pytest.raises(BadRowError, match="line 2: it has the key 'caption' twice; correct the row"):
+        rows[1]
 
 
 def test_tsv_files_that_are_called_csv_stay_tsv(tmp_path):

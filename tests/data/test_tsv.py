@@ -7,6 +7,8 @@ import pickle
 import random
 import struct
 import time
+import zlib
+from functools import partial
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from data import row_index
+from data.tables import CsvTable, JsonLines
 from data.tsv import TsvFile
 from utils.errors import BadRowError, UserError
 
@@ -246,6 +249,36 @@ def test_no_altered_offset_gives_wrong_rows(seed, tmp_path):
         index_of(path).write_bytes(forged)
         assert [found for (found,) in TsvFile(path)] == rows
         assert index_of(path).read_bytes() == good
+
+
+def forge(path, offsets):
+    """An index of the right stamp and checksum that says something else."""
+    header = row_index._HEADER
+    fields = header.unpack(index_of(path).read_bytes()[: header.size])[:-2]
+    content = np.array(offsets, "<u8").tobytes()
+    index_of(path).write_bytes(header.pack(*fields, zlib.crc32(content), len(offsets) - 1) + content)
+
+
+@pytest.mark.parametrize("offsets", [[0], [0, 4], [0, 8], [0, 4, 8, 13], [0, 4, 4, 12], [4, 8, 12], [0, 8, 4, 12]])
+def test_an_index_made_to_look_right_that_ends_elsewhere_is_built_again(offsets, tmp_path):
+    path = write(tmp_path / "x.tsv", b"1\ta\n2\tb\n3\tc\n")
+    TsvFile(path)
+    forge(path, offsets)
+    assert list(TsvFile(path)) == [("1", "a"), ("2", "b"), ("3", "c")]
+
+
+@pytest.mark.parametrize("offsets", [[0, 3, 8, 12], [0, 12], [0, 2, 4, 8, 12], [0, 4, 9, 12]])
+@pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl"])
+def test_an_index_made_to_look_right_gives_no_wrong_rows(kind, offsets, tmp_path):
+    content = {"tsv": b"1\ta\n2\tb\n3\tc\n", "csv": b"i,a\n1,b\n2,c\n", "jsonl": b"{ }\n{ }\n{ }\n"}[kind]
+    path = write(tmp_path / f"x.{kind}", content)
+    open_it = {"tsv": TsvFile, "csv": partial(CsvTable, names=("i",)), "jsonl": partial(JsonLines, names=())}[kind]
+    open_it(path)
+    forge(path, offsets)
+    with pytest.raises(UserError) as caught:
+        list(open_it(path))
+    if kind != "csv" or offsets != [0, 12]:  # a row of CSV may have several lines
+        assert type(caught.value) is UserError and "delete x." in str(caught.value)
 
 
 def test_index_of_an_earlier_version_is_built_again(tmp_path, builds):

@@ -1,12 +1,17 @@
-"""How programs end: a sentence and 2, 130 after Ctrl-C, and what they return otherwise."""
+"""How programs end: a sentence and 2, 130 after Ctrl-C, 143 after SIGTERM, and what they return otherwise."""
 
 import importlib
+import os
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
+import ofa_names
 from utils.errors import UserError
-from utils.program import program
+from utils.program import program, sigterm_interrupts
 
 PROGRAMS = {
     "data.build": ("data.builders.build", "parse_args", ["gigaword"]),
@@ -30,6 +35,51 @@ def test_ctrl_c_is_one_line(name, monkeypatch, capsys):
     assert importlib.import_module(module).main(argv) == 130
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and f"{name}: interrupted." in error
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_sigterm_is_one_line_and_cleans_up(name, monkeypatch, capsys):
+    module, function, argv = PROGRAMS[name]
+    cleaned = []
+
+    def end(*args, **kwargs):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            cleaned.append(signal.getsignal(signal.SIGTERM))
+
+    monkeypatch.setattr(importlib.import_module(module), function, end)
+    assert importlib.import_module(module).main(argv) == 143
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{name}: interrupted." in error
+    assert cleaned == [signal.SIG_DFL] == [signal.getsignal(signal.SIGTERM)]  # a second one ends the process
+
+
+def test_sigterm_that_the_caller_handles_stays_theirs():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with sigterm_interrupts():
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("file", ["predict.py", "evaluate.py", "data/validate.py", "mine.py"])
+def test_ctrl_c_during_imports_is_one_line(file, monkeypatch, capsys):
+    there = ofa_names.ROOT / file
+    monkeypatch.setattr(ofa_names, "_running_program", lambda: there.name)
+    ofa_names._interrupted(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == f"{there.name}: interrupted.\n"
+    ofa_names._interrupted(ZeroDivisionError, ZeroDivisionError("a fault"), None)
+    assert "ZeroDivisionError: a fault" in capsys.readouterr().err
+
+
+def test_programs_install_it():
+    code = "import runpy, sys; sys.argv = ['predict.py', '-h']; import signal, threading, os\n"
+    code += "sys.modules['__main__'].__file__ = 'predict.py'; import ofa_names; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ofa_names.ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT and done.stderr == "predict.py: interrupted.\n"
 
 
 @pytest.mark.parametrize("error", [UserError("wrong"), OSError(28, "No space left on device")])

@@ -3,11 +3,14 @@
 import ast
 import json
 import shutil
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 
+import predict
 from data.answers import AnswerConfig, read_answers
 from data.builders.coco_annotations import read_json
 from data.items import open_items
@@ -16,8 +19,11 @@ from data.text import Vocabulary
 from data.tsv import TsvFile
 from metrics.coco_caption import score_captions
 from metrics.document_frequencies import read_captions
+from models.generation import GenerationConfig
 from models.vqgan import VQGANConfig
-from utils.files import read_text, text_lines, whole_characters
+from ofa_module.cli import literal_dict
+from utils.errors import UserError
+from utils.files import json_object, read_text, text_lines, whole_characters
 from utils.hf_layout import read_options
 from utils.predictions import check_predictions
 
@@ -30,6 +36,12 @@ def product_files():
     folders = ("criterions", "data", "models", "ofa_module", "run_scripts", "tasks", "utils")
     yield from (path for folder in folders for path in (ROOT / folder).rglob("*.py"))
     yield from ROOT.glob("*.py")
+
+
+@cache
+def nodes(path):
+    """All nodes of a program."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
 
 
 def reads_text(call: ast.Call) -> bool:
@@ -54,7 +66,7 @@ def test_no_program_reads_a_text_file_past_the_door():
         f"{path.relative_to(ROOT)}:{call.lineno}"
         for path in product_files()
         if path != ROOT / "utils" / "files.py"
-        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for call in nodes(path)
         if isinstance(call, ast.Call) and reads_text(call)
     ]
     assert not found
@@ -134,3 +146,61 @@ def test_configurations_and_results(tmp_path):
     assert score_captions(records, references)
     assert list(read_captions(marked(tmp_path, "rows.tsv", "a cat\n"), 0)) == [["a cat <eos>"]]
     assert read_json(marked(tmp_path, "coco.json", "[]")) == []
+
+
+def in_options(path):
+    GenerationConfig.from_json(read_text(path))
+
+
+def in_overrides(path):
+    literal_dict(read_text(path), "--model-overrides")
+
+
+def in_decoding(path):
+    predict.parse_args(["caption", "a.png", "--checkpoint=x", f"--decoding={read_text(path)}"])
+
+
+TWICE = {
+    "answers.json": ('{"red": 0, "blue": 1, "red": 2}', lambda path: read_answers(AnswerConfig(ans2label_file=path))),
+    "config.json": ('{"model_type": "ofa", "red": 1, "red": 2}', lambda path: read_options(Path(path).parent)),
+    "coco.json": ('{"images": [{"red": 1, "segmentation": [], "red": 2}]}', lambda path: read_json(Path(path))),
+    "model.yaml": ("model:\n  params:\n    red: 1\n    red: 2\n", lambda path: VQGANConfig.from_yaml(Path(path))),
+    "predictions.json": ('[{"red": "a", "red": "b"}]', lambda path: check_predictions(path, {"id": str}, 1, None)),
+    "options.json": ('{"red": 1, "red": 2}', in_options),
+    "overrides.txt": ("{'red': 1, 'red': 2}", in_overrides),
+    "decoding.json": ('{"red": 1, "red": 2}', in_decoding),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_a_key_that_stands_twice_is_named(name, tmp_path, capsys):
+    """Python's readers take the last one in silence."""
+    text, read = TWICE[name]
+    (tmp_path / name).write_text(text)
+    with pytest.raises((UserError, SystemExit)) as caught:
+        read(str(tmp_path / name))
+    said = f"{caught.value} {capsys.readouterr().err}"
+    assert "'red' twice" in said and "Traceback" not in said
+
+
+def test_rows_and_nodes_that_are_shared(tmp_path):
+    with pytest.raises(ValueError, match=r"it has the key 'a\\nb' twice"):
+        json_object('{"x": {"a\\nb": 1, "a\\nb": 2}}')
+    names = "abcdefghijklmnopqrstuvwxyz"
+    lines = [f"{b}: &{b} {{p: *{a}, q: *{a}}}" for a, b in pairwise(names)]  # 2 ** 25 mappings, if each is looked at
+    (tmp_path / "model.yaml").write_text("\n".join(["a: &a {p: 1}", *lines, "loop: &loop {p: *loop}"]))
+    with pytest.raises(UserError, match="has no model.params"):
+        VQGANConfig.from_yaml(tmp_path / "model.yaml")
+
+
+def test_no_program_reads_json_past_the_check():
+    own = ("digits/", "utils/build_bpe.py", "utils/tensor_file.py", "data/record_table.py", "utils/record_file.py")
+    found = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for path in (*product_files(), *(ROOT / "metrics").rglob("*.py"))
+        for call in nodes(path)
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") in ("loads", "load")
+        and getattr(getattr(call.func, "value", None), "id", "") == "json" and len(call.keywords) == 0
+    ]  # fmt: skip
+    written_by_us = ("models/weights/convert.py", *own)
+    assert not [place for place in found if not place.startswith(written_by_us)]
