@@ -6,16 +6,18 @@ Needs gradio (requirements-extras.txt), no internet and no fairseq. Exit code 2:
 import ofa_names  # isort: skip  # noqa: F401  (first: a user's `data` or `utils` is a sentence)
 
 import argparse
+import atexit
 import contextlib
-import signal
+import os
+import shutil
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from utils.errors import UserError, one_sentence
 from utils.options import program_name
+from utils.program import sigterm_interrupts
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "ofa_demo.pt"
 
@@ -61,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         vqgan = find_vqgan(args.checkpoint, args.vqgan)
         predictor = OFAPredictor.load(args.checkpoint, args.device, vqgan=vqgan)
-        with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="ofa_page_", ignore_cleanup_errors=True) as folder:
-            page = web_page.build(predictor, Path(folder), can_draw=vqgan is not None)
+        with sigterm_interrupts(), _visitors_folder() as folder:
+            page = web_page.build(predictor, folder, can_draw=vqgan is not None)
             print(f"{web_page.serve(page, args.host, args.port)} (stop with Ctrl-C)", flush=True)
             page.block_thread()
     except (UserError, OSError) as error:
@@ -75,17 +77,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends what is inside as Ctrl-C does, so that nothing visitors uploaded is left behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _visitors_folder() -> Iterator[Path]:
+    """A folder for the images of the page and of its visitors, of which nothing is left behind."""
+    folder = Path(tempfile.mkdtemp(prefix="ofa_page_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:
-        yield
+        yield folder
     finally:
-        signal.signal(signal.SIGTERM, usual)
+        for _ in range(1000):  # a request that is still computed in a thread may write its images meanwhile
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # not by way of Python's end, which crashes where a thread still computes an answer

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from data.images import decode_base64
 from digits import examples
 from models.predictor import Box, OFAPredictor
-from utils.errors import UserError, one_sentence
+from utils.errors import UserError, one_sentence, quoted
 from utils.files import text_lines
 
 # Read while gradio is imported: no reports to its makers.
@@ -24,7 +24,8 @@ try:
 except ImportError as error:
     raise UserError("The web page needs gradio: pip install -r requirements-extras.txt.") from error
 
-MOST = 9  # images drawn at once
+COUNTS = 1, 9  # images drawn at once
+TEMPERATURES = 0.1, 1.5
 UPLOAD = "50mb"  # largest file that is taken
 LONGEST = 10_000  # characters of a text
 WAITING = 32  # queued requests; further visitors are asked to come back later
@@ -44,10 +45,21 @@ def _where(self: gr.Image, payload: Any) -> str | None:
     return payload and (payload.url if inside else payload.path)
 
 
-# Not a class statement: gradio writes a stub file beside the source of a class that is made from its own.
-ImageBox: Any = ABCMeta.__new__(
-    type(gr.Image), "ImageBox", (gr.Image,), {"preprocess": _where, "is_template": True, "__module__": __name__}
-)
+def _as_sent(self: gr.Slider, payload: Any) -> Any:
+    """A number as it was sent: gradio's own reading ends in a TypeError for what is none."""
+    return payload
+
+
+def _component(kind: Any, name: str, preprocess: Callable[..., Any]) -> Any:
+    """A component with a reading of its own."""
+    # Not a class statement: gradio writes a stub file beside the source of a class that is made from its own.
+    return ABCMeta.__new__(
+        type(kind), name, (kind,), {"preprocess": preprocess, "is_template": True, "__module__": __name__}
+    )
+
+
+ImageBox = _component(gr.Image, "ImageBox", _where)
+NumberSlider = _component(gr.Slider, "NumberSlider", _as_sent)
 
 
 class Answers:
@@ -70,7 +82,9 @@ class Answers:
 
     def question(self, image: str | None, question: str, candidates: str) -> tuple[str, str]:
         """Answer and score; one candidate per line; none = those of the checkpoint or any text."""
-        names = list(dict.fromkeys(line.strip() for line in text_lines(_short(candidates, "the candidates")) if line.strip()))
+        names = list(
+            dict.fromkeys(line.strip() for line in text_lines(_short(candidates, "the candidates")) if line.strip())
+        )
         return _said(self.predictor.answer(self._read(image), _text(question, "a question"), names or None))
 
     def grounding(self, image: str | None, phrase: str) -> tuple[Image.Image, str, str]:
@@ -82,8 +96,9 @@ class Answers:
 
     def drawing(self, prompt: str, count: int, temperature: float) -> list[tuple[Image.Image, str]]:
         """Images with their scores as captions."""
-        drawn: Any = self.predictor.draw([_text(prompt, "a prompt")], n=int(count), temperature=temperature)
-        images = drawn if int(count) == 1 else drawn[0]
+        text, n = _text(prompt, "a prompt"), int(_number(count, "How many", *COUNTS))
+        drawn: Any = self.predictor.draw([text], n=n, temperature=_number(temperature, "Temperature", *TEMPERATURES))
+        images = drawn if n == 1 else drawn[0]
         return [(image, f"score {image.info['score']:.3f}") for image in images]
 
     def _read(self, image: str | None) -> Image.Image:
@@ -195,11 +210,11 @@ def _drawing(answers: Answers, can_draw: bool) -> None:
             gr.Markdown(NO_VQGAN if answers.predictor.vocab.num_codes else NO_CODES)
         return
     prompt = gr.Textbox(label="Prompt", placeholder="a red zero", render=False)
-    count = gr.Slider(1, MOST, value=4, step=1, label="How many", render=False)
+    count = NumberSlider(*COUNTS, value=4, step=1, label="How many", render=False)
     drawn = gr.Gallery(
         label="Drawings", format="png", columns=3, height=420, elem_id="drawings", buttons=["download"], render=False
     )
-    temperature = gr.Slider(0.1, 1.5, value=1.0, step=0.1, label="Temperature", render=False)
+    temperature = NumberSlider(*TEMPERATURES, value=1.0, step=0.1, label="Temperature", render=False)
     says = "Generates images from the prompt. A lower temperature gives plainer, more similar images."
     rows = [[text, 4, examples.TEMPERATURE] for text in examples.PROMPTS]
     _tab("Drawing", says, "Draw", answers.drawing, [prompt, count, temperature], [drawn], rows)
@@ -282,6 +297,13 @@ def _text(text: str | None, what: str) -> str:
     if not (text or "").strip():
         raise UserError(f"No text: enter {what} first.")
     return _short(text, what)
+
+
+def _number(value: Any, what: str, least: float, most: float) -> float:
+    """A number between two others, both included; UserError for anything else."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+        raise UserError(f"{what} is {quoted(value)}: choose a number from {least} to {most}.")
+    return value
 
 
 def _short(text: str | None, what: str) -> str:

@@ -87,6 +87,7 @@ def test_questions_are_answered(ask, cases):
     assert sum(map(str.__eq__, written, truths)) >= 3 and sum(map(str.__eq__, chosen, truths)) >= 3
     assert all(answer in case.candidates for answer, case in zip(chosen, cases.questions, strict=True))
     assert ask("question", cases.questions[0].image, cases.questions[0].text, " no \n\nno")[0] == "no"
+    assert ask("question", cases.questions[0].image, cases.questions[0].text, None)[0] == written[0]
 
 
 def test_phrases_are_found(ask, cases):
@@ -131,6 +132,17 @@ MISTAKES = [
     ("grounding", ["red.png", ""], "No text: enter a phrase first."),
     ("drawing", ["", 2, 1.0], "No text: enter a prompt first."),
     ("anything", [None, ""], "No text: enter an instruction first."),
+    ("anything", [None, None], "No text: enter an instruction first."),
+    ("question", ["red.png", None, ""], "No text: enter a question first."),
+    ("grounding", ["red.png", None], "No text: enter a phrase first."),
+    ("grounding", ["red.png", "a one " * 2000], "The text is too long: a phrase may have 10,000 characters."),
+    ("question", ["red.png", "where?", "a" * 10001], "The text is too long: the candidates may have 10,000 characters"),
+    ("drawing", [None, 2, 1.0], "No text: enter a prompt first."),
+    ("drawing", ["a one", None, 1.0], "How many is None: choose a number from 1 to 9."),
+    ("drawing", ["a one", [1], 1.0], "How many is [1]: choose a number from 1 to 9."),
+    ("drawing", ["a one", 10**9, 1.0], "How many is 1000000000: choose a number from 1 to 9."),
+    ("drawing", ["a one", 1, "1"], "Temperature is &#x27;1&#x27;: choose a number from 0.1 to 1.5."),
+    ("drawing", ["a one", 1, 0], "Temperature is 0: choose a number from 0.1 to 1.5."),
     ("caption", ["broken.png"], "The image cannot be used: the image cannot be decoded: not a format"),
     ("grounding", ["floats.png", "a one"], "The image cannot be used: the image has floating point numbers as pixels"),
     ("anything", ["bomb.png", "what is it?"], "The image cannot be used: the image has "),
@@ -206,6 +218,20 @@ def test_sigterm_removes_what_visitors_uploaded(tmp_path):
         running.send_signal(signal.SIGTERM)
         assert running.wait(60) == 0
     assert not list(tmp_path.glob("ofa_page_*"))
+
+
+def test_what_is_drawn_after_the_end_is_removed_too(monkeypatch):
+    """A request that is computed while the page stops writes its images when the folder is gone."""
+    calls = []
+    monkeypatch.setattr(demo.atexit, "register", lambda *args, **options: calls.append((args, options)))
+    with demo._visitors_folder() as folder:
+        (folder / "upload.png").touch()
+    assert not folder.exists()
+    (folder / "visitors").mkdir(parents=True)
+    (((remove, *args), options),) = calls
+    remove(*args, **options)
+    assert not folder.exists()
+    remove(*args, **options)  # nothing there
 
 
 def test_mistakes_hold_no_html():

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from data.builders import image_codes, pretrain
 from data.builders.coco_annotations import BadEntries
-from data.builders.manifests import DataFile, Entry, write
+from data.builders.manifests import DataFile, Entry, check_new, write
 from data.builders.originals import Originals, Split, classes, coco_references, given
 from data.builders.text_originals import glue, parallel
 from data.caption import split_captions
@@ -109,12 +109,10 @@ class Builder:
             UserError: a file or entry that cannot be used, or an output that exists.
         """
         files = self._files()
-        for name in self.extras:
-            _check_new(self.folder / name)
-        rows = write(files, self.bad, self.flags.workers)
-        for name, make in self.extras.items():
-            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            make(self.folder / name)
+        extras = {self.folder / name: make for name, make in self.extras.items()}
+        for path in extras:
+            check_new(path, files[0].target)
+        rows = write(files, self.bad, self.flags.workers, extras)
         shutil.rmtree(self._work, ignore_errors=True)
         return rows
 
@@ -158,7 +156,7 @@ class Builder:
         return files
 
     def _file(self, name: str, entries: Sequence[Entry]) -> DataFile:
-        _check_new(self.target(name))
+        check_new(self.target(name), self.target(name))
         return DataFile(self.target(name), entries, TASKS[self.flags.task])
 
     def _named(self, splits: Split) -> list[DataFile]:
@@ -238,11 +236,6 @@ class Builder:
             image_codes.encode(image_codes.parse_args(words))
         self.bad.count = skipped + len(images) - len(TsvFile(codes, "0,1"))
         return codes
-
-
-def _check_new(path: Path) -> None:
-    if path.exists():
-        raise UserError(f"{path} exists already: delete it or choose another --output.")
 
 
 def _joined(entries: Iterable[Entry]) -> list[Entry]:

@@ -1,6 +1,7 @@
 """Entries of the originals -> data files: JSON lines that point at image files, or TSV as released.
 
-Files are written as parts, which a second start continues, and appear together when all are complete.
+Files are written as parts, which a second start continues, and appear together when all are complete. A file
+NAME.DIGEST.done beside each says so until everything is in its place: what a stopped program has put there is its own.
 """
 
 import base64
@@ -23,9 +24,10 @@ from data.images import image_size
 from data.items import image_endings
 from data.tasks import RowKind
 from utils.errors import UserError, quoted, shortened
-from utils.files import atomic_write, read_file
+from utils.files import atomic_write, read_file, read_text
 
 BATCH = 256  # rows written at once
+DONE = ".done"
 _SPACE = re.compile("[\t\r\n]+")  # what ends a column or a row
 HEAD = 1 << 16  # bytes at the start of an image file, which nearly always tell its size
 IMAGE_ID = 1  # the column of the released files that holds it, or a class's number, and that no task reads
@@ -163,28 +165,56 @@ class ImageFolders:
         return index
 
 
-def write(files: Sequence[DataFile], bad: BadEntries, workers: int = 1) -> dict[Path, int]:
+def write(
+    files: Sequence[DataFile],
+    bad: BadEntries,
+    workers: int = 1,
+    extras: Mapping[Path, Callable[[Path], None]] | None = None,
+) -> dict[Path, int]:
     """Writes all files, or continues what an earlier call with the same entries began; the rows of each.
 
     Args:
         bad: judges the entries that cannot be used. workers: threads that read images.
+        extras: further files -> what writes them to a path, quickly.
     Raises:
-        UserError: an entry that cannot be used, or a file without rows.
+        UserError: an entry that cannot be used, a file without rows, or one that exists already.
     """
     for file in files:
         if not file.entries:
             raise _no_rows(file)
     parts = [(file.target, *_write_part(file, bad, workers)) for file in files]
+    for _, part, rows, empty in parts:
+        with atomic_write(part.with_suffix(DONE)) as out:
+            out.write(f"{rows} {empty}".encode())
     for target, part, _, empty in parts:
-        if empty:
-            with open(part, "rb") as lines, atomic_write(target) as out:
-                out.writelines(line for line in lines if line != b"\n")
-            part.unlink()
-        else:
-            os.replace(part, target)
-        for stale in target.parent.glob(f"{target.name}.*.part"):  # of other options or annotations
+        if part.exists():
+            _put(part, target, empty > 0)
+    for path, make in (extras or {}).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make(path)
+    for target, *_ in parts:
+        for stale in (*target.parent.glob(f"{target.name}.*.part"), *target.parent.glob(f"{target.name}.*{DONE}")):
             stale.unlink()
     return {target: rows for target, _, rows, _ in parts}
+
+
+def check_new(path: Path, near: Path) -> None:
+    """UserError for a file that exists, unless a stopped program has put it there; near: a data file of that program.
+
+    Whether it was the same command is seen when the data file is written.
+    """
+    if path.exists() and not any(near.parent.glob(f"{near.name}.*{DONE}")):
+        raise UserError(f"{path} exists already: delete it or choose another --output.")
+
+
+def _put(part: Path, target: Path, has_empty: bool) -> None:
+    """Makes a file of its part."""
+    if not has_empty:
+        os.replace(part, target)
+        return
+    with open(part, "rb") as lines, atomic_write(target) as out:
+        out.writelines(line for line in lines if line != b"\n")
+    part.unlink()
 
 
 def _write_part(file: DataFile, bad: BadEntries, workers: int) -> tuple[Path, int, int]:
@@ -193,6 +223,12 @@ def _write_part(file: DataFile, bad: BadEntries, workers: int) -> tuple[Path, in
     for entry in file.entries:
         digest.update(repr(entry).encode("utf-8", "surrogatepass"))
     part = file.target.with_name(f"{file.target.name}.{digest.hexdigest()[:8]}.part")
+    if (mark := part.with_suffix(DONE)).exists():
+        rows, empty = map(int, read_text(mark).split())
+        bad.count += empty
+        return part, rows, empty
+    if file.target.exists():
+        raise UserError(f"{file.target} exists already: delete it or choose another --output.")
     part.parent.mkdir(parents=True, exist_ok=True)
     with open(part, "r+b" if part.exists() else "w+b") as out, ThreadPoolExecutor(workers) as pool:
         done, empty = whole_lines(out)

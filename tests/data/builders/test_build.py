@@ -1,6 +1,8 @@
 """From the files that datasets are published as to data files: the samples of the released ones, row by row."""
 
+import contextlib
 import json
+import os
 import pickle
 import shlex
 from pathlib import Path
@@ -623,6 +625,39 @@ def test_an_interrupted_build_goes_on_where_it_was(folder, monkeypatch, capsys):
     assert not list(data.glob("*.part")) and "2 entries were skipped" in capsys.readouterr().out
     run(folder, "caption", *words, code=2)
     assert "exists already: delete it or choose another --output." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("moment", [0, 3, 4, 6, 8])
+def test_a_build_that_is_stopped_at_its_end_goes_on(folder, monkeypatch, moment, capsys):
+    """Between two files, or between them and those beside them: what is there is its own, and not another command's."""
+    entries = [karpathy(n, "train" if n < 3 else "val", f"a red cat {n}") for n in range(1, 5)]
+    save(folder / "d.json", {"images": entries})
+    save(folder / "other.json", {"images": entries[1:]})
+    words = ["--images", "@val2014", "--workers=1", "--annotations"]
+    calls = []
+
+    def stopping(function):
+        def called(*args, **options):
+            if len(calls) == moment:
+                raise KeyboardInterrupt
+            calls.append(function)
+            return function(*args, **options)
+
+        return called
+
+    data = folder / "out/caption_data"
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests.os, "replace", stopping(os.replace))
+        with contextlib.suppress(AssertionError):
+            run(folder, "caption", *words, "@d.json")
+    stopped = moment < 8
+    if stopped and (data / "caption_stage1_train.jsonl").exists():
+        run(folder, "caption", *words, "@other.json", code=2)
+        assert "exists already: delete it" in capsys.readouterr().err
+    rows = run(folder, "caption", *words, "@d.json", split="train", code=0 if stopped else 2)
+    assert not stopped or len(rows) == 2
+    assert len(list(data.rglob("*"))) == 6 and not list(data.glob("*.done")) and not list(data.glob("*.part"))
+    assert [row["id"] for row in rows_of(data / "caption_val.jsonl")] == ["3", "4"]
 
 
 def test_a_part_of_other_annotations_is_not_continued(folder, monkeypatch):
