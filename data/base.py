@@ -38,7 +38,9 @@ class DataConfig:
     )
     columns: Optional[str] = field(
         default=None,
-        metadata={"help": "columns of a table (not TSV) where the task has other names: image=file_name,text=title"},
+        metadata={
+            "help": "columns of a table (not TSV) where the task has other names: image=file_name,text=title, or JSON"
+        },
     )
     image_root: Optional[str] = field(
         default=None,

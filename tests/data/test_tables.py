@@ -427,7 +427,7 @@ def test_columns_whose_names_hold_commas():
         ('{"id": "a", "id": "b"}', "it has the key 'id' twice"),
         ('{"id"', "it is not a JSON object"),
     ):
-        with pytest.raises(UserError, match=f" {words}"):
+        with pytest.raises(UserError, match=words):
             column_names(columns, names)
 
 
