@@ -420,7 +420,7 @@ def test_columns_whose_names_hold_commas():
     names = ("id", "image", "caption")
     assert column_names('{"caption": "a, b=c", "id": " x"}', names) == {"caption": "a, b=c", "id": " x"}
     for columns, words in (
-        ("caption=a, b", "'b' is not NAME=COLUMN.*holds a comma, write JSON"),
+        ("caption=a, b", "' b' is not NAME=COLUMN.*holds a comma, write JSON"),
         ('{"caption": 1}', "'caption' is not one of"),
         ('{"title": "a"}', "'title' is not one of id, image, caption"),
         ('{"caption": ""}', "'caption' is not one of"),
