@@ -67,7 +67,8 @@ def _running_program() -> str | None:
 def _interrupted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Ctrl-C while a program imports what it needs, which takes seconds, is one line too; Python ends with 130."""
     if issubclass(kind, KeyboardInterrupt):
-        print(f"{_running_program()}: interrupted.", file=sys.stderr)
+        module = getattr(getattr(sys.modules.get("__main__"), "__spec__", None), "name", None)
+        print(f"{f'python -m {module}' if module else _running_program()}: interrupted.", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -65,12 +66,16 @@ def test_sigterm_that_the_caller_handles_stays_theirs():
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("file", ["predict.py", "evaluate.py", "data/validate.py", "mine.py"])
-def test_ctrl_c_during_imports_is_one_line(file, monkeypatch, capsys):
-    there = ofa_names.ROOT / file
-    monkeypatch.setattr(ofa_names, "_running_program", lambda: there.name)
+@pytest.mark.parametrize("file, module, name", [
+    ("predict.py", None, "predict.py"),
+    ("evaluate.py", None, "evaluate.py"),
+    ("data/validate.py", "data.validate", "python -m data.validate"),
+])  # fmt: skip
+def test_ctrl_c_during_imports_is_one_line(file, module, name, monkeypatch, capsys):
+    main = SimpleNamespace(__file__=str(ofa_names.ROOT / file), __spec__=module and SimpleNamespace(name=module))
+    monkeypatch.setitem(sys.modules, "__main__", main)
     ofa_names._interrupted(KeyboardInterrupt, KeyboardInterrupt(), None)
-    assert capsys.readouterr().err == f"{there.name}: interrupted.\n"
+    assert capsys.readouterr().err == f"{name}: interrupted.\n"
     ofa_names._interrupted(ZeroDivisionError, ZeroDivisionError("a fault"), None)
     assert "ZeroDivisionError: a fault" in capsys.readouterr().err
 
