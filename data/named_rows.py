@@ -1,5 +1,6 @@
 """Rows whose columns have names, whatever holds them: values become what TSV files hold, images their content."""
 
+import errno
 import math
 import os
 import re
@@ -13,10 +14,12 @@ from data.row_index import NumberedRows, Row
 from data.vqa_gen import CONFIDENCE_MARK, join_answers
 from utils.constants import SEPARATOR
 from utils.errors import BadRowError, UserError, quoted, shortened
+from utils.files import read_file
 
 LONGEST_PATH = 1024  # characters
 URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # with one slash too: `Path` drops the second
 SHOWN = 20  # columns that a message lists
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)  # base64 is often too long for a name
 
 
 class Table(NumberedRows):
@@ -117,16 +120,16 @@ def image_of(value: Any, root: Path) -> str | bytes:
         raise ValueError(f"the image is of the type {type(value).__name__}: write a path, base64 or encoded bytes")
     if len(value) > LONGEST_PATH or value[:5].lower() == "data:":
         return value
-    if "://" in value:
+    if URL.match(value.strip()):
         raise ValueError(f"the image {quoted(value)} is on the network: fetch it and write the path of the file")
     path = root / value
     shown = shortened(repr(str(path)), 300)
-    try:
-        for place in dict.fromkeys((path, root / value.strip())):  # a blank behind a comma
-            if place.is_file():
-                return place.read_bytes()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"the image {shown} cannot be read ({error!s:.80})") from error
+    for place in dict.fromkeys((path, root / value.strip())):  # a space after a comma
+        try:
+            return read_file(place)
+        except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) not in _NO_FILE:
+                raise ValueError(f"the image {shown} cannot be read ({error!s:.80})") from error
     if PATH.fullmatch(value.strip()):
         raise ValueError(f"there is no image {shown}: correct the path or the folder that paths start from")
     return value

@@ -65,6 +65,11 @@ class Sample(TypedDict):
     extras: dict[str, Any]
 
 
+def answer_ids(sample: Sample) -> Tensor:
+    """The target without the positions of the decoder prompt, from which nothing is learned."""
+    return sample["target"][len(sample.get("decoder_prompt", [0])) - 1 :]
+
+
 class SkippedRow(NamedTuple):
     """Takes the place of a sample whose row is bad, so that the batch can count it."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.base import OFADataset
 from data.images import normalisation
-from data.sample import Sample, SkippedRow
+from data.sample import Sample, SkippedRow, answer_ids
 from data.text import Vocabulary
 from data.validate_report import Report
 from utils.errors import ADVICE, UserError, one_sentence
@@ -82,7 +82,7 @@ def _row(dataset: OFADataset, row: int) -> str:
 
 
 def _texts(vocab: Vocabulary, sample: Sample | Any) -> str:
-    target = sample["target"][len(sample.get("decoder_prompt", [0])) - 1 :]
+    target = answer_ids(sample)
     learned = bool(target.ne(vocab.pad).any())
     sides = {"source": _written(vocab, sample["source"]), "target": _written(vocab, target) if learned else ""}
     if answers := sample["extras"].get("ref_dict"):

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.base import OFADataset
 from data.images import Decoded, image_file
-from data.sample import Example, Sample, SkippedRow
+from data.sample import Example, Sample, SkippedRow, answer_ids
 from utils.errors import ADVICE, UserError, quoted
 
 BATCH = 32  # rows that a process hands over together
@@ -92,7 +92,7 @@ class _Checked(Dataset[Found]):
 
     def _lengths(self, index: int, sample: Sample) -> tuple[tuple[int | None, int | None], tuple[bool, bool]]:
         """Tokens of source and target before they are cut, and whether they are."""
-        source, answer = len(sample["source"]) - 2, sample["target"][len(sample.get("decoder_prompt", [0])) - 1 :]
+        source, answer = len(sample["source"]) - 2, answer_ids(sample)
         vocab = self.dataset.vocab
         target = len(answer) - int(answer[-1] in (vocab.eos, vocab.pad)) if len(answer) else 0
         is_text = not sample["extras"].get("code_masks")

@@ -22,6 +22,7 @@ from data.builders.image_codes import whole_lines
 from data.builders.pretrain import Stored
 from data.images import image_size
 from data.items import image_endings
+from data.named_rows import URL
 from data.tasks import RowKind
 from utils.errors import UserError, quoted, shortened
 from utils.files import atomic_write, read_file, read_text
@@ -127,7 +128,7 @@ class ImageFolders:
             ValueError: there is none; the path that was tried.
         """
         text = str(name)
-        if "://" in text:
+        if URL.match(text):
             raise ValueError(f"the image {quoted(text)} is on the network: fetch it and write the name of the file")
         for folder in self.folders:
             try:

@@ -151,11 +151,6 @@ class CandidateTrie:
         index = torch.arange(rows.numel(), device=nodes.device) - before[rows] + first[rows]
         return rows, index
 
-    def allowed(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens that may follow each node (N,), as pairs: index into nodes (M,), token (M,)."""
-        rows, index = self.outgoing(nodes)
-        return rows, self.edges[index] % SPAN
-
     @cached_property
     def fan_out(self) -> Tensor:
         """0 .. F - 1, where F is the largest number of edges that leave one node."""
@@ -173,4 +168,4 @@ class CandidateTrie:
         node = torch.tensor([ROOT])
         for token in path:
             node = self.advance(node, torch.tensor([token]))
-        return self.allowed(node)[1].tolist()
+        return (self.edges[self.outgoing(node)[1]] % SPAN).tolist()

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Features, Value, disable_progress_bars
@@ -244,6 +245,25 @@ def test_nowhere_to_write_the_arrow_file(tmp_path, monkeypatch):
     monkeypatch.setenv("OFA_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"a.parquet cannot be read .*: set OFA_CACHE to a folder\."):
         open_captions("parquet", write_parquet(tmp_path / "a.parquet", captions(1)))
+
+
+def test_short_base64_is_no_name_of_a_file(tmp_path):
+    """Base64 may be shorter than a path and yet longer than a file's name."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (11, 11, 3), dtype=np.uint8)).save(file, "PNG")
+    image = base64.urlsafe_b64encode(file.getvalue()).decode()
+    assert 255 < len(image) < 1024 and "/" not in image
+    path = write_jsonl(tmp_path / "a.jsonl", [{**GOOD, "image": image}])
+    assert open_rows(str(path), None, TASKS["caption"], options())[0][1] == image
+
+
+def test_an_image_that_is_a_device_or_an_address_is_a_bad_row(tmp_path):
+    (tmp_path / "a.png").symlink_to("/dev/zero")
+    rows = [{**GOOD, "image": image} for image in ("a.png", " HTTPS:/x.org/b.png")]
+    table = open_rows(str(write_jsonl(tmp_path / "a.jsonl", rows)), None, TASKS["caption"], options())
+    for row, reason in enumerate(("is a device, not a file", "is on the network: fetch it")):
+        with pytest.raises(BadRowError, match=reason):
+            table[row]
 
 
 def test_the_library_is_an_extra(tmp_path, monkeypatch):

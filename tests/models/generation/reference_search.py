@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.generation import CandidateTrie, GenerationConfig, Hypothesis
-from models.generation.candidates import ROOT
+from models.generation.candidates import ROOT, SPAN
 from models.generation.constraints import columns_of
 from models.generation.step import Candidates, make_step, survivors
 from utils.constants import BOS, EOS, NUM_SPECIAL, PAD, UNK
@@ -29,6 +29,12 @@ def generate(
     prefix_tokens = source[:, :0] if prefix_tokens is None else prefix_tokens
     rules = TokenRules(config, max_len, prefix_tokens, trie, lengths)
     return _Search(Ensemble(models, inputs, max_len + 1, config), rules, config, max_len, generators).run(prefix_tokens)
+
+
+def allowed(trie: CandidateTrie, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens that may follow each node (N,), as pairs: index into nodes (M,), token (M,)."""
+    rows, index = trie.outgoing(nodes)
+    return rows, trie.edges[index] % SPAN
 
 
 class Ensemble:
@@ -147,7 +153,7 @@ class TokenRules:
         assert self.trie is not None
         # Rows inside a forced prefix are free: the trie holds answers alone, and each sample's begins behind its own
         # prefix.
-        rows, tokens = self.trie.allowed(self.nodes)
+        rows, tokens = allowed(self.trie, self.nodes)
         free = self._by_row(step < self.prefix_lengths, values)
         forbidden = (~free).unsqueeze(1).repeat(1, values.size(1))
         forbidden[rows, columns_of(tokens, self.ids(step))] = False

