@@ -172,7 +172,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     draw.add_argument("--seed", type=seed, default=7, help="random seed (default %(default)s)")
     args = parser.parse_args(argv)
     if getattr(args, "free", False) and args.candidates is not None:
-        parser.error("--free and --candidates exclude each other: leave one out.")
+        parser.error("--free and --candidates cannot be combined: leave one out.")
     if getattr(args, "candidates", None) == "":
         parser.error("--candidates is empty: name the file of the answers.")
     return args

@@ -49,7 +49,7 @@ class TrainingFlags(FairseqDataclass):
         },
     )
     plan: bool = field(
-        default=False, metadata={"help": "print the memory that an update takes, and end without reading any data"}
+        default=False, metadata={"help": "print the memory that an update needs and exit without reading data"}
     )
     auto_batch: bool = field(
         default=False,
@@ -65,7 +65,7 @@ class TrainingFlags(FairseqDataclass):
     )
     use_ema_weights_to_init_param: bool = field(
         default=False,
-        metadata={"help": "start from the averaged weights of the checkpoint that is restored, if it holds some"},
+        metadata={"help": "start from the averaged weights of the restored checkpoint, if it has any"},
     )
     use_latest_weights_to_init_ema: bool = field(
         default=False,

@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--arch", default="ofa_base", help="model size")
     parser.add_argument("--size", type=int, default=224, help="image side (pixels)")
     parser.add_argument("--batch", type=int, default=4, help="questions in a batch")
-    parser.add_argument("--repeats", type=int, default=2, help="runs of which the fastest counts")
+    parser.add_argument("--repeats", type=int, default=2, help="runs; the fastest counts")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--trained", type=Path, help="what run_scripts/demo_all.sh wrote")
     parser.add_argument("--side", choices=SIDES, help="measure one side only and print JSON")

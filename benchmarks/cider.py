@@ -104,7 +104,7 @@ def main() -> None:
     """Print a markdown table."""
     parser = argparse.ArgumentParser("python -m benchmarks.cider", description="Time CIDEr-D.")
     parser.add_argument("--images", type=int, default=20000, help="images of the large table (default %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="calls of which the fastest counts")
+    parser.add_argument("--repeats", type=int, default=5, help="calls; the fastest counts")
     args = parser.parse_args()
     rng = random.Random(0)
     beams, single = make_setting(rng, HYPOTHESES // 5, 5), make_setting(rng, HYPOTHESES, 1)

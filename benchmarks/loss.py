@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=768, help="model width")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of features and table")
     parser.add_argument("--frozen", action="store_true", help="the token table gets no gradient")
-    parser.add_argument("--repeats", type=int, default=2, help="runs of which the fastest counts")
+    parser.add_argument("--repeats", type=int, default=2, help="runs; the fastest counts")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--side", choices=SIDES, help="measure one side only and print JSON")
     args = parser.parse_args()

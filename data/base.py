@@ -55,8 +55,8 @@ class DataConfig:
     )
     max_source_positions: int = field(default=1024, metadata={"help": "longest source to report, in tokens"})
     max_target_positions: int = field(default=1024, metadata={"help": "longest target to report, in tokens"})
-    max_src_length: int = field(default=128, metadata={"help": "limit of the source, mostly in words"})
-    max_tgt_length: int = field(default=30, metadata={"help": "limit of the target, mostly in words"})
+    max_src_length: int = field(default=128, metadata={"help": "longest source, in words for most tasks"})
+    max_tgt_length: int = field(default=30, metadata={"help": "longest target, in words for most tasks"})
     code_dict_size: int = field(default=8192, metadata={"help": "number of image code tokens"})
     patch_image_size: int = field(default=480, metadata={"help": "side of the image in pixels"})
     orig_patch_image_size: int = field(

@@ -261,7 +261,7 @@ def object_items(
 def check_values(item: Item) -> None:
     """Notes what is wrong with the types of an item's id and values."""
     if item.id is not None and not isinstance(item.id, str | int):
-        item.id, item.problem = None, "its id is neither a text nor a whole number"
+        item.id, item.problem = None, "its id is neither a string nor an integer"
     texts = {name: value for name, value in item.values.items() if isinstance(value, str)}
     if half := [name for name, value in texts.items() if not whole_characters(value)]:
         item.problem = f"its {half[0]!r} holds half of a surrogate pair, which is not a character"

@@ -34,7 +34,7 @@ class Table(NumberedRows):
         optional: names without which a row is whole; their texts are empty, an id the row's number.
         image_root: folder that paths of images start from; None = the one of the file, or the folder itself.
     Attributes:
-        header: names of the file's columns. plain_ids: whether ids that are whole numbers become no texts.
+        header: names of the file's columns. plain_ids: whether integer ids stay integers.
     Raises:
         UserError: a file that cannot be read or has no rows, or a column that is not there.
     """
@@ -121,7 +121,7 @@ def image_of(value: Any, root: Path) -> str | bytes:
     if len(value) > LONGEST_PATH or value[:5].lower() == "data:":
         return value
     if URL.match(value.strip()):
-        raise ValueError(f"the image {quoted(value)} is on the network: fetch it and write the path of the file")
+        raise ValueError(f"the image {quoted(value)} is a URL: download it and write the path of the file")
     path = root / value
     shown = shortened(repr(str(path)), 300)
     for place in dict.fromkeys((path, root / value.strip())):  # a space after a comma

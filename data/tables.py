@@ -51,7 +51,7 @@ class CsvTable(Table, IndexedFile):
         except ValueError as error:
             raise UserError(f"{self.path}, line 1: {error}; write the names of the columns there.") from error
         if repeated := [name for name in names if name and names.count(name) > 1]:  # spreadsheets leave empty ones
-            raise UserError(f"{self.path} has two columns {repeated[0]!r}: give every column a name of its own.")
+            raise UserError(f"{self.path} has two columns {repeated[0]!r}: give every column a unique name.")
         if len(self) < 1:
             raise UserError(f"{self.path} has a header and no rows; check how it was made.")
         return names
@@ -171,7 +171,7 @@ def table_class(path: str, names: Collection[str] = ()) -> type[Table] | None:
     """
     if URL.match(path):
         raise UserError(
-            f"{path} is on the network, and data are not fetched: download the file (wget, or `hf download` from the "
+            f"{path} is a URL, and data are not fetched: download the file (wget, or `hf download` from the "
             "Hugging Face Hub) and pass its path."
         )
     ending = Path(path).suffix.lower()

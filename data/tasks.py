@@ -76,7 +76,7 @@ class Task(RowKind):
         decoding: how the released evaluation decodes; empty where it ranks a closed set of answers.
         evaluated: columns that the released evaluation reads from elsewhere.
         switched: columns that are read only with an option -> the option. optional: columns that tables may lack.
-        server: where records go to be scored, if ids must be whole numbers there.
+        server: where records go to be scored, if it needs integer ids.
     """
 
     prompts: Mapping[str, Mapping[str, str]]

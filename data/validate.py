@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--selected-cols", help="columns in the order the task reads them (default: as released)")
     parser.add_argument("--columns", help="columns of a CSV or JSONL file: image=file_name,text=caption")
     parser.add_argument("--image-root", help="folder that paths of images start from (default: the file's own)")
-    parser.add_argument("--candidates", help="the answer set: a file as --ans2label-file takes it")
+    parser.add_argument("--candidates", help="file of the answer set, in a format of --ans2label-file")
     parser.add_argument("--neg-sample-dir", help="wrong texts for matching, checked together with pretrain rows")
     parser.add_argument("--code-image-size", type=positive, help="side of the images that codes describe (pixels)")
     parser.add_argument("--bpe", default="gpt2", help="byte pair encoding: gpt2 or bert (default %(default)s)")
@@ -127,7 +127,7 @@ def look(dataset: OFADataset, workers: int, server: Server | None = None, agains
 
     Args:
         workers: reading processes; the report is the same whatever their number.
-        server: where answers go to be scored, if ids must be whole numbers there.
+        server: where answers go to be scored, if it needs integer ids.
         against: the rows of a file that should hold no image of this one.
     """
     report = Report(dataset, server)

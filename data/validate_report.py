@@ -22,7 +22,7 @@ class Report:
     """What was found in the rows of a file, which are added one by one in order.
 
     Args:
-        dataset: the rows. server: where answers go to be scored, if ids must be whole numbers there.
+        dataset: the rows. server: where answers go to be scored, if it needs integer ids.
     """
 
     def __init__(self, dataset: OFADataset, server: Server | None = None) -> None:
@@ -168,12 +168,12 @@ class Report:
         for reason, count in self.kinds.most_common():
             yield f"{count} x {reason}"
         if self.unknown:
-            yield f"{self.with_unknown} rows have words that the vocabulary cannot write: {listed(self.unknown)}."
+            yield f"{self.with_unknown} rows have words outside the vocabulary: {listed(self.unknown)}."
         if self.lying:
             yield f"{self.lying} good rows have an image that --exif-orientation would turn upright."
         if self.ids_of_texts and self.server:
             yield (
-                f"{self.ids_of_texts} ids are not whole numbers, such as {quoted(self.first_text_id)}: "
+                f"{self.ids_of_texts} ids are not integers, such as {quoted(self.first_text_id)}: "
                 f"{self.server.name} does not take them, training and evaluation do."
             )
 

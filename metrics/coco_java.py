@@ -51,12 +51,12 @@ def scores(hypotheses: Captions, references: Captions) -> dict[str, float]:
     found["ROUGE_L"] = Rouge().compute_score(references, hypotheses)[0]
     found["CIDEr"] = Cider().compute_score(references, hypotheses)[0]
     if not _spice_is_installed():  # asking its class would download 400 MB
-        logger.warning("SPICE is left out: `python -m pycocoevalcap.spice.get_stanford_models` installs it.")
+        logger.warning("SPICE is skipped: `python -m pycocoevalcap.spice.get_stanford_models` installs it.")
     else:
         try:
             found["SPICE"] = spice.Spice().compute_score(references, hypotheses)[0]
         except (OSError, subprocess.CalledProcessError) as error:
-            logger.warning("SPICE is left out, its Java process failed (%s); it was made for Java 8.", error)
+            logger.warning("SPICE is skipped, its Java process failed (%s); it was made for Java 8.", error)
     return {name: float(value) for name, value in found.items()}
 
 

@@ -151,7 +151,7 @@ def folder_statistics(folder: Path, net: Inception, device: torch.device, batch_
 def statistics(features: np.ndarray) -> Statistics:
     """Mean and unbiased covariance of features (n, D); UserError for fewer than two rows."""
     if len(features) < 2:
-        raise UserError("FID needs two images at least, and thousands to mean something.")
+        raise UserError("FID needs at least two images, and thousands to be meaningful.")
     return Statistics(features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False)))
 
 

@@ -134,7 +134,7 @@ class CLIP:
         if not self._warned:
             for text, full in zip(texts, ids[:, -1] != 0, strict=True):
                 if full and len(self.tokenizer.encode(text)) > self.context_length - 2:
-                    logger.warning("CLIP reads %d tokens; the rest is cut off, as of: %s", self.context_length, text)
+                    logger.warning("CLIP reads %d tokens; longer texts are cut, such as: %s", self.context_length, text)
                     self._warned = True
                     break
         return ids

@@ -74,7 +74,7 @@ class VQGANConfig:
         except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} has no model.params.ddconfig: name the VQGAN's model.yaml.") from error
         if found.get("double_z"):
-            raise UserError(f"{path} asks for double_z, which a code book has no use for: set it to false.")
+            raise UserError(f"{path} sets double_z, which an image code model cannot use: set it to false.")
         try:
             config = cls(**{f.name: _like(f.default, found[f.name]) for f in fields(cls) if f.name in found})
         except (TypeError, ValueError, OverflowError) as error:

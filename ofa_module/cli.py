@@ -51,7 +51,7 @@ def parse(
             argv = _with_file(parser_of, argv, path)
         args = _with_plugin(argv)
         if {"--fp16", "--bf16"} <= set(args):
-            raise UserError("--fp16 and --bf16 exclude each other: leave one out.")  # fairseq speaks of TPUs
+            raise UserError("--fp16 and --bf16 cannot be combined: leave one out.")  # fairseq speaks of TPUs
         flags = options.parse_args_and_arch(parser, input_args=args)
         # fairseq takes bfloat16 to mean a TPU on the command line.
         flags.tpu = "--tpu" in args
@@ -119,7 +119,7 @@ def _user_dir(path: str) -> str:
     if path and os.path.exists(path) and not os.path.samefile(path, PLUGIN):
         return path
     if not os.path.exists(path) and os.path.basename(os.path.normpath(path)) != PLUGIN.name:
-        logger.warning("--user-dir %s is not there: this repository's %s is used.", path, PLUGIN)
+        logger.warning("--user-dir %s does not exist: using this repository's %s.", path, PLUGIN)
     return str(PLUGIN)
 
 

@@ -62,7 +62,7 @@ def check_given(cfg: DictConfig, given: Collection[str]) -> None:
         pairs.append(("beam_search_vqa_eval", "val_inference_type"))
     for one, other in pairs:
         if one in given and other in given:
-            raise UserError(f"{flag(one)} and {flag(other)} exclude each other: leave one out.")
+            raise UserError(f"{flag(one)} and {flag(other)} cannot be combined: leave one out.")
 
 
 def task_options(cfg: DictConfig, given: Collection[str], name: str, known: Collection[str]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def check_start(cfg: DictConfig) -> None:
     resets = [name for name in ("optimizer", "lr_scheduler", "meters", "dataloader") if cfg[f"reset_{name}"]]
     if cfg.finetune_from_model is not None and (resets or cfg.restore_file != LAST):
         other = "--restore-file" if not resets else f"--reset-{resets[0].replace('_', '-')}"
-        raise UserError(f"--finetune-from-model and {other} exclude each other: leave one of them out.")
+        raise UserError(f"--finetune-from-model and {other} cannot be combined: leave one out.")
 
 
 def check_files(cfg: DictConfig) -> None:
@@ -240,7 +240,7 @@ def warn_of_unknown_words(dataset: OFADataset) -> None:
             break
     if words:
         logger.warning(
-            "%s: %d of %d rows looked at have words that the vocabulary cannot write; they are learned as unknown: %s. "
+            "%s: %d of %d rows checked have words outside the vocabulary; they are learned as unknown: %s. "
             "Pass the --bpe-dir of a vocabulary that has them.",
             dataset.rows.path, with_unknown, seen, listed(words),
         )  # fmt: skip

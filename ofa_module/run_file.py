@@ -82,7 +82,7 @@ class RunFile:
                 raise UserError(f"{self._place(item)}: {name!r} takes a text, a number or a list of them: write one.")
             if item.tag in (BOOL, NULL):
                 raise UserError(
-                    f"{self._place(item)}: {name!r} takes a value, and {item.value} is none: put a text in quotes."
+                    f"{self._place(item)}: {name!r} needs a value, and {item.value} means none: put text in quotes."
                 )
         texts = [item.value for item in items]
         if not texts:
@@ -130,14 +130,18 @@ def read_run_file(path: str) -> RunFile:
     for key, value in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
-            raise UserError(f"{path}, line {line}: a list or mapping stands for the name of a flag: write a name.")
+            raise UserError(f"{path}, line {line}: the name of a flag is a list or mapping: write a name.")
         name = key.value.replace("-", "_")
         if name == "config":
-            raise UserError(f"{path}, line {line}: a file of flags names no other one: remove {quoted(key.value)}.")
+            raise UserError(
+                f"{path}, line {line}: a file of flags cannot include another one: remove {quoted(key.value)}."
+            )
         if name in values:
             raise UserError(f"{path}, line {line}: {key.value!r} is set twice: remove one of the lines.")
         if isinstance(value, yaml.MappingNode):
-            raise UserError(f"{path}, line {line}: {key.value!r} holds further names: write every flag at the margin.")
+            raise UserError(
+                f"{path}, line {line}: {key.value!r} contains nested names: write every flag at the top level."
+            )
         values[name] = value
     return RunFile(path, values)
 
@@ -221,7 +225,7 @@ def put_under_name(cfg: DictConfig) -> None:
     if name is None:
         return
     if not name.strip() or name != Path(name).name or name.startswith((".", "-")) or not name.isprintable():
-        raise UserError(f"--run-name={name} is no name of a folder: write letters, digits, '-', '_' and '.'.")
+        raise UserError(f"--run-name={name} is not a folder name: use letters, digits, '-', '_' and '.'.")
     cfg.checkpoint.save_dir = str(Path(cfg.checkpoint.save_dir, name))
     if cfg.common.tensorboard_logdir:
         cfg.common.tensorboard_logdir = str(Path(cfg.common.tensorboard_logdir, name))

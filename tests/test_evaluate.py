@@ -118,7 +118,7 @@ def test_question_ids_that_are_texts(run, capfd, tmp_path):
     assert [record["question_id"] for record in records] == [f"synpic{row}_0" for row in range(4)]
     assert scores["vqa_score"] >= 0
     code, said = check("vqa_gen", tmp_path / "test_predict.json", data, cols, capfd)
-    assert code == 2 and "'synpic0_0' is not a whole number, which the VQA server (EvalAI) needs" in said
+    assert code == 2 and "'synpic0_0' is not an integer, which the VQA server (EvalAI) needs" in said
     floats = (CASES / "vqa_string_ids.tsv").read_text().replace("synpic", "20").replace("_0\t", ".0\t")
     (tmp_path / "floats.tsv").write_text(floats)  # as pandas writes them
     records, _ = run("vqa_gen", tmp_path / "floats.tsv", cols, ans2label_dict=ANSWERS)
@@ -131,7 +131,7 @@ def test_validate_speaks_of_ids_that_no_server_takes(ids, said, tmp_path, capsys
     rows = (CASES / "vqa_string_ids.tsv").read_text()
     (tmp_path / "rows.tsv").write_text(rows if ids == "texts" else rows.replace("synpic", "1").replace("_0\t", ".0\t"))
     assert validate.main(["vqa_gen", str(tmp_path / "rows.tsv"), "--workers=0"]) == 0
-    told = "4 ids are not whole numbers, such as 'synpic0_0': the VQA server (EvalAI) does not take them"
+    told = "4 ids are not integers, such as 'synpic0_0': the VQA server (EvalAI) does not take them"
     assert (told in capsys.readouterr().out) == said
 
 
@@ -277,8 +277,8 @@ def test_without_a_checkpoints_task_overrides_count_where_no_flag_does():
     "task, flags, message",
     [
         ("caption", ["--beam-search-vqa-eval"], "--beam-search-vqa-eval is not an option of the task 'caption'"),
-        ("vqa_gen", ["--ans2label-file=a", "--ans2label-dict={}"], "--ans2label-dict exclude each other"),
-        ("vqa_gen", ["--beam-search-vqa-eval", "--val-inference-type=allcand"], "--val-inference-type exclude"),
+        ("vqa_gen", ["--ans2label-file=a", "--ans2label-dict={}"], "--ans2label-dict cannot be combined"),
+        ("vqa_gen", ["--beam-search-vqa-eval", "--val-inference-type=allcand"], "--val-inference-type cannot be combined"),
         ("caption", ["--max-tokens=3"], "--max-tokens is not supported by evaluate.py: batches are counted in rows"),
         ("vqa_gen", ["--uses-ema"], "--uses-ema is not supported by evaluate.py: pass --ema-eval"),
         ("vqa_gen", ["--eval-args={}"], "--eval-args is not supported by evaluate.py: pass options of generation"),

@@ -113,7 +113,7 @@ def test_bad_flags_end_the_program(bad, capsys):
 def test_two_precisions_are_one_sentence(capsys):
     with pytest.raises(SystemExit):
         evaluate.parse_args([*EVALUATION, "--bf16"])
-    assert "--fp16 and --bf16 exclude each other: leave one out." in capsys.readouterr().err
+    assert "--fp16 and --bf16 cannot be combined: leave one out." in capsys.readouterr().err
 
 
 def test_a_user_dir_that_is_a_file_is_one_sentence(capsys):
@@ -128,7 +128,7 @@ def test_a_plugin_that_is_not_there_is_ours_with_a_warning(program, words, caplo
     argv = [word for word in (STAGE1 if program is train else EVALUATION) if not word.startswith("--user-dir")]
     cfg = program.parse_args([*argv, *words])
     assert cfg.common.user_dir == str(PLUGIN) and cfg.task._name == "caption"
-    assert f"is not there: this repository's {PLUGIN} is used" in caplog.text
+    assert f"does not exist: using this repository's {PLUGIN}" in caplog.text
 
 
 def test_a_plugin_that_is_there_is_theirs(tmp_path, caplog):

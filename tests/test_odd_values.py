@@ -50,7 +50,7 @@ def empty_folder(tmp_path, monkeypatch):
         (predict.main, ["draw", "a", "--checkpoint=x", "--seed=99999999999999999999999"], "4294967295"),
         (predict.main, ["caption", "a.png", "--checkpoint=x", "--batch-size=²"], "must be a positive integer"),
         (predict.main, ["caption", "a.png", "--checkpoint=x", "--output="], "the path is empty"),
-        (predict.main, ["answer", "a.png", "--checkpoint=x", "--free", "--candidates=y"], "exclude each other"),
+        (predict.main, ["answer", "a.png", "--checkpoint=x", "--free", "--candidates=y"], "cannot be combined"),
         (predict.main, ["answer", "a.png", "--checkpoint=x", "--candidates="], "--candidates is empty"),
         (train.main, [*TRAIN, "--seed=99999999999999999999"], "--seed"),
         (train.main, [*TRAIN, "--num-workers=-1"], "--num-workers"),

@@ -59,9 +59,7 @@ def fit(optimizer: Mapping[str, Any], weights: Mapping[str, Tensor], model: nn.M
             f"(--freeze-encoder-embedding, --freeze-resnet), or {RESET}."
         )
     if theirs != ours and len(optimizer["param_groups"]) > 1:
-        raise UserError(
-            f"The optimizer of {source} has its parameters in groups, in an order that is unknown: {RESET}."
-        )
+        raise UserError(f"The optimizer of {source} stores its parameters in groups of unknown order: {RESET}.")
     slot_of = dict(zip(theirs, slots, strict=True))
     state = {}
     for number, name in zip(slots, ours, strict=True):
@@ -125,5 +123,5 @@ def _check_shapes(slot: Mapping[str, Any], name: str, shape: torch.Size, source:
         if isinstance(value, Tensor) and value.numel() != 1 and value.shape not in possible:
             raise UserError(
                 f"The optimizer of {source} has {key} of shape {list(value.shape)} for {name} of shape {list(shape)}: "
-                f"it is of other weights, {RESET}."
+                f"it belongs to other weights, {RESET}."
             )

@@ -21,12 +21,12 @@ def program_name(usual: str) -> str:
 
 
 def positive(text: str) -> int:
-    """For argparse: a whole number of at least 1."""
+    """For argparse: an integer of at least 1."""
     return _whole(text, 1, "a positive integer")
 
 
 def not_negative(text: str) -> int:
-    """For argparse: a whole number of at least 0."""
+    """For argparse: an integer of at least 0."""
     return _whole(text, 0, "an integer of at least 0")
 
 

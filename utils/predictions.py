@@ -82,7 +82,7 @@ def check_predictions(
         fields: names and types of a record's fields, the id first.
         count: number of records there must be.
         ids: the id of each, in order, as the data file has it; None = not compared.
-        server: where the file goes, if its ids must be whole numbers there.
+        server: where the file goes, if it needs integer ids.
 
     Raises:
         UserError: says what the first wrong record is.
@@ -126,8 +126,8 @@ def _refuse_or_warn(record_id: str, id_field: str, server: Server, place: str) -
         message = f"{place}: {server.name} wants {id_field!r} as a number, of type int: {number}, not {record_id!r}"
         advice = "write the file again with evaluate.py"
     else:
-        message = f"{place}: the {id_field!r} {record_id!r} is not a whole number, which {server.name} needs"
-        advice = "give the rows whole numbers as ids if the file is meant for it"
+        message = f"{place}: the {id_field!r} {record_id!r} is not an integer, which {server.name} needs"
+        advice = "give the rows integer ids if you will submit the file"
     if not server.takes_texts:
         raise UserError(f"{message}; {advice}.")
     logger.warning("%s; %s.", message, advice)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Server(NamedTuple):
-    """A leaderboard whose ids are whole numbers.
+    """A leaderboard that needs integer ids.
 
     Attributes:
         name: for messages. takes_texts: whether a file is let pass with a warning where its ids are texts, as the

@@ -41,7 +41,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         metadata = file.metadata() or {}
     text = metadata.get(HEADER, "{}")
     if metadata.get(DIGEST, digest := _digest(state, text)) != digest:
-        raise ValueError(f"its content does not have its {DIGEST}")
+        raise ValueError(f"its content does not match its {DIGEST}")
     entries = json.loads(text)
     if not isinstance(entries, dict):
         raise ValueError(f"the entry {HEADER!r} of its header is not a JSON object")

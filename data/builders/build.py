@@ -285,7 +285,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         for split in ("train", "val", "test"):
             own.add_argument(f"--{split}", type=path_of, nargs="+", metavar="FILE", help="files of this split")
         own.add_argument("--tsv", action="store_true", help="write the released TSV files, with the images in them")
-        own.add_argument("--skip-bad-entries", action="store_true", help="leave out and count what cannot be used")
+        own.add_argument("--skip-bad-entries", action="store_true", help="skip and count unusable entries")
         threads = "processes that encode" if task == "image_gen" else "threads that read images"
         own.add_argument("--workers", type=positive, default=1 if task == "image_gen" else 4, help=threads)
         if task in ("caption", "image_gen", "refcoco"):
@@ -295,7 +295,11 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         if "image" in kind.names and task != "image_classify" or task == "image_gen":
             own.add_argument("--images", type=path_of, nargs="+", required=True, metavar="FOLDER", help="of the images")
         if task == "image_classify":
-            own.add_argument("--class-names", type=path_of, help="lines of folder and name, or JSON; else the folders'")
+            own.add_argument(
+                "--class-names",
+                type=path_of,
+                help="names of the classes: lines of folder and name, or JSON (default: the folders' names)",
+            )
         elif task == "vqa_gen":
             own.add_argument(
                 "--answers", type=positive, default=RELEASED_ANSWERS,

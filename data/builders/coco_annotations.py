@@ -228,7 +228,7 @@ class Annotations:
         """Calls use(number, entry) for the list `key` of a file."""
         listed = content.get(key) if isinstance(content, dict) else None
         if not isinstance(listed, list):
-            raise UserError(f"{path} has no list {key!r}: name a file in the form of COCO's.")
+            raise UserError(f"{path} has no list {key!r}: name a file in COCO's format.")
         for number, entry in enumerate(tqdm(listed, desc=f"{path.name}: {key}", mininterval=1)):
             self._where = f"{path}, {key}[{number}]"
             try:

@@ -141,7 +141,7 @@ def _check_unique(ids: Sequence[str], source: str) -> None:
     seen: set[str] = set()
     for name in ids:
         if name in seen:
-            raise UserError(f"{source} has the id {name} twice; give every image an id of its own.")
+            raise UserError(f"{source} has the id {name} twice; give every image a unique id.")
         seen.add(name)
 
 
@@ -254,7 +254,7 @@ def parse_codes(text: str, n_embed: int) -> Tensor:
     try:
         codes = torch.tensor([int(word) for word in text.split()], dtype=torch.int64)
     except (ValueError, RuntimeError) as error:
-        raise ValueError("the codes are not whole numbers joined by spaces") from error
+        raise ValueError("the codes are not integers separated by spaces") from error
     side = int(len(codes) ** 0.5)
     if not len(codes) or side * side != len(codes):
         raise ValueError(f"{len(codes)} codes do not make a square image")
@@ -384,9 +384,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     )
     encoding.add_argument("--crop", type=int, help="encode the center of this side only (pretraining: 128 of 256)")
     encoding.add_argument("--sample", action="store_true", help="draw codes as the released program does")
-    encoding.add_argument(
-        "--seed", type=int, default=7, help="of --sample; each row draws its own (default %(default)s)"
-    )
+    encoding.add_argument("--seed", type=int, default=7, help="seed of --sample (default %(default)s)")
     decoding = commands.add_parser("decode", parents=[common], help="codes to PNG files named by id")
     decoding.add_argument("--file", type=Path, required=True, help="TSV file of codes")
     dashed = [word.replace("_", "-") if word.startswith("--") and "=" not in word else word for word in argv]

@@ -129,7 +129,7 @@ class ImageFolders:
         """
         text = str(name)
         if URL.match(text):
-            raise ValueError(f"the image {quoted(text)} is on the network: fetch it and write the name of the file")
+            raise ValueError(f"the image {quoted(text)} is a URL: download it and write the name of the file")
         for folder in self.folders:
             try:
                 if (folder / text).is_file():

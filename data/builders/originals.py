@@ -276,7 +276,7 @@ def classes(flags: argparse.Namespace) -> tuple[Split, list[str]]:
     for split, places in kinds.items():
         for place in places:
             if place.name not in numbers:
-                raise UserError(f"{place} is the folder of a class that --{first} does not have: move it away.")
+                raise UserError(f"{place} is the folder of a class that --{first} does not have: remove it.")
             number = str(numbers[place.name])
             images, left_out = image_files(place, recursive=True)
             if left_out:
@@ -305,7 +305,7 @@ def _class_names(path: Path | None, folders: list[str]) -> dict[str, str]:
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
     if twice:
         both = ", ".join(folder for folder in folders if names[folder] == twice[0])
-        raise UserError(f"{path} has the name {twice[0]!r} for {both}: give every class a name of its own.")
+        raise UserError(f"{path} has the name {twice[0]!r} for {both}: give every class a unique name.")
     return names
 
 

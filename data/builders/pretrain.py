@@ -257,7 +257,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max-image-pixels", type=int, default=MAX_PIXELS, help="larger images are refused (default %(default)s)"
     )
-    parser.add_argument("--skip-bad-rows", action="store_true", help="leave out and count what cannot be used")
+    parser.add_argument("--skip-bad-rows", action="store_true", help="skip and count unusable entries")
     return parser.parse_args(argv)
 
 

@@ -83,7 +83,7 @@ def parallel(flags: argparse.Namespace, bad: BadEntries) -> Split:
         texts = [read_lines(path) for path in paths]
         if len({len(lines) for lines in texts}) > 1:
             raise UserError(
-                f"{paths[0]} has {len(texts[0])} lines and {paths[1]} {len(texts[1])}: a summary stands in the line "
+                f"{paths[0]} has {len(texts[0])} lines and {paths[1]} {len(texts[1])}: a summary must be on the line "
                 "of its article."
             )
 

@@ -52,7 +52,7 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         """Refuses wrong values and combinations, naming the flag."""
         if self.beam < 1:
-            raise UserError(f"--beam {self.beam}: at least 1 is needed.")
+            raise UserError(f"--beam {self.beam}: choose at least 1.")
         for field in fields(self):
             if isinstance(value := getattr(self, field.name), float) and not math.isfinite(value):
                 raise UserError(f"--{field.name.replace('_', '-')} {value}: it must be a finite number.")
@@ -63,10 +63,10 @@ class GenerationConfig:
 
     def _check_strategy(self) -> None:
         if self.sampling_topp > 1:
-            raise UserError(f"--sampling-topp {self.sampling_topp}: it is a probability, at most 1.")
+            raise UserError(f"--sampling-topp {self.sampling_topp}: choose a probability of at most 1.")
         for flag, value in (("--sampling-topk", self.sampling_topk), ("--sampling-topp", self.sampling_topp)):
             if value > 0 and not self.sampling:
-                raise UserError(f"{flag} {value} has no effect on a search: add --sampling or leave it out.")
+                raise UserError(f"{flag} {value} has no effect on beam search: add --sampling or leave it out.")
         strategies = {
             "--sampling": self.sampling,
             "--diverse-beam-groups": self.diverse_beam_groups > 0,
@@ -74,7 +74,7 @@ class GenerationConfig:
             "--diversity-rate": self.diversity_rate > 0,
         }
         if len(chosen := [flag for flag, active in strategies.items() if active]) > 1:
-            raise UserError(f"{' and '.join(chosen)} exclude each other: choose one.")
+            raise UserError(f"{' and '.join(chosen)} cannot be combined: choose one.")
         if self.diverse_beam_groups > 0 and self.beam % self.diverse_beam_groups:
             raise UserError(f"--diverse-beam-groups {self.diverse_beam_groups} must divide --beam {self.beam}.")
 

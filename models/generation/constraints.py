@@ -74,11 +74,11 @@ class TokenRules:
 
     def _check_range(self, last: int, vocab_size: int) -> None:
         if self.trie is not None:
-            raise UserError("--constraint-range and a closed answer set exclude each other: leave one out.")
+            raise UserError("--constraint-range and a closed answer set cannot be combined: leave one out.")
         if last > vocab_size:
             raise UserError(f"--constraint-range ends at {last}, beyond the {vocab_size} token ids: lower it.")
         if last <= NUM_SPECIAL:
-            raise UserError(f"--constraint-range {self.config.constraint_range} holds no ids of text: raise its end.")
+            raise UserError(f"--constraint-range {self.config.constraint_range} contains no text ids: raise its end.")
 
     def enter(self, step: int) -> None:
         """The rules that are in force from now on: those of the choice of token `step`."""

@@ -83,7 +83,7 @@ def generate(
     if config.min_len > max_len:
         raise UserError(f"--min-len {config.min_len} is above the longest output of {max_len} tokens (--max-len-b).")
     if generators is not None and not config.sampling:
-        raise UserError("Random numbers have no effect on a search: add --sampling.")
+        raise UserError("Random generators have no effect on beam search: add --sampling.")
     if prefix_tokens is None:
         prefix_tokens = source[:, :0]
     prefix_tokens = prefix_tokens.to(source.device)

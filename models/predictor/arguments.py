@@ -102,7 +102,7 @@ def choices(name: str, given: Any) -> Choices:
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
-    """A whole number of at least `least`; UserError for anything else."""
+    """An integer of at least `least`; UserError for anything else."""
     try:
         number = None if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:

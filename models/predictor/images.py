@@ -31,7 +31,7 @@ def read_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
         decoded = _decode(image, name, max_pixels)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and URL.match(str(image)):
-            raise UserError(f"{name} is on the network: fetch it and pass the path of the file.") from error
+            raise UserError(f"{name} is a URL: download it and pass the path of the file.") from error
         raise UserError(f"{name} cannot be read ({error.strerror or error}): check the path.") from error
     except (ValueError, SyntaxError, MemoryError) as error:
         raise UserError(f"{name} cannot be used: {str(error) or 'there is not enough memory'}.") from error

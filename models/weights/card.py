@@ -134,7 +134,7 @@ class Card:
             if isinstance(error, UserError):
                 raise
             raise UserError(
-                f"The entry {KEY!r} of {source} makes no sense ({error}): copy the file again, or remove the entry."
+                f"The entry {KEY!r} of {source} is invalid ({error}): copy the file again, or remove the entry."
             ) from error
         return card
 
@@ -143,7 +143,7 @@ class Card:
             raise ValueError(f"the vocabulary's {wrong[0]}")
         if self.candidates and self.candidates.answers is not None:
             if answers_digest(self.candidates.answers) != self.candidates.digest:
-                raise ValueError("its candidates do not have its digest")
+                raise ValueError("its candidates do not match its digest")
         self.image_options(source)
 
     def image_options(self, source: str) -> dict[str, Any]:

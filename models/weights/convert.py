@@ -104,7 +104,7 @@ def _check_target(folder: Path) -> None:
             hf_layout.read_options(folder)
         except UserError as error:
             raise UserError(
-                f"{folder} holds {there[0]} of something else than an OFA model: name another folder."
+                f"{folder} holds {there[0]} of something other than an OFA model: name another folder."
             ) from error
 
 

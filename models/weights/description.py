@@ -84,7 +84,7 @@ class Description:
         try:
             text = json.dumps(values)
         except (TypeError, ValueError) as error:
-            raise UserError(f"Decoding options are numbers, texts and True or False ({error}).") from error
+            raise UserError(f"Decoding options must be numbers, strings, True or False ({error}).") from error
         return GenerationConfig.from_json(text, "Decoding options")
 
     def listed(self, task: str) -> list[str] | None:

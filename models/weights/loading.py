@@ -105,7 +105,7 @@ def _infer(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
     needed |= {"resnet_type": "image trunk", "encoder_attention_heads": "relative position tables"}
     if absent := [part for option, part in needed.items() if option not in options]:
         start = "start training from it (--restore-file)" if "encoder_layers" in options else "name an OFA checkpoint"
-        raise UserError(f"{source} is not a whole OFA model (no {', '.join(absent)}): {start}.")
+        raise UserError(f"{source} is not a complete OFA model (no {', '.join(absent)}): {start}.")
     return options
 
 

@@ -187,7 +187,7 @@ class Run:
         self._without_progress += 1
         if self._without_progress < patience:
             return False
-        logger.info("The last %d validations (--patience) were not better: training stops.", patience)
+        logger.info("The last %d validations (--patience) did not improve: training stops.", patience)
         return True
 
     def validate(self) -> float:

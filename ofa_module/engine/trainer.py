@@ -387,7 +387,7 @@ class OFATrainer:
         behind them, and for the state of an optimizer that does not fit.
         """
         if not os.path.isfile(filename):
-            logger.warning("There is no --restore-file: training starts from random weights.")
+            logger.warning("No --restore-file: training starts from random weights.")
             return None
         return restore(self, filename, reset_optimizer, reset_lr_scheduler, optimizer_overrides or {}, reset_meters)
 

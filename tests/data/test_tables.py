@@ -261,7 +261,7 @@ def test_an_image_that_is_a_device_or_an_address_is_a_bad_row(tmp_path):
     (tmp_path / "a.png").symlink_to("/dev/zero")
     rows = [{**GOOD, "image": image} for image in ("a.png", " HTTPS:/x.org/b.png")]
     table = open_rows(str(write_jsonl(tmp_path / "a.jsonl", rows)), None, TASKS["caption"], options())
-    for row, reason in enumerate(("is a device, not a file", "is on the network: fetch it")):
+    for row, reason in enumerate(("is a device, not a file", "is a URL: download it")):
         with pytest.raises(BadRowError, match=reason):
             table[row]
 
@@ -320,7 +320,7 @@ GOOD = GOOD_ROWS[0]
     "change, words",
     [
         ({"image": "b.png"}, "line 1: there is no image '.*b.png': correct the path"),
-        ({"image": "https://x.org/b.png"}, "is on the network: fetch it"),
+        ({"image": "https://x.org/b.png"}, "is a URL: download it"),
         ({"image": "."}, "there is no image|not valid base64"),
         ({"image": "folder.png"}, "there is no image"),
         ({"image": 5}, "the image is of the type int"),

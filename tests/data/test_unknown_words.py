@@ -1,4 +1,4 @@
-"""Words that a vocabulary cannot write: counted by `data.validate`, warned of in training, never written."""
+"""Words outside a vocabulary: counted by `data.validate`, warned of in training, never written."""
 
 import logging
 from pathlib import Path
@@ -66,9 +66,9 @@ def test_validate_counts_rows_and_lists_words(tmp_path, capsys):
         main([*argv, f"--workers={workers}"])
         output = capsys.readouterr().out
         assert "3 of 3 rows are good." in output
-        assert "2 rows have words that the vocabulary cannot write: 'xylophone' (2), 'zebra' (1)" in output
+        assert "2 rows have words outside the vocabulary: 'xylophone' (2), 'zebra' (1)" in output
     main([*argv[:-1], "--workers=0"])
-    assert "cannot write" not in capsys.readouterr().out
+    assert "outside the vocabulary" not in capsys.readouterr().out
 
 
 def test_training_warns_once_with_numbers(tmp_path, vocab, caplog):
@@ -77,7 +77,7 @@ def test_training_warns_once_with_numbers(tmp_path, vocab, caplog):
     with caplog.at_level(logging.WARNING):
         warn_of_unknown_words(dataset)
     (record,) = caplog.records
-    assert "2 of 3 rows looked at" in record.getMessage() and "'xylophone' (2)" in record.getMessage()
+    assert "2 of 3 rows checked" in record.getMessage() and "'xylophone' (2)" in record.getMessage()
     caplog.clear()
     good = CaptionDataset(
         TsvFile(rows_of(tmp_path / "good.tsv", ["a green zero"])), vocab, DataConfig(patch_image_size=8), "train"

@@ -17,7 +17,7 @@ from utils.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # OpenAI's file is a TorchScript archive
 WIDTH, LAYERS, JOINT, SIDE, PATCH = 64, 2, 32, 32, 16
-CUT = "the rest is cut off"
+CUT = "longer texts are cut"
 
 
 def block(prefix: str) -> dict[str, tuple[int, ...]]:

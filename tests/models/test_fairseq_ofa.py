@@ -108,7 +108,7 @@ def test_continuing_says_so_and_scratch_warns(data: Path, tmp_path: Path) -> Non
     for folder in (first, second):
         folder.mkdir()
     log, before = run(data, first)
-    assert "There is no --restore-file: training starts from random weights." in log
+    assert "No --restore-file: training starts from random weights." in log
     file = first / "checkpoint_last.pt"
     log, after = run(data, second, f"--restore-file={file}", *RESETS)
     assert f"Loaded checkpoint {file} (epoch 1 @ 0 updates)" in log and "random weights" not in log

@@ -196,7 +196,7 @@ def test_one_image_goes_with_many_texts_but_not_two_with_three(predictor, pictur
     "image, message",
     [
         ("/nowhere.jpg", "The image /nowhere.jpg cannot be read .No such file or directory.: check the path"),
-        ("https://x.org/a.jpg", "The image https://x.org/a.jpg is on the network: fetch it"),
+        ("https://x.org/a.jpg", "The image https://x.org/a.jpg is a URL: download it"),
         (b"text", "not a format that Pillow reads"),
         (np.zeros((4, 4), np.uint8), r"the array is uint8 \(4, 4\), not uint8 \(height, width, 3\)"),
         (np.zeros((4, 4, 3)), "the array is float64"),

@@ -89,11 +89,11 @@ def test_the_command_line_wins(file: Path) -> None:
     [
         ("batchsize: 8", "run.yaml, line 1: there is no flag 'batchsize'; the nearest flag is 'batch_size'"),
         ("\nqqq-vvv-www: 8", "run.yaml, line 2: there is no flag 'qqq_vvv_www'; train.py --help lists the flags"),
-        ("task: {caption: 1}", "line 1: 'task' holds further names: write every flag at the margin"),
+        ("task: {caption: 1}", "line 1: 'task' contains nested names: write every flag at the top level"),
         ("lr: [[1]]", "line 1: 'lr' takes a text, a number or a list"),
         ("lr: [{a: 1}]", "line 1: 'lr' takes a text, a number or a list"),
         ("lr: []", "line 1: 'lr' is an empty list"),
-        ("lr: [1, null]", "'lr' takes a value, and null is none"),
+        ("lr: [1, null]", "'lr' needs a value, and null means none"),
         ("- lr", "run.yaml holds no flags"),
         ("lr", "holds no flags"),
         ("", "holds no flags"),
@@ -101,13 +101,13 @@ def test_the_command_line_wins(file: Path) -> None:
         ("lr: 1\nlr: 2", "line 2: 'lr' is set twice"),
         ("batch-size: 1\nbatch_size: 2", "line 2: 'batch_size' is set twice"),
         ("batch-size: 1\nmax-sentences: 2", "line 2: 'max_sentences' is set twice"),
-        ("? [a]\n: 1", "line 1: a list or mapping stands for the name"),
+        ("? [a]\n: 1", "line 1: the name of a flag is a list or mapping"),
         ("fp16: 1", "line 1: 'fp16' is a switch: write true or false"),
         ("fp16: 'true'", "line 1: 'fp16' is a switch"),
-        ("save_dir: on", "'save_dir' takes a value, and on is none: put a text in quotes"),
+        ("save_dir: on", "'save_dir' needs a value, and on means none: put text in quotes"),
         ("batch_size: many", "line 1: invalid int value: 'many': correct 'batch_size'"),
         ("optimizer: none", "line 1: invalid choice: 'none'"),
-        ("config: a.yaml", "line 1: a file of flags names no other one"),
+        ("config: a.yaml", "line 1: a file of flags cannot include another one"),
         ("lr: !!python/object/apply:os.system ['touch owned']", "line 1: 'lr' takes a text"),
         ("lr: __import__('os').system('touch owned')", """'lr' is "__import__('os').system('touch owned')": write n"""),
         ("lr: !!python/name:os.system x", "line 1: 'lr' takes a text"),
@@ -175,9 +175,9 @@ def test_a_run_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert cfg.common.log_file == "logs/first try/train.log" and "save_dir: saved\n" in cfg.training.written
     for bad in ("", " ", "..", "a/b", "/a", ".hidden", "-a", "a\nb"):
         cfg.training.run_name = bad
-        with pytest.raises(UserError, match="is no name of a folder"):
+        with pytest.raises(UserError, match="is not a folder name"):
             put_under_name(cfg)
-    assert "--run-name=.. is no name of a folder" in refused(capsys, *words, "--run-name=..")
+    assert "--run-name=.. is not a folder name" in refused(capsys, *words, "--run-name=..")
 
 
 def test_a_plugin_of_the_file_is_loaded(tmp_path: Path, file: Path) -> None:

@@ -264,7 +264,7 @@ def test_the_public_name_has_the_arguments_of_the_function():
 
 def test_inference_refuses_other_models(model):
     language = {name: v for name, v in model.state_dict().items() if "embed_images" not in name}
-    with pytest.raises(UserError, match=r"not a whole OFA model \(no image trunk\): start training from it"):
+    with pytest.raises(UserError, match=r"not a complete OFA model \(no image trunk\): start training from it"):
         model_config({"model": language}, source="The state dict")
     with pytest.raises(UserError, match="name an OFA checkpoint"):
         model_config({"model": {"features.0.weight": torch.zeros(3)}}, source="The state dict")

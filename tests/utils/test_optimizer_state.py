@@ -147,7 +147,9 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(UserError, match="in groups"):
         fit({**saved, "param_groups": groups}, weights, model, "c.pt")
     saved["state"][3]["exp_avg"] = torch.zeros(3, 3)
-    with pytest.raises(UserError, match=r"has exp_avg of shape \[3, 3\] for .*: it is of other weights, pass --reset"):
+    with pytest.raises(
+        UserError, match=r"has exp_avg of shape \[3, 3\] for .*: it belongs to other weights, pass --reset"
+    ):
         fit(saved, weights, model, "c.pt")
 
 

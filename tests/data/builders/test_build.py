@@ -516,7 +516,7 @@ def captions(**changed: Any) -> dict[str, Any]:
 WRONG = [
     (captions(), "c.json, images[1]: there is no image '{}/val2014/a/lost.jpg', nor one of this name or number below"),
     (captions(images=captions()["images"][:1] + [{"id": 2, "file_name": "http://x/2.jpg"}]),
-     "images[1]: the image 'http://x/2.jpg' is on the network: fetch it"),
+     "images[1]: the image 'http://x/2.jpg' is a URL: download it"),
     (captions(annotations=[{"id": 1, "image_id": 99, "caption": "a cat"}]),
      "c.json, annotations[0]: there is no image '{}/val2014/99'"),
     ({"questions": [{"question_id": 1}], "info": {}},
@@ -570,7 +570,7 @@ REFUSED = [
     ("cola", ["--train", "@a.txt"], "a.txt is not GLUE's table of cola: no column 'sentence' is among"),
     ("sst2", ["--train", "@sst.tsv"], "sst.tsv, line 2: the label '7' is not one of 0, 1; correct it or pass --skip"),
     ("rte", ["--val", "@short.tsv"], "short.tsv, line 2: the row has 2 columns, the first line 4; correct it"),
-    ("gigaword", ["--train", "@a.txt", "@b.txt"], "a.txt has 2 lines and {}/b.txt 1: a summary stands in the line of"),
+    ("gigaword", ["--train", "@a.txt", "@b.txt"], "a.txt has 2 lines and {}/b.txt 1: a summary must be on the line of"),
     ("gigaword", ["--train", "@a.txt"], "--train has 1 files: name the articles and their summaries."),
     ("snli_ve", ["--images", "@flickr", "--val", "@a.txt"], "a.txt, line 1: it is not a JSON object; correct it or"),
     ("snli_ve", ["--images", "@flickr", "--val", "@lost.jsonl"], "lost.jsonl, line 1: there is no image '{}/flickr/9'"),

@@ -173,7 +173,7 @@ def test_images_of_codes(run, tmp_path, released):
         ("a\t1 2 3 64\n", "line 1: a code is outside 0..63"),
         ("a\t1 2 3 4\nb\t1 2 3\n", "line 2: 3 codes do not make a square"),
         ("a\t1 2 3 4\nb\t5\n", "line 2: the row has 1 codes, the first row 4"),
-        ("a\t1 x 3 4\n", "line 1: the codes are not whole numbers"),
+        ("a\t1 x 3 4\n", "line 1: the codes are not integers"),
         ("a/b\t1\na_b\t1\n", "has the id a_b.png twice"),
         ("a\n", "line 1: the row has 1 columns"),
     ],

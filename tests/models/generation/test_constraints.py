@@ -140,10 +140,10 @@ def test_rows_without_a_number_are_dead():
 @pytest.mark.parametrize(
     ("message", "arguments"),
     [
-        ("exclude each other", dict(trie=CandidateTrie([[5]]), constraint_range="4,6")),
+        ("cannot be combined", dict(trie=CandidateTrie([[5]]), constraint_range="4,6")),
         ("beyond the 12 token ids", dict(constraint_range="4,13")),
-        ("--constraint-range 1,2 holds no ids of text", dict(constraint_range="1,2")),
-        ("--constraint-range 0,4 holds no ids of text", dict(constraint_range="0,4")),
+        ("--constraint-range 1,2 contains no text ids", dict(constraint_range="1,2")),
+        ("--constraint-range 0,4 contains no text ids", dict(constraint_range="0,4")),
         ("Prefix tokens", dict(prefix=torch.tensor([[5], [9]]), constraint_range="4,8")),
     ],
 )

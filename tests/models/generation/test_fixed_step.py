@@ -30,7 +30,7 @@ def models(make_golden_model: Any) -> list[Any]:
 
 
 def random_options(rng: random.Random) -> dict[str, Any]:
-    """Options of `GenerationConfig`, some of which exclude each other."""
+    """Options of `GenerationConfig`, some of which cannot be combined."""
 
     def maybe(chance: float, **options: Any) -> dict[str, Any]:
         return options if rng.random() < chance else {}

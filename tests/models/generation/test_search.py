@@ -313,5 +313,5 @@ def test_refused(message, config, small):
 
 
 def test_range_and_trie_are_refused_together(small):
-    with pytest.raises(UserError, match="exclude each other"):
+    with pytest.raises(UserError, match="cannot be combined"):
         generate(small, {"src_tokens": SOURCES}, GenerationConfig(constraint_range="4,9"), trie=CandidateTrie([[5]]))

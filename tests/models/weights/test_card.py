@@ -93,11 +93,11 @@ def test_prompts_are_those_of_the_table(card, monkeypatch):
     ("change", "message"),
     [
         (lambda c: c.update(format=FORMAT + 1), "a.pt was written by a later version"),
-        (lambda c: c.pop("task"), "'ofa_card' of a.pt makes no sense"),
-        (lambda c: c.update(colour="red"), "makes no sense"),
-        (lambda c: c.update(options=7), "makes no sense"),
+        (lambda c: c.pop("task"), "'ofa_card' of a.pt is invalid"),
+        (lambda c: c.update(colour="red"), "is invalid"),
+        (lambda c: c.update(options=7), "is invalid"),
         (lambda c: c.update(vocabulary={**c["vocabulary"], "size": "many"}), "the vocabulary's size"),
-        (lambda c: c["candidates"]["answers"].append("a"), "its candidates do not have its digest"),
+        (lambda c: c["candidates"]["answers"].append("a"), "its candidates do not match its digest"),
         (
             lambda c: c.update(picture={**c["picture"], "mean": [0, 0, 0]}),
             r"mean \[0, 0, 0\] .*, which is not supported",
@@ -109,5 +109,5 @@ def test_cards_that_cannot_be_used(card, change, message):
     change(content)
     with pytest.raises(UserError, match=message):
         Card.read({KEY: content}, "a.pt")
-    with pytest.raises(UserError, match="makes no sense"):
+    with pytest.raises(UserError, match="is invalid"):
         Card.read({KEY: [1]}, "a.pt")

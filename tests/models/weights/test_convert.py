@@ -165,7 +165,7 @@ def test_files_of_another_folder_are_left_as_they_are(name, checkpoint, tmp_path
     assert main([str(tmp_path / "a.pt"), str(tmp_path / "there")]) == 2
     assert [path.name for path in (tmp_path / "there").iterdir()] == [name]
     assert (tmp_path / "there" / name).read_text() == '{"model_type": "bert"}'
-    assert f"there holds {name} of something else than an OFA model" in capsys.readouterr().err
+    assert f"there holds {name} of something other than an OFA model" in capsys.readouterr().err
     assert main([str(tmp_path / "a.pt"), str(tmp_path / ("a" * 300))]) == 2
     assert main(["a" * 300, str(tmp_path / "b")]) == 2
 
@@ -217,7 +217,7 @@ def test_an_altered_safetensors_file_of_ours_is_refused(checkpoint, tmp_path, se
     start = 8 + int.from_bytes(content[:8], "little")
     content[rng.randrange(start, len(content))] ^= 1 << rng.randrange(8)
     path.write_bytes(content)
-    with pytest.raises(DamagedCheckpointError, match="does not have its digest"):
+    with pytest.raises(DamagedCheckpointError, match="does not match its digest"):
         load_checkpoint(path)
     save_file(load_bytes(bytes(content)), path)  # another program's file has none
     assert load_checkpoint(path)["model"].keys() <= checkpoint["model"].keys()
