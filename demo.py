@@ -31,7 +31,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--vqgan", nargs=2, metavar=("CHECKPOINT", "YAML"),
-        help="the VQGAN's last.ckpt and model.yaml, for drawing (default: those in NAME_vqgan/ beside NAME.pt, if any)",
+        help="the VQGAN's last.ckpt and model.yaml, for drawing (default: NAME_vqgan/ next to NAME.pt, if it exists)",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default %(default)s: this machine)")

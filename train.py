@@ -31,15 +31,15 @@ class TrainingFlags(FairseqDataclass):
     config: Optional[str] = field(
         default=None,
         metadata={
-            "help": "YAML file of flags, one `name: value` a line; flags of the command line win. Each run writes such "
-            "a file, config.yaml, to its save folder"
+            "help": "YAML file of flags, one `name: value` per line; the command line overrides it. Each run saves its "
+            "flags as config.yaml in its save folder"
         },
     )
     run_name: Optional[str] = field(
         default=None,
         metadata={
-            "help": "name of the run: its files go to a folder of that name in --save-dir, in --tensorboard-logdir and "
-            "beside --log-file"
+            "help": "name of the run, and of the folders for its files in --save-dir, in --tensorboard-logdir and next "
+            "to --log-file"
         },
     )
     max_nonfinite_updates: int = field(

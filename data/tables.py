@@ -64,7 +64,7 @@ class CsvTable(Table, IndexedFile):
             raise ValueError(f"the row is not CSV ({error})") from error
         if more is not None:  # the index takes what lies between two quotes for one row
             raise ValueError(
-                "a double quote stands inside a value that does not begin with one, which hides the next rows: "
+                "a double quote inside an unquoted value would hide the next rows: "
                 'write the value as "...", with each quote inside doubled'
             )
         return values
@@ -111,7 +111,7 @@ class JsonLines(Table, IndexedFile):
                 raise
             except ValueError as error:
                 if row == 0:
-                    raise UserError(f"{self.path}, line 1: {error}: write one JSON object a line.") from error
+                    raise UserError(f"{self.path}, line 1: {error}: write one JSON object per line.") from error
         return list(keys)
 
     def record(self, row: int) -> Mapping[str, Any]:

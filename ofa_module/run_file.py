@@ -122,10 +122,10 @@ def read_run_file(path: str) -> RunFile:
         raise UserError(f"--config={path} is not UTF-8 text ({error.reason}): save it as UTF-8.") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(
-            f"--config={path} is not YAML ({one_sentence(error)}): write one `name: value` a line."
+            f"--config={path} is not YAML ({one_sentence(error)}): write one `name: value` per line."
         ) from error
     if not isinstance(node, yaml.MappingNode) or not node.value:
-        raise UserError(f"--config={path} holds no flags: write one `name: value` a line, such as `batch_size: 8`.")
+        raise UserError(f"--config={path} holds no flags: write one `name: value` per line, such as `batch_size: 8`.")
     values: dict[str, yaml.Node] = {}
     for key, value in node.value:
         line = key.start_mark.line + 1

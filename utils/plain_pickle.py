@@ -20,7 +20,7 @@ class _Type:
     def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
         code = code.decode("ascii") if isinstance(code, bytes) else code
         if not isinstance(code, str) or not _PLAIN_TYPE.fullmatch(code):
-            raise pickle.UnpicklingError(f"it asks for NumPy's type {str(code)[:20]!r}")
+            raise pickle.UnpicklingError(f"it refers to NumPy's type {str(code)[:20]!r}")
         self.dtype = None if code == "O8" else np.dtype(code)
 
     def __setstate__(self, state: Any) -> None:
@@ -82,7 +82,7 @@ _GLOBALS: dict[tuple[str, str], Any] = {
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _GLOBALS:
-            raise pickle.UnpicklingError(f"it asks for {module[:60]}.{name[:60]}")
+            raise pickle.UnpicklingError(f"it refers to {module[:60]}.{name[:60]}")
         return _GLOBALS[module, name]
 
     def persistent_load(self, pid: Any) -> Any:

@@ -56,12 +56,12 @@ class _Unpickler(pickle.Unpickler):
             return self._first
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
 
     def persistent_load(self, pid: Any) -> Tensor:
         kind, dtype, key, _, count = pid
         if kind != "storage" or key != str(int(key)):
-            raise pickle.UnpicklingError(f"it asks for {pid!r:.80}")
+            raise pickle.UnpicklingError(f"it refers to {pid!r:.80}")
         if key not in self._storages:
             data = bytearray(_read(self._archive, f"{self._root}data/{key}"))
             self._storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)

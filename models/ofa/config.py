@@ -54,7 +54,7 @@ class OFAConfig:
     patch_layernorm_embedding: bool = option(False, "layer norm on image patch embeddings")
     code_layernorm_embedding: bool = option(False, "separate layer norm on image code embeddings in the decoder")
     add_type_embedding: bool = option(False, "add an embedding that tells text from image")
-    num_images: int = option(1, "images a sample may hold; 2 gives the second image a type embedding of its own")
+    num_images: int = option(1, "images a sample may hold; 2 gives the second image its own type embedding")
     entangle_position_embedding: bool = option(False, "add position embeddings to the encoder's input")
     disable_entangle: bool = option(False, "do not add position embeddings to the decoder's input")
     interpolate_position: bool = option(False, "interpolate image positions beyond orig_patch_image_size")

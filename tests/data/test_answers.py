@@ -50,7 +50,7 @@ def test_without_a_file_the_dict_counts():
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.pkl", pickle.dumps(Bomb()), "asks for posix.system"),
+        ("a.pkl", pickle.dumps(Bomb()), "refers to posix.system"),
         ("a.pkl", pickle.dumps({"yes": 0})[:-4], "not a pickled dict"),
         ("a.json", b'{"yes": 0', "not JSON"),
         ("a.json", b"[1, 2]", "answers as texts"),
@@ -107,7 +107,7 @@ def test_ordered_dicts_and_counters(protocol, tmp_path):
     "value", [np.dtype("V8"), np.array([(1, "a")], dtype=[("x", "i4"), ("y", "O")]), np.datetime64("2020"), np.ones]
 )
 def test_other_values_of_numpy_are_refused(value, tmp_path):
-    with pytest.raises(UserError, match="is not a pickled dict of answers .*it asks for"):
+    with pytest.raises(UserError, match="is not a pickled dict of answers .*it refers to"):
         read_answers(config(tmp_path, "a.pkl", pickle.dumps({"yes": value})))
 
 

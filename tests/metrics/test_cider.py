@@ -179,7 +179,7 @@ class Attack:
 def test_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("bad.p").write_bytes(pickle.dumps({"document_frequency": {}, "ref_len": Attack()}))
-    with pytest.raises(UserError, match=r"bad\.p is not a table .* \(it asks for .*system\)"):
+    with pytest.raises(UserError, match=r"bad\.p is not a table .* \(it refers to .*system\)"):
         CiderD.from_pickle("bad.p")
     assert not Path("attacked").exists()
 

@@ -310,7 +310,7 @@ def test_nothing_in_a_pickle_is_executed(folder, capsys):
     (folder / "refs.p").write_bytes(pickle.dumps([Harmful()]))
     run(folder, "refcoco", "--images", "@val2014", "--annotations", "@refs.p", code=2)
     shown = capsys.readouterr()
-    assert "refs.p is not a pickle of plain values (it asks for builtins.print)" in shown.err
+    assert "refs.p is not a pickle of plain values (it refers to builtins.print)" in shown.err
     assert "executed" not in shown.out + shown.err
 
 
