@@ -19,12 +19,15 @@ def save(path: Path, content: Any) -> Path:
     return path
 
 
-def write_originals(folder: Path, train: int = 6, val: int = 4, size: int = 48) -> Path:
-    """Below a folder: `released`, the demo data of three tasks, and in `coco` what they would be made of."""
+def write_originals(folder: Path, train: int = 6, val: int = 4, size: int = 48, more: tuple[str, ...] = ()) -> Path:
+    """Below a folder: `released`, the demo data of three tasks and `more`, and in `coco` what they would be made of."""
     counts = [f"--train={train}", f"--val={val}", f"--test={val}", f"--size={size}"]
-    assert build_demo([str(folder / "released"), "--tasks=caption,vqa_gen,refcoco", *counts]) == 0
+    tasks = ",".join(("caption", "vqa_gen", "refcoco", *more))
+    assert build_demo([str(folder / "released"), f"--tasks={tasks}", *counts]) == 0
     for task in (_captions, _questions, _refs):
         task(folder / "released", folder / "coco")
+    if "image_classify" in more:
+        _classes(folder / "released", folder / "coco")
     return folder
 
 
@@ -97,3 +100,12 @@ def _refs(released: Path, coco: Path) -> None:
     categories = [{"id": 1, "name": "digit", "supercategory": "sign"}]
     save(coco / "instances.json", {"images": images, "annotations": instances, "categories": categories})
     save(coco / "refs.json", refs)
+
+
+def _classes(released: Path, coco: Path) -> None:
+    """ImageNet: a folder of images for each class."""
+    for split in ("train", "val"):
+        for number, (image, name) in enumerate(TsvFile(released / f"imagenet_1k_data/imagenet_1k_{split}.tsv", "0,2")):
+            path = coco / "classes" / split / name / f"{number}.JPEG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(decode_base64(image))
