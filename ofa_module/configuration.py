@@ -1,6 +1,7 @@
 """Flags -> fairseq's configuration, as its own conversion makes it, without half a second of hydra."""
 
 import ast
+import re
 import warnings
 from argparse import Namespace
 from collections.abc import Mapping
@@ -40,10 +41,19 @@ def configuration(flags: Namespace) -> DictConfig:
                 return convert_namespace_to_omegaconf(flags)
         groups[field.name] = None if component is None else {"_name": name, **_values(component, flags)}
     groups["_name"] = None
-    resolved: Any = OmegaConf.to_container(OmegaConf.create(groups), resolve=True, enum_to_str=True)
-    cfg = OmegaConf.create(resolved)
+    for group in groups.values():
+        for name, value in group.items() if isinstance(group, dict) else ():
+            group[name] = _referred(value, groups)
+    cfg = OmegaConf.create(groups)
     OmegaConf.set_struct(cfg, True)
     return cfg
+
+
+def _referred(value: Any, groups: dict[str, Any]) -> Any:
+    """The value itself or, for `${group.name}`, that option's: OmegaConf would build everything twice for it."""
+    while isinstance(value, str) and (reference := re.fullmatch(r"\$\{(\w+)\.(\w+)\}", value)):
+        value = groups[reference[1]][reference[2]]
+    return value
 
 
 def _component(group: str, name: str) -> Any:

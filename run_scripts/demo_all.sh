@@ -13,8 +13,14 @@ export OFA_PYTHON=$(ofa_python) SUBSETS='refcoco_val refcoco_testA refcoco_testB
 unset BPE_DIR
 mkdir -p "$out"
 
-# data ROWS TASK...: training rows of tasks, and a few for validation and test.
-data() { "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 --tasks "$2" --train "$(ofa_scaled "$1" 48)" --val "$few" --test "$few"; }
+# data ROWS TASK...: training rows of those of these tasks that are wanted, and a few for validation and test.
+data() {
+    rows=$1 wanted=
+    shift
+    for name; do case " $tasks " in *" $name "*) wanted=$wanted,$name ;; esac; done
+    [ -z "$wanted" ] || ofa_once "data$(echo "$wanted" | tr , _)" "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 \
+        --tasks "${wanted#,}" --train "$(ofa_scaled "$rows" 48)" --val "$few" --test "$few"
+}
 
 # train TASK EPOCHS SCRIPT FLAGS...: what the demo changes in a recipe are larger steps and fewer validations.
 train() {
@@ -38,13 +44,13 @@ task() {
 }
 
 few=$(ofa_scaled 400 10)
-ofa_once data_captions data 6000 caption
-ofa_once data_vqa_gen data 16000 vqa_gen
-ofa_once data_refcoco data 16000 refcoco
-ofa_once data_pictures data 10000 snli_ve,image_classify
-ofa_once data_image_gen data 4000 image_gen
+data 6000 caption
+data 16000 vqa_gen
+data 16000 refcoco
+data 10000 snli_ve image_classify
+data 4000 image_gen
 case " $tasks " in *" image_gen "*) ofa_once codes sh run_scripts/image_gen/demo_codes.sh ;; esac
-ofa_once data_texts data 6000 gigaword,cola,mnli,mrpc,qnli,qqp,rte,sst2
+data 6000 gigaword cola mnli mrpc qnli qqp rte sst2
 
 # Two lanes of one thread each use two cores better than one run of two threads.
 export OMP_NUM_THREADS=1

@@ -1,12 +1,15 @@
 """Shared fixtures: the golden figures beside this file and models filled with the golden weights."""
 
+import gc
 import importlib
 import json
 import os
 import shutil
 import sys
+from collections import Counter
+from copy import copy
 from dataclasses import asdict
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +33,12 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files of long tests first: none of them is left for the end, when only one process still works."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def load_golden(name: str) -> Any:
@@ -87,9 +96,31 @@ def save_small_network():
     return save
 
 
-@pytest.fixture(scope="module")
-def one_vocabulary():
-    """Reads a vocabulary once for all tests of a file: `pytestmark = pytest.mark.usefixtures("one_vocabulary")`."""
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting():
+    """What costs time and is not what is tested: forcing files to the disk, and reading one vocabulary again and again.
+
+    A vocabulary is read anew when a file of its folder changes; each caller gets its own count of unknown words.
+    """
+    load = Vocabulary.load
+
+    @lru_cache(8)
+    def read(stamps: frozenset[tuple[str, int, int, int]], *args: Any) -> Vocabulary:
+        return load(*args)
+
+    def load_once(
+        bpe_dir: str | Path, bpe: str = "gpt2", code_dict_size: int = 8192, num_bins: int = 1000
+    ) -> Vocabulary:
+        stamps = frozenset(
+            (entry.name, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            for entry in (os.scandir(bpe_dir) if os.path.isdir(bpe_dir) else ())
+            for stat in [entry.stat()]
+        )
+        vocabulary = copy(read(stamps, str(bpe_dir), bpe, code_dict_size, num_bins))
+        vocabulary.unknown_words = Counter()
+        return vocabulary
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Vocabulary, "load", cache(Vocabulary.load))
+        patch.setattr(Vocabulary, "load", staticmethod(load_once))
+        patch.setattr(os, "fsync", os.fstat)
         yield

@@ -1,5 +1,6 @@
 """What the process has imported from which tests fork the programs they run (`tests/programs.py`)."""
 
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -16,5 +17,6 @@ def without_java(name: str) -> str | None:
 
 
 Vocabulary.load(GPT2_DIR)  # half a second each, were it not known
+os.fsync = os.fstat  # no test is about a loss of power
 coco_caption.shutil = SimpleNamespace(which=without_java)
 __all__ = ["evaluate", "predict", "train"]

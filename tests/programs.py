@@ -4,6 +4,7 @@ Starting Python and importing its packages takes longer than most of these runs 
 one that has imported them and done nothing else (`tests/imported.py`); `torchrun=True` starts them as users do.
 """
 
+import ast
 import multiprocessing
 import os
 import signal
@@ -12,12 +13,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+# A model whose checkpoints take a twentieth of the demo's time to write.
+SMALL = ["--arch=ofa_demo", "--max-source-positions=128", "--max-target-positions=128"]
+SMALL += [
+    f"--{side}-{size}"
+    for side in ("encoder", "decoder")
+    for size in ("layers=1", "embed-dim=32", "ffn-embed-dim=64", "attention-heads=4")
+]
 forks: Any = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["tests.imported"])
 
@@ -97,7 +106,13 @@ def start(
 
 
 def _run_program(argv: list[str], env: dict[str, str], output: str) -> None:
-    """In a forked process: what the interpreter does with a program."""
+    """In a forked process: a program of the repository, whose output goes to a file."""
+    with open(output, "ab") as file:
+        _become_python(argv, env, ROOT, (0, file.fileno(), file.fileno()))
+
+
+def _become_python(argv: list[str], env: dict[str, str], folder: Path, files: Sequence[int]) -> None:
+    """In a forked process: what the interpreter does with `FILE`, `-m MODULE` or `-c CODE` and the words behind it."""
     import atexit
     import runpy
     import traceback
@@ -106,14 +121,19 @@ def _run_program(argv: list[str], env: dict[str, str], output: str) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(env)
-    os.chdir(ROOT)
-    with open(output, "ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
-    sys.argv[:], sys.path[0] = argv, str(Path(argv[0]).parent)
+    os.chdir(folder)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+    sys.stdin, sys.stdout, sys.stderr = (open(n, "w" if n else "r", buffering=1, closefd=False) for n in range(3))
+    place = 0 if argv[0] not in ("-c", "-m") else 1
+    sys.argv[:], sys.path[0] = argv[place:], str(folder if place else Path(argv[0]).resolve().parent)
     try:
-        runpy.run_path(argv[0], run_name="__main__")
+        if argv[0] == "-c":
+            exec(argv[1], {"__name__": "__main__"})
+        elif argv[0] == "-m":
+            runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(argv[0], run_name="__main__")
     except SystemExit:
         raise
     except BaseException:
@@ -122,6 +142,62 @@ def _run_program(argv: list[str], env: dict[str, str], output: str) -> None:
     finally:
         atexit._run_exitfuncs()
         sys.stdout.flush()
+
+
+# Asks `_serve` to run what it was asked to run, with its own files, and ends as that does.
+CLIENT = """#!{python} -IS
+import os, signal, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+socket.send_fds(server, [b"."], [0, 1, 2])
+server.sendall(repr((sys.argv, dict(os.environ), os.getcwd())).encode())
+server.shutdown(socket.SHUT_WR)
+answers = server.makefile()
+program = int(answers.readline())
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: os.kill(program, number))
+code = int(answers.readline())
+sys.exit(code if code >= 0 else 128 - code)
+"""
+
+
+@cache
+def interpreter() -> str:
+    """An interpreter for scripts (`OFA_PYTHON`) that has imported our packages: its programs are forks as well."""
+    folder = Path(tempfile.mkdtemp(prefix="ofa_python_"))
+    client, address = folder / "python", str(folder / "socket")
+    client.write_text(CLIENT.format(python=sys.executable, address=address))
+    client.chmod(0o755)
+    ready = forks.Event()
+    forks.Process(target=_serve, args=(address, ready), daemon=True).start()
+    assert ready.wait(60)
+    return str(client)
+
+
+def _serve(address: str, ready: Any) -> None:
+    """Runs what clients ask for, each in two forks: one that is the program, and one that waits for it."""
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # programs have workers
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        ready.set()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while True:
+            connection = listener.accept()[0]
+            if not os.fork():
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                break
+            connection.close()
+    files = socket.recv_fds(connection, 1, 3)[1]
+    (client, *argv), env, folder = ast.literal_eval(connection.makefile().read())
+    if not (program := os.fork()):
+        connection.close()
+        sys.executable = client
+        _become_python(argv, env, Path(folder), files)
+        os._exit(0)
+    connection.sendall(b"%d\n" % program)
+    connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(program, 0)[1]))
+    os._exit(0)
 
 
 def run(

@@ -118,12 +118,14 @@ def test_no_circles():
     assert not waiting
 
 
-def test_core_imports_with_fairseq_blocked():
+def test_core_imports_with_fairseq_blocked_and_configures_no_logging():
     modules = [m for m in sources() if is_core(m) and not m.endswith("__main__")]
     program = (
-        "import sys, importlib\n"
+        "import sys, importlib, logging\n"
         "sys.modules.update(fairseq=None, fairseq_cli=None, omegaconf=None, hydra=None)\n"
-        f"for name in {modules!r}: importlib.import_module(name)\n"
+        f"for name in {modules!r}:\n"
+        "    importlib.import_module(name)\n"
+        "    assert not logging.root.handlers and logging.root.level == logging.WARNING, name\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,6 @@ from models.vqgan import VQGAN, VQGANConfig
 from tests.programs import ROOT
 
 TSV = ROOT / "tests" / "golden" / "tsv"
-pytestmark = pytest.mark.usefixtures("one_vocabulary")
 CODES = 16  # codes of an image of 32 pixels
 FILES = {
     "caption": "caption/caption_val.tsv",

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,18 @@ FLAGS = (
     "--lr=1e-4 --max-epoch=1"
 ).split()
 
+# Scripts, each in a fork of one new interpreter: importing torch again and again would take most of the time.
+FORKS = """
+import json, os, sys
+{first}
+for script in {scripts!r}:
+    if not (child := os.fork()):
+        exec(script)
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, script
+"""
 STARTED = """
-import json, sys
 import {program}
 code = 0
 try:
@@ -45,14 +56,12 @@ try:
 except SystemExit as end:
     code = end.code
 print()
-print(json.dumps([code, sorted(sys.modules)]))
+print("said", json.dumps([code, sorted(sys.modules)]))
 """
 # All that depends on what is registered, said by a process that has imported stock fairseq first, or not.
 REGISTERED = """
-import sys
-sys.path.insert(0, {root!r})
 {first}
-import contextlib, io, json, re
+import contextlib, io, re
 import train, evaluate
 import fairseq.criterions.sentence_prediction as stock_criterion
 import fairseq.models, fairseq.registry, fairseq.tasks
@@ -77,7 +86,8 @@ for package in (fairseq.tasks, fairseq.models):
         if name.endswith("_REGISTRY"):
             said["in " + name] = sorted(dict.keys(registry))
 said["f1"] = stock_criterion.acc_and_f1(np.array([0, 1, 0, 0]), np.array([0, 1, 1, 0]))
-json.dump(said, sys.stdout, default=str)
+print()
+print("said", json.dumps(said, default=str))
 """
 LINES = [
     ("train", ["--help"]),
@@ -92,53 +102,22 @@ LINES = [
 ]
 
 
-def started(program: str, *argv: str) -> tuple[int, list[str]]:
-    """Exit code of a program, and the modules that it has imported."""
-    script = STARTED.format(program=program, argv=list(argv))
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    code, modules = json.loads(done.stdout.splitlines()[-1])
-    return code, modules
-
-
-def among(modules: list[str], packages: tuple[str, ...]) -> list[str]:
-    return [name for name in modules if (name + ".").startswith(tuple(f"{package}." for package in packages))]
-
-
-@pytest.mark.parametrize(
-    "program, code, argv",
-    [
-        ("train", 0, ["--help"]),
-        ("train", 2, ["a.tsv"]),
-        ("train", 2, [*FLAGS, "--arch=nothing"]),
-        ("evaluate", 0, ["--help"]),
-        ("evaluate", 2, ["a.tsv", "--no-such-flag"]),
-    ],
-    ids=str,
-)
-def test_command_lines_need_torch_and_what_is_registered(program: str, code: int, argv: list[str]) -> None:
-    found, modules = started(program, *argv)
-    assert found == code
-    assert among(modules, ("torch", "fairseq", "tasks")) and not among(modules, HEAVY + ZOO)
-
-
-@pytest.mark.parametrize(
-    "program, code, argv",
-    [
-        ("predict", 0, ["--help"]),
-        ("predict", 0, ["caption", "--help"]),
-        ("predict", 2, ["caption", "a.png"]),
-        ("predict", 2, ["caption", "a.png", "--checkpoint=a.pt", "--batch-size=0"]),
-        ("demo", 0, ["--help"]),
-        ("demo", 2, ["--port=many"]),
-    ],
-    ids=str,
-)
-def test_command_lines_without_the_plugin_need_no_torch(program: str, code: int, argv: list[str]) -> None:
-    found, modules = started(program, *argv)
-    assert found == code and not among(modules, HEAVY + ("torch", "fairseq", "models"))
-
-
+LEAN = [
+    ("train", 0, ["--help"]),
+    ("train", 2, ["a.tsv"]),
+    ("train", 2, [*FLAGS, "--arch=nothing"]),
+    ("evaluate", 0, ["--help"]),
+    ("evaluate", 2, ["a.tsv", "--no-such-flag"]),
+]
+LEANER = [
+    ("predict", 0, ["--help"]),
+    ("predict", 0, ["caption", "--help"]),
+    ("predict", 2, ["caption", "a.png"]),
+    ("predict", 2, ["caption", "a.png", "--checkpoint=a.pt", "--batch-size=0"]),
+    ("demo", 0, ["--help"]),
+    ("demo", 2, ["--port=many"]),
+]
+RUNS = ["ofa_module.engine.loop", "evaluate", "models.predictor", "models.text_to_image"]
 # One update: torch imports its compiler for the first optimizer.
 UPDATE = """
 import torch
@@ -152,24 +131,51 @@ optimizer.load_state_dict(optimizer.state_dict())
 """
 
 
-@pytest.mark.parametrize("module", ["ofa_module.engine.loop", "evaluate", "models.predictor", "models.text_to_image"])
-def test_runs_import_what_they_need(module: str) -> None:
-    update = UPDATE if module == "ofa_module.engine.loop" else ""
-    script = f"import json, sys\nimport {module}\n{update}\nprint(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+@cache
+def said_by(scripts: tuple[str, ...], first: str = "", folder: Path = ROOT) -> list[Any]:
+    """What each script prints as JSON after "said", all of them in forks of one process that has run `first`."""
+    program = FORKS.format(first=first, scripts=scripts)
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert not among(json.loads(done.stdout.splitlines()[-1]), HEAVY + ZOO)
+    return [json.loads(line[5:]) for line in done.stdout.splitlines() if line.startswith("said ")]
+
+
+def started(program: str, argv: list[str], lines: list[Any], first: str = "") -> tuple[int, list[str]]:
+    """Exit code of a program, and the modules that it has imported; all its command lines are run together."""
+    own = [line for line in lines if line[0] == program]
+    scripts = tuple(STARTED.format(program=name, argv=argv) for name, _, argv in own)
+    return said_by(scripts, first)[[line[2] for line in own].index(argv)]
+
+
+def among(modules: list[str], packages: tuple[str, ...]) -> list[str]:
+    return [name for name in modules if (name + ".").startswith(tuple(f"{package}." for package in packages))]
+
+
+@pytest.mark.parametrize("program, code, argv", LEAN, ids=str)
+def test_command_lines_need_torch_and_what_is_registered(program: str, code: int, argv: list[str]) -> None:
+    found, modules = started(program, argv, LEAN, f"import {program}")
+    assert found == code
+    assert among(modules, ("torch", "fairseq", "tasks")) and not among(modules, HEAVY + ZOO)
+
+
+@pytest.mark.parametrize("program, code, argv", LEANER, ids=str)
+def test_command_lines_without_the_plugin_need_no_torch(program: str, code: int, argv: list[str]) -> None:
+    found, modules = started(program, argv, LEANER)
+    assert found == code and not among(modules, HEAVY + ("torch", "fairseq", "models"))
+
+
+@pytest.mark.parametrize("module", RUNS)
+def test_runs_import_what_they_need(module: str) -> None:
+    script = "import {module}\n{update}\nprint('said', json.dumps(sorted(sys.modules)))"
+    updates = [UPDATE if name == "ofa_module.engine.loop" else "" for name in RUNS]
+    scripts = tuple(script.format(module=name, update=update) for name, update in zip(RUNS, updates, strict=True))
+    assert not among(said_by(scripts, "import torch")[RUNS.index(module)], HEAVY + ZOO)
 
 
 def test_lean_fairseq_knows_and_parses_what_stock_fairseq_does(tmp_path: Path) -> None:
     """Also `fairseq-train --user-dir ofa_module`, where fairseq is imported first."""
-    said: list[dict[str, Any]] = []
-    for first in ("", "import fairseq"):
-        script = REGISTERED.format(root=str(ROOT), first=first, lines=LINES)
-        done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        said.append(json.loads(done.stdout[done.stdout.index("{") :]))
-    lean, stock = said
+    scripts = tuple(REGISTERED.format(first=first, lines=LINES) for first in ("", "import fairseq"))
+    lean, stock = said_by(scripts, f"sys.path.insert(0, {str(ROOT)!r})\nimport torch", tmp_path)
     assert lean.keys() == stock.keys() and len(stock["TASK_REGISTRY"]) > 40
     for name, value in stock.items():
         assert lean[name] == value, name

@@ -8,12 +8,12 @@ import torch
 import evaluate
 import train
 from digits.__main__ import main as build_demo
-from tests.programs import ROOT, kill_after, run
+from tests.programs import ROOT, SMALL, kill_after, run
 
 ROWS = 36
 pytestmark = pytest.mark.slow
 TRAIN = [
-    "--task=caption", "--arch=ofa_demo", "--criterion=adjust_label_smoothed_cross_entropy", "--label-smoothing=0.1",
+    *SMALL, "--task=caption", "--criterion=adjust_label_smoothed_cross_entropy", "--label-smoothing=0.1",
     "--selected-cols=0,4,2", "--patch-image-size=48", "--code-dict-size=0", "--num-bins=0", "--optimizer=adam",
     "--lr=1e-3", "--lr-scheduler=polynomial_decay", "--warmup-ratio=0.1", "--clip-norm=1.0", "--dropout=0.1",
     "--encoder-drop-path-rate=0.1", "--max-epoch=2", "--log-format=simple", "--log-interval=1", "--scale-attn",
@@ -53,7 +53,7 @@ def assert_same_training(first, second):
     assert state["optimizer_history"][-1]["num_updates"] == other["optimizer_history"][-1]["num_updates"]
 
 
-MIDDLE = ["--save-interval-updates=2", "--disable-validation"]
+MIDDLE = ["--save-interval-updates=3", "--disable-validation"]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_training_reports_and_saves(trained):
 
 def test_killed_in_the_middle_of_an_epoch_resumes_bit_identically(demo, trained, tmp_path):
     more = ["--batch-size=2", "--update-freq=2", *MIDDLE]
-    train_and_kill(demo, tmp_path, *more, checkpoint="checkpoint_1_4.pt")
+    train_and_kill(demo, tmp_path, *more, checkpoint="checkpoint_1_3.pt")
     output = run("train.py", *training_args(demo, tmp_path, *more))
     assert "Loaded checkpoint" in output
     assert_same_training(trained[0] / "checkpoint_last.pt", tmp_path / "checkpoint_last.pt")
@@ -83,9 +83,9 @@ def test_killed_in_the_middle_of_an_epoch_resumes_bit_identically(demo, trained,
 
 def test_torn_checkpoint_gives_way_to_the_previous_one(demo, trained, tmp_path):
     more = ["--batch-size=2", "--update-freq=2", *MIDDLE]
-    for name in ("checkpoint_1_4.pt", "checkpoint_1_6.pt"):
+    for name in ("checkpoint_1_3.pt", "checkpoint_1_6.pt"):
         (tmp_path / name).write_bytes((trained[0] / name).read_bytes())
-    torn = (trained[0] / "checkpoint_1_8.pt").read_bytes()
+    torn = (trained[0] / "checkpoint_2_12.pt").read_bytes()
     (tmp_path / "checkpoint_last.pt").write_bytes(torn[: len(torn) // 2])
     output = run("train.py", *training_args(demo, tmp_path, *more))
     assert "checkpoint_last.pt" in output and f"Resuming from {tmp_path}/checkpoint_1_6.pt" in output
@@ -129,7 +129,7 @@ def test_evaluation_is_the_same_for_one_and_two_processes(demo, trained, tmp_pat
 
 
 def test_ensemble_of_averaged_weights_runs(demo, trained, tmp_path):
-    paths = f"{trained[0]}/checkpoint_last.pt:{trained[0]}/checkpoint_1_8.pt"
+    paths = f"{trained[0]}/checkpoint_last.pt:{trained[0]}/checkpoint_2_12.pt"
     evaluate.main(evaluate_args(demo, paths, tmp_path, "--ema-eval"))
     assert len(json.loads((tmp_path / "test_predict.json").read_text())) == 11
 
@@ -173,7 +173,7 @@ def sentence(output):
         ({"flags": ["--constraint-range=nine"]}, ["--constraint-range"]),
         ({"row": "1\t1\tx\ty\t!!!\n"}, ["line 2", "base64", "--skip-bad-rows"]),
         ({"empty": True}, ["caption_val.tsv", "no rows"]),
-        ({"arch": True}, ["--arch"]),
+        ({"layers": True}, ["--encoder-layers 1"]),
     ],
     ids=lambda value: next(iter(value)) + str(next(iter(value.values())))[:24] if isinstance(value, dict) else "",
 )
@@ -196,7 +196,7 @@ def test_bad_input_is_one_sentence(change, words, demo, trained, tmp_path, capsy
         "--batch-size=18",
         "--no-shuffle-rows",
     ]
-    if "arch" in change:
+    if "layers" in change:
         flags += ["--encoder-layers=3", f"--restore-file={trained[0]}/checkpoint_last.pt"]
     with pytest.raises(SystemExit) as caught:
         train.main([data, *flags, *change.get("flags", [])])

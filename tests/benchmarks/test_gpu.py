@@ -10,13 +10,14 @@ import pytest
 
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import measure
+from tests.programs import interpreter
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
 def test_every_part_writes_its_figures(tmp_path: Path) -> None:
-    env = {**os.environ, "OFA_PYTHON": sys.executable, "OUT": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OFA_PYTHON": interpreter(), "OUT": str(tmp_path), "OMP_NUM_THREADS": "1"}
     flags = ["--device=cpu", "--tiny", "--parts=checks,tasks,training,decoding,attention"]
     done = subprocess.run(["bash", ROOT / "benchmarks/gpu.sh", *flags], env=env, capture_output=True, text=True)
     page = (tmp_path / "gpu_none.md").read_text()

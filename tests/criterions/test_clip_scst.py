@@ -15,7 +15,6 @@ from ofa_module.engine.trainer import OFATrainer
 from tests.tasks.image_gen_world import ARGS, CAPTIONS, CODES, COUNT, FIRST, write_world
 from utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("one_vocabulary")
 RANGE = f"--constraint-range={FIRST},{FIRST + CODES}"
 SCST = ["--criterion=clip_scst_reward_criterion", "--scst", '--scst-args={"beam":3,"sampling_topk":20}', RANGE]
 

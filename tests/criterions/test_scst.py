@@ -15,7 +15,6 @@ from metrics.cider import CiderD, reward_text
 from ofa_module.engine.trainer import OFATrainer
 from utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("one_vocabulary")
 DATA = "tests/golden/tsv/caption/caption_val.tsv"  # rows with several captions
 ARGS = [
     DATA, "--task=caption", "--arch=ofa_demo", "--encoder-layers=1", "--decoder-layers=1", "--resnet-type=resnet10",

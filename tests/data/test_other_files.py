@@ -11,7 +11,6 @@ from data.validate import main
 from tests.data.test_bad_rows import BAD, GOOD
 from utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("one_vocabulary")
 GOLDEN = Path(__file__).parents[1] / "golden" / "tsv"
 NOT_TSV = [
     ("rows.json", b'[{"id": 1, "text": "a"}]', "JSON"),

@@ -13,7 +13,6 @@ from data.validate import main
 from ofa_module.preflight import warn_of_unknown_words
 from tests.data.test_bad_rows import IMAGE
 
-pytestmark = pytest.mark.usefixtures("one_vocabulary")
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "digits" / "BPE"
 

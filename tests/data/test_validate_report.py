@@ -14,7 +14,6 @@ from PIL import Image
 from data.validate import main
 from tests.sources import SOURCES, columns_of, write_source
 
-pytestmark = pytest.mark.usefixtures("one_vocabulary")
 WORDS = " ".join(f"w{number}" for number in range(40))
 MARKUP = '</dd><script>alert("1")</script>\u202e & <b>'
 

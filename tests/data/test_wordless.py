@@ -13,7 +13,6 @@ from tests.data.test_bad_rows import GOOD as OTHERS
 from tests.data.test_bad_rows import IMAGE
 from utils.errors import BadRowError
 
-pytestmark = pytest.mark.usefixtures("one_vocabulary")
 CASES = Path(__file__).parents[1] / "cases"
 CODES = " ".join(["5"] * 1024)
 GOOD = {

@@ -20,18 +20,17 @@ from models.predictor import OFAPredictor
 from models.weights.card import KEY, Card, answers_digest
 from models.weights.convert import main as convert
 from tasks.image_gen import ImageGenConfig, ImageGenTask
+from tests.programs import SMALL
 from utils.checkpoint import load_checkpoint
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SIDE = 32
 TRAIN = [
-    "--arch=ofa_demo", "--criterion=adjust_label_smoothed_cross_entropy", "--optimizer=adam", "--lr=1e-3",
+    *SMALL, "--image-bucket-size=8", "--criterion=adjust_label_smoothed_cross_entropy", "--optimizer=adam", "--lr=1e-3",
     "--lr-scheduler=fixed", "--code-dict-size=0", "--num-bins=10", "--imagenet-default-mean-and-std", "--cpu",
     f"--patch-image-size={SIDE}", "--max-update=1", "--batch-size=4", "--disable-validation", "--no-epoch-checkpoints",
     "--entangle-position-embedding", "--num-workers=0",
-    *(f"--{side}-{name}" for side in ("encoder", "decoder")
-      for name in ("layers=1", "embed-dim=32", "ffn-embed-dim=32", "attention-heads=4")),
 ]  # fmt: skip
 OPTIONS = {"selected_cols": "0,5,2,3,4"}
 

@@ -14,11 +14,11 @@ from fairseq.logging import metrics
 import train
 from ofa_module.engine.trainer import OFATrainer
 from ofa_module.nonfinite import FILE
-from tests.programs import ROOT, run
+from tests.programs import ROOT, SMALL, run
 from utils.errors import UserError
 
 FLAGS = [
-    str(ROOT / "tests/golden/tsv/caption/caption_train.tsv"), "--task=caption", "--arch=ofa_demo",
+    str(ROOT / "tests/golden/tsv/caption/caption_train.tsv"), "--task=caption", *SMALL,
     "--criterion=adjust_label_smoothed_cross_entropy", "--label-smoothing=0.1", "--optimizer=adam", "--lr=1e-3",
     "--clip-norm=1.0", "--dropout=0.1", "--selected-cols=0,4,2", f"--bpe-dir={ROOT}/utils/BPE", "--max-epoch=1",
     "--image-bucket-size=8", "--batch-size=2", "--store-ema", "--ema-decay=0.9", "--lr-scheduler=polynomial_decay",

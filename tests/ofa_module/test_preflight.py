@@ -14,10 +14,10 @@ from digits.__main__ import main as build_demo
 from ofa_module import preflight
 from ofa_module.engine.trainer import OFATrainer
 from tasks.caption import CaptionTask
-from tests.programs import ROOT, start
+from tests.programs import ROOT, SMALL, start
 
 ARGS = [
-    "--task=caption", "--arch=ofa_demo", "--encoder-layers=1", "--decoder-layers=1", f"--bpe-dir={ROOT}/digits/BPE",
+    *SMALL, "--task=caption", f"--bpe-dir={ROOT}/digits/BPE",
     "--criterion=adjust_label_smoothed_cross_entropy", "--selected-cols=0,4,2", "--patch-image-size=48",
     "--code-dict-size=0", "--num-bins=0", "--optimizer=adam", "--lr=1e-3", "--lr-scheduler=polynomial_decay",
     "--warmup-ratio=0.1", "--batch-size=6", "--max-epoch=1", "--no-epoch-checkpoints", "--log-format=simple",

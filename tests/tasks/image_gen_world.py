@@ -4,6 +4,7 @@ import torch
 
 from models.vqgan import VQGAN, VQGANConfig
 from tests.models.test_clip import released_weights
+from tests.programs import SMALL
 
 CODES, SIDE = 64, 32  # images of 4 x 4 codes
 COUNT = (SIDE // 8) ** 2
@@ -13,7 +14,7 @@ VQGAN_SIZES = VQGANConfig(
     ch=8, ch_mult=(1, 1, 1, 1), num_res_blocks=1, attn_resolutions=(), z_channels=8, embed_dim=8, n_embed=CODES
 )
 ARGS = [
-    "--task=image_gen", "--arch=ofa_demo", "--encoder-layers=1", "--decoder-layers=1", "--resnet-type=resnet10",
+    *SMALL, "--task=image_gen", "--image-bucket-size=8",
     "--criterion=adjust_label_smoothed_cross_entropy", "--optimizer=adam", "--lr=1e-3", "--lr-scheduler=fixed",
     "--selected-cols=0,2,1", f"--code-dict-size={CODES}", "--num-bins=0", f"--code-image-size={SIDE}",
     "--bpe-dir=utils/BPE", "--batch-size=2", "--num-workers=0",

@@ -25,7 +25,7 @@ from tests.tasks.image_gen_world import ARGS, CAPTIONS, CODES, COUNT, FIRST, SID
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.usefixtures("one_vocabulary"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 BEAM = '--eval-args={"beam":3,"sampling_topk":20}'  # as released: no "sampling"
 
 

@@ -13,7 +13,7 @@ import train
 from data.builders.image_codes import main as image_codes
 from digits.__main__ import main as build_demo
 from tasks.unify_task import UnifyTask
-from tests.programs import ROOT, kill_after, run
+from tests.programs import ROOT, SMALL, kill_after, run
 from tests.tasks.recorded_training import RecordedTask
 
 PROGRAM = ROOT / "tests/tasks/recorded_training.py"
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 ROWS = {"vision_language": 25, "text": 7, "image": 7, "detection": 7}
 SAVED, UPDATES = 3, 14  # the first checkpoint, and the whole run: 2 epochs of 7 updates in two processes
 ARGS = [
-    "--task=unify_task", "--arch=ofa_demo", "--encoder-layers=1", "--decoder-layers=1",
+    *SMALL, "--task=unify_task", "--max-source-positions=1024",
     "--criterion=adjust_label_smoothed_cross_entropy", "--optimizer=adam", "--lr=1e-3",
     "--lr-scheduler=polynomial_decay", "--warmup-ratio=0.1", "--selected-cols=0,1,2,3,4,5,6,7", "--dropout=0.1",
     "--encoder-drop-path-rate=0.1", "--patch-image-size=48", "--max-image-size=64", "--code-image-size=32",

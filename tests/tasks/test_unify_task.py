@@ -9,13 +9,15 @@ from fairseq import tasks
 
 import train
 from models.generation import GenerationConfig
+from tests.programs import SMALL
 from utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 ARGS = [
-    "--task=unify_task", "--arch=ofa_demo", "--criterion=adjust_label_smoothed_cross_entropy", "--optimizer=adam",
-    "--lr=1e-3", "--lr-scheduler=fixed", "--selected-cols=0,1,2,3,4,5,6,7", "--patch-image-size=64", "--batch-size=4",
+    *SMALL, "--task=unify_task", "--max-source-positions=512", "--criterion=adjust_label_smoothed_cross_entropy",
+    "--optimizer=adam", "--lr=1e-3", "--lr-scheduler=fixed", "--selected-cols=0,1,2,3,4,5,6,7", "--patch-image-size=64",
     "--bpe-dir=utils/BPE", "--sample-patch-num=3", "--disable-validation", "--cpu", "--log-interval=1", "--seed=3",
+    "--batch-size=4", "--max-target-positions=512",
     "--scale-attn", "--no-epoch-checkpoints", "--log-format=simple", "--num-workers=0",
 ]  # fmt: skip
 

@@ -18,7 +18,7 @@ from models.weights.convert import main as convert
 from models.weights.upgrade import describe
 from tests.tasks.image_gen_world import ARGS, COUNT, SIDE, write_world
 
-pytestmark = [pytest.mark.usefixtures("one_vocabulary"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 TABLE = "decoder.image_position_idx"
 TAILS = (768, 769)
 OPTIONS = ("cfg", "args", "none")

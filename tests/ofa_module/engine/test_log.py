@@ -8,10 +8,10 @@ import pytest
 
 import train
 from digits.__main__ import main as build_demo
-from tests.programs import ROOT
+from tests.programs import ROOT, SMALL
 
 ARGS = [
-    "--task=caption", "--arch=ofa_demo", "--encoder-layers=1", "--decoder-layers=1", f"--bpe-dir={ROOT}/digits/BPE",
+    *SMALL, "--task=caption", f"--bpe-dir={ROOT}/digits/BPE",
     "--criterion=adjust_label_smoothed_cross_entropy", "--selected-cols=0,4,2", "--patch-image-size=48",
     "--code-dict-size=0", "--num-bins=0", "--image-bucket-size=8", "--optimizer=adam", "--lr=1e-3", "--batch-size=2",
     "--max-epoch=2", "--no-epoch-checkpoints", "--log-interval=2", "--num-workers=0", "--store-ema", "--clip-norm=1",

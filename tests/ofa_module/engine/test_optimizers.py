@@ -13,7 +13,7 @@ from tests.ofa_module.engine.test_trainer import BATCHES, batch, make_trainer
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import UserError
 
-pytestmark = [pytest.mark.usefixtures("one_vocabulary"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 SMALL = ["--arch=ofa_demo", "--encoder-layers=1", "--decoder-layers=1", "--lr=0.01", "--update-freq=1"]
 LOSSES = {
     "adjust_label_smoothed_cross_entropy": "AdjustLabelSmoothedCrossEntropyCriterion",
