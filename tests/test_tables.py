@@ -6,11 +6,13 @@ import json
 import pytest
 import torch
 
+import evaluate
+import train
 from data.images import decode_base64
 from data.tasks import TASKS
 from data.tsv import TsvFile
 from digits.__main__ import main as build_demo
-from tests.programs import ROOT, run
+from tests.programs import ROOT, kill_after
 from tests.sources import write_csv, write_jsonl, write_parquet, write_saved
 from tests.test_run_scripts import dry_run
 from tests.test_train import TRAIN
@@ -37,10 +39,19 @@ def demo(tmp_path_factory):
 
 
 TABLES = {
-    "stage1_train": {"train.csv": write_csv, "train.parquet": write_parquet},
+    "stage1_train": {"train.csv": write_csv, "train.parquet": write_parquet, "train.jsonl": write_jsonl},
     "val": {"val.jsonl": write_jsonl, "saved": write_saved},
 }
 NAMED = ["--columns=image=file_name,id=key", "--image-root={}/photos"]
+
+
+@pytest.fixture
+def one_thread():
+    """As in `tests/programs.py`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_training_and_evaluation_are_those_of_tsv_files(demo, tmp_path):
@@ -54,16 +65,29 @@ def test_training_and_evaluation_are_those_of_tsv_files(demo, tmp_path):
     for kind, names in files.items():
         data = ",".join(str(demo / name) for name in names)
         more = named if kind == "tables" else []
-        run("train.py", data, f"--save-dir={tmp_path}/{kind}", "--disable-validation", *options, *more)
+        train.main([data, f"--save-dir={tmp_path}/{kind}", "--disable-validation", *options, *more])
         results = f"--results-path={tmp_path}/results_{kind}"
         generate = ["--task=caption", "--batch-size=3", "--beam=2", "--max-len-b=6", f"--bpe-dir={ROOT}/digits/BPE"]
         path = f"--path={tmp_path}/{kind}/checkpoint_last.pt"
         data = str(demo / (names[-1] if kind == "tsv" else "saved"))
-        run("evaluate.py", data, path, results, *generate)  # columns are those of training
+        evaluate.main([data, path, results, *generate])  # columns are those of training
         predictions.append((tmp_path / f"results_{kind}" / "test_predict.json").read_text())
     one, two = (torch.load(tmp_path / kind / "checkpoint_last.pt", weights_only=True)["model"] for kind in files)
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert predictions[0] == predictions[1] and len(json.loads(predictions[0])) == 5
+
+
+def test_a_run_that_was_killed_goes_on_with_the_rows_left(demo, one_thread, tmp_path):
+    options = [f"{demo}/train.jsonl,{demo}/val.jsonl", *(flag.format(demo) for flag in NAMED), *TRAIN]
+    options += ["--batch-size=2", "--disable-validation", "--save-interval-updates=2", f"--bpe-dir={ROOT}/digits/BPE"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train.main([*options, f"--save-dir={whole}"])
+    kill_after(killed / "checkpoint_1_4.pt", "train.py", *options, f"--save-dir={killed}")
+    state = torch.load(killed / "checkpoint_last.pt", weights_only=True)
+    assert 2 <= state["optimizer_history"][-1]["num_updates"] < 14
+    train.main([*options, f"--save-dir={killed}"])
+    one, two = (torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"] for folder in (whole, killed))
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_scripts_take_other_files():
