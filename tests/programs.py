@@ -117,6 +117,10 @@ def _become_python(argv: list[str], env: dict[str, str], folder: Path, files: Se
     import runpy
     import traceback
 
+    import torch
+
+    if "OMP_NUM_THREADS" in env:  # torch has read the one of the tests
+        torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
     multiprocessing.set_start_method("fork", force=True)  # as in a process that was not forked
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()

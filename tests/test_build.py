@@ -19,16 +19,10 @@ from data.tasks import TASKS
 from data.tsv import TsvFile
 from data.vqa_gen import parse_answers
 from tests.originals import write_originals
-from tests.programs import ROOT
+from tests.programs import ROOT, SMALL
 from tests.sources import image_bytes, write_csv, write_jsonl, write_parquet
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_vocabulary")]
-SMALL = ["--max-source-positions=128", "--max-target-positions=128"]
-SMALL += [
-    f"--{side}-{size}"
-    for side in ("encoder", "decoder")
-    for size in ("layers=1", "embed-dim=32", "ffn-embed-dim=64", "attention-heads=4")
-]
+pytestmark = pytest.mark.slow
 QUICK = ["--restore-file=none", "--max-epoch=1", "--max-update=2", "--batch-size=4", "--update-freq=1", "--cpu"]
 QUICK += ["--patch-image-size=32", *SMALL]
 

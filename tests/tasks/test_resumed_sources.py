@@ -21,7 +21,6 @@ ARGS = [
     "--lr-scheduler=fixed", "--selected-cols=0,1,2", "--patch-image-size=16", "--code-dict-size=0", "--num-bins=0",
     "--batch-size=4", f"--bpe-dir={ROOT}/digits/BPE",
 ]  # fmt: skip
-pytestmark = pytest.mark.usefixtures("one_vocabulary")
 
 
 def write_rows(kind, folder, first):
