@@ -233,6 +233,7 @@ class Builder:
             write([DataFile(manifest, images, RowKind({"id": 0, "image": 1}, ""))], self.bad, flags.workers)
         if not codes.exists():
             words += [f"--file={manifest}", f"--outputs={codes}", f"--workers={flags.workers}"]
+            words += ["--skip-bad-rows"] if self.bad.skip else []
             image_codes.encode(image_codes.parse_args(words))
         self.bad.count = skipped + len(images) - len(TsvFile(codes, "0,1"))
         return codes

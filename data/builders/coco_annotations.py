@@ -46,18 +46,23 @@ class Phrase(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A question and its answers with their confidences, best first; none if only the questions were read."""
+    """A question and its answers with their confidences, best first; none if only the questions were read.
+
+    `kind`: that of `answer_kind`.
+    """
 
     id: str
     text: str
     answers: dict[str, float]
+    kind: str = ""
 
 
 @dataclass
 class AnnotatedImage:
     """An image file and all that is said about it; captions are (id, text).
 
-    `where` is the entry that names the file, `split` the one it is in, if the annotations say so.
+    `where` is the entry that names the file, `split` the one it is in, if the annotations say so; `has_entries`:
+    captions were given, also if none of them can be used.
     """
 
     file_name: str
@@ -67,6 +72,7 @@ class AnnotatedImage:
     objects: list[Region] = field(default_factory=list)
     phrases: list[Phrase] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
+    has_entries: bool = False
 
     def is_used(self) -> bool:
         """Whether anything is said about it."""
@@ -99,17 +105,21 @@ class Annotations:
         bad: judges entries. find: the file of an image that no annotations list, by its id, or ValueError.
     Attributes:
         images: image id -> image. categories: category id -> name.
-        answer_kinds: how often an answer was the best one to a kind of question.
     """
 
     def __init__(self, bad: BadEntries, find: Callable[[Hashable], Path] | None = None) -> None:
         self.bad, self.find = bad, find
         self.images: dict[Hashable, AnnotatedImage] = {}
         self.categories: dict[Hashable, str] = {}
-        self.answer_kinds: Counter[tuple[str, str]] = Counter()
         self._boxes: dict[Hashable, Box] = {}  # by annotation id
         self._where = ""  # the entry being read
         self._contents: dict[Path, Any] = {}
+
+    @property
+    def answer_kinds(self) -> Counter[tuple[str, str]]:
+        """How often an answer is the best one to a kind of question."""
+        questions = (question for image in self.images.values() for question in image.questions if question.answers)
+        return Counter((next(iter(question.answers)), question.kind) for question in questions)
 
     def peek(self, path: Path) -> Any:
         """Content of a file that will be added next: it is read once."""
@@ -121,8 +131,9 @@ class Annotations:
         """A file of images and of annotations with `caption`."""
 
         def add(number: int, entry: dict[str, Any]) -> None:
-            text = _words(entry["caption"], "caption")
-            self._image(entry).captions.append((_id(entry, number), text))
+            image = self._image(entry)
+            image.has_entries = True
+            image.captions.append((_id(entry, number), _words(entry["caption"], "caption")))
 
         self._each(path, self._open(path), "annotations", add)
 
@@ -194,9 +205,8 @@ class Annotations:
             if name not in texts:
                 raise ValueError(f"there is no question {quoted(name)}")
             answers = soft_scores(_clean(answer["answer"]) for answer in entry["answers"])
-            self._image(entry).questions.append(Question(str(name), texts[name], answers))
             kind = answer_kind(texts[name], entry.get("question_type") or "", entry.get("answer_type") or "")
-            self.answer_kinds[next(iter(answers)), kind] += 1
+            self._image(entry).questions.append(Question(str(name), texts[name], answers, kind))
 
         self._each(questions, self._open(questions), "questions", add_text)
         if annotations is not None:

@@ -6,15 +6,15 @@
 
 An image that is not square has its short side resized to the code image size (Lanczos), and the center is taken.
 The codes are the most likely ones; the released files were made by `--sample`. Started again after being stopped, the
-program resumes; OUT.tsv appears when it is complete. `--workers 4` starts four processes. On several
-machines give each its `--rank` and `--world-size` (default: torchrun's); each writes OUT.tsv.<rank>-of-<world size>,
-to be joined by `cat`, in order of rank.
+program resumes; OUT.tsv appears when it is complete. `--skip-bad-rows` skips and counts images that cannot be read.
+`--workers 4` starts four processes. On several machines give each its `--rank` and `--world-size` (default:
+torchrun's); each writes OUT.tsv.<rank>-of-<world size>, to be joined by `cat`, in order of rank.
 """
 
 import argparse
 import hashlib
 import os
-import shutil
+import re
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +35,7 @@ from data.tables import JsonLines
 from data.tsv import TsvFile
 from models.text_to_image import row_generators
 from models.vqgan import VQGAN, from_pil, sample_codes, to_pil
-from utils.errors import BadRowError, UserError, one_sentence
+from utils.errors import BadRowError, ItemError, UserError, one_sentence, shortened
 from utils.files import atomic_write, read_file
 from utils.options import program_name
 from utils.program import program
@@ -70,7 +70,7 @@ class TsvImages:
         try:
             data = decode_base64(fields[len(fields) // 2])  # column 1 of 2, column 2 of 4
         except ValueError as error:
-            raise UserError(f"{self.where(row)}: {error}; correct the row.") from error
+            raise ItemError(f"{self.where(row)}: {error}; correct the row.") from error
         return (fields[:1] if len(fields) == 2 else (fields[0], fields[1], fields[3])), data
 
     def where(self, row: int) -> str:
@@ -98,7 +98,7 @@ class TableImages:
 
     def where(self, row: int) -> str:
         """How error messages call a row."""
-        return f"{self.file.path}, line {row + 1}"
+        return f"{self.file.path}, line {row + 1}, id {shortened(repr(_fields(self.file, row)[0]), 300)}"
 
 
 class FolderImages:
@@ -134,7 +134,7 @@ def _fields(file: Rows, row: int) -> tuple[Any, ...]:
     try:
         return file[row]
     except BadRowError as error:  # its advice names a flag of the trainer
-        raise UserError(f"{error.path}, line {error.line}: {error.reason}; correct the row.") from error
+        raise ItemError(f"{error.path}, line {error.line}: {error.reason}; correct the row.") from error
 
 
 def _check_unique(ids: Sequence[str], source: str) -> None:
@@ -162,9 +162,20 @@ def _read(source: Images, row: int, flags: argparse.Namespace) -> tuple[tuple[st
     except UserError:
         raise
     except (ValueError, OSError) as error:
-        raise UserError(f"{source.where(row)}: {error}; correct or remove it.") from error
+        raise ItemError(f"{source.where(row)}: {error}; correct or remove it.") from error
     edge = (flags.code_image_size - flags.crop) // 2 if flags.crop else 0
     return keys, pixels[:, edge : flags.code_image_size - edge, edge : flags.code_image_size - edge]
+
+
+def _read_or_skip(source: Images, row: int, flags: argparse.Namespace) -> tuple[tuple[str, ...], Tensor] | None:
+    """As `_read`, but with `--skip-bad-rows` None for a row that cannot be used."""
+    try:
+        return _read(source, row, flags)
+    except ItemError as error:
+        if not flags.skip_bad_rows:
+            raise
+        tqdm.write(f"skipped: {error}")
+        return None
 
 
 def encode_share(flags: argparse.Namespace, share: int, shares: int) -> None:
@@ -181,17 +192,22 @@ def encode_share(flags: argparse.Namespace, share: int, shares: int) -> None:
         with tqdm(total=stop - start, initial=done, desc=f"encode {share}", position=share, unit="image") as bar:
             for first in range(start + done, stop, flags.batch_size):
                 rows = range(first, min(first + flags.batch_size, stop))
-                keys, images = zip(*pool.map(lambda row: _read(source, row, flags), rows), strict=True)
-                codes = _codes(vqgan, torch.stack(images).to(device), rows, flags).tolist()
-                lines = ["\t".join((*k, " ".join(map(str, c)))) for k, c in zip(keys, codes, strict=True)]
-                out.write("".join(f"{line}\n" for line in lines).encode())
+                read = zip(rows, pool.map(lambda row: _read_or_skip(source, row, flags), rows), strict=True)
+                usable = {row: image for row, image in read if image is not None}
+                lines = dict.fromkeys(rows, "")  # an empty one for what is skipped
+                if usable:
+                    pixels = torch.stack([image for _, image in usable.values()])
+                    codes = _codes(vqgan, pixels.to(device), list(usable), flags).tolist()
+                    for (row, (keys, _)), numbers in zip(usable.items(), codes, strict=True):
+                        lines[row] = "\t".join((*keys, " ".join(map(str, numbers))))
+                out.write("".join(f"{line}\n" for line in lines.values()).encode())
                 out.flush()
                 os.fsync(out.fileno())
                 bar.update(len(rows))
 
 
 @torch.no_grad()
-def _codes(vqgan: VQGAN, images: Tensor, rows: range, flags: argparse.Namespace) -> Tensor:
+def _codes(vqgan: VQGAN, images: Tensor, rows: Sequence[int], flags: argparse.Namespace) -> Tensor:
     """Codes (B, h * w); noise is seeded by row, so that neither batches nor processes nor a restart change it."""
     if not flags.sample:
         return vqgan.encode(images)
@@ -240,10 +256,17 @@ def encode(flags: argparse.Namespace) -> Path:
         raise UserError(f"{shares} processes cannot share {len(images)} images; start fewer.")
     _run(encode_share, flags)
     parts = [_part(flags, share, shares) for share in _own_shares(flags)]
+    skipped = 0
     with atomic_write(out) as whole:
         for part in parts:
             with open(part, "rb") as file:
-                shutil.copyfileobj(file, whole)
+                for line in file:
+                    skipped += line == b"\n"
+                    whole.write(line.lstrip(b"\n"))
+        if skipped == len(images):
+            raise UserError(f"None of the images of {flags.file} can be used; check the file.")
+    if skipped:
+        print(f"{skipped} rows of {flags.file} were skipped.", file=sys.stderr)
     for part in parts:
         part.unlink()
     return out
@@ -341,7 +364,7 @@ def _run(work: Work, flags: argparse.Namespace) -> None:
         while not started.join():
             pass
     except ProcessRaisedException as error:
-        if "UserError: " in str(error):
+        if re.search("(User|Item)Error: ", str(error)):
             raise UserError(one_sentence(error)) from error
         raise
     finally:
@@ -383,6 +406,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         help="larger images are refused (default %(default)s)",
     )
     encoding.add_argument("--crop", type=int, help="encode the center of this side only (pretraining: 128 of 256)")
+    encoding.add_argument("--skip-bad-rows", action="store_true", help="skip and count images that cannot be read")
     encoding.add_argument("--sample", action="store_true", help="draw codes as the released program does")
     encoding.add_argument("--seed", type=int, default=7, help="seed of --sample (default %(default)s)")
     decoding = commands.add_parser("decode", parents=[common], help="codes to PNG files named by id")

@@ -107,6 +107,15 @@ def _load(path: Path, in_base64: bool) -> Stored:
     return Stored(os.path.abspath(path), *size)
 
 
+def unreadable(path: Path) -> str:
+    """Why the file of an image cannot be used, or ''."""
+    try:
+        _load(path, in_base64=False)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 class ImageFolders:
     """Finds the files that annotations speak of.
 

@@ -3,12 +3,15 @@
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from data.builders.coco_annotations import AnnotatedImage, Annotations, BadEntries, read_content
-from data.builders.manifests import Entry, ImageFolders
+from data.builders.manifests import Entry, ImageFolders, unreadable
 from data.items import image_files
 from data.snli_ve import WORDS
 from data.text import normalize_caption, require_words
@@ -123,13 +126,27 @@ class Originals:
     def _annotations(self) -> Annotations:
         return Annotations(self.bad, self.folders.find)
 
-    def _located(self, images: Mapping[Any, AnnotatedImage]) -> Iterator[tuple[str, AnnotatedImage, Path]]:
-        """Id, what is said and file of each image."""
+    def _located(self, images: Mapping[Any, AnnotatedImage]) -> list[tuple[str, AnnotatedImage, Path]]:
+        """Id, what is said and file of each image.
+
+        If bad entries are skipped, images that cannot be read are left out here, and not only when rows are written:
+        references, document frequencies and candidates are made of these entries.
+        """
+        found = []
         for name, image in images.items():
             try:
-                yield str(name), image, self.folders.find(image.file_name)
+                found.append((str(name), image, self.folders.find(image.file_name)))
             except ValueError as error:
                 self.bad.add(image.where, str(error))
+        if not self.bad.skip:
+            return found
+        with ThreadPoolExecutor(self.flags.workers) as pool:
+            problems = pool.map(unreadable, [path for *_, path in found])
+            seen = list(tqdm(problems, total=len(found), desc="images", unit="image", mininterval=1))
+        for (_, image, _), problem in zip(found, seen, strict=True):
+            if problem:
+                self.bad.add(image.where, problem)
+        return [entry for entry, problem in zip(found, seen, strict=True) if not problem]
 
     def captions(self, per_image: Sequence[str] = ("val", "test")) -> Split:
         """Rows of id and caption: an image's captions joined by `&&` in the splits `per_image`, else one by one.
@@ -147,7 +164,11 @@ class Originals:
                 elif path in coco:
                     add = annotations.add_captions
                 add(path)
-            used = {k: im for k, im in annotations.images.items() if im.captions or (split or im.split) == "test"}
+            used = {
+                name: image
+                for name, image in annotations.images.items()
+                if image.captions or ((split or image.split) == "test" and not image.has_entries)
+            }
             for name, image, path in self._located(used):
                 where = split or KARPATHY.get(image.split, image.split)
                 texts = [(key, text.lower()) for key, text in image.captions]
@@ -176,7 +197,7 @@ class Originals:
                 )
             for number, path in enumerate(questions):
                 annotations.add_questions(path, answers[number] if number < len(answers) else None)
-            read[split] = list(self._located(annotations.images))
+            read[split] = self._located(annotations.images)
         best = Counter(
             next(iter(question.answers)) for _, image, _ in read.get("train", []) for question in image.questions
         )

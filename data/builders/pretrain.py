@@ -132,7 +132,10 @@ class Files:
 
 
 def write_images(annotations: Annotations, flags: argparse.Namespace, files: Files, squares: BinaryIO | None) -> None:
-    """Every row that holds an image; each file is read once. `squares` takes id and image for image infilling."""
+    """Every row that holds an image; each file is read once. `squares` takes id and image for image infilling.
+
+    Images that are skipped are removed from the annotations, of which the negative texts are made.
+    """
     images = [(name, image) for name, image in annotations.images.items() if image.is_used()]
     for name, image in tqdm(images, desc="images", unit="image", mininterval=1):
         path = flags.images / image.file_name
@@ -143,6 +146,7 @@ def write_images(annotations: Annotations, flags: argparse.Namespace, files: Fil
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             annotations.bad.add(str(path), f"the image cannot be read ({reason})")
+            del annotations.images[name]
             continue
         files.small_boxes += sum(not stored.box(region.box) for region in (*image.objects, *image.phrases))
         for row in pair_rows(image, stored, flags.dataset_name):
@@ -181,13 +185,19 @@ def write_codes(squares: Path, flags: argparse.Namespace, files: Files) -> None:
             files.write(CODES, (image.rstrip("\n"), row.rstrip("\n").split("\t")[1]))
 
 
-def write_negatives(annotations: Annotations, files: Files) -> None:
-    """The files of negative_sample/; UserError if there are too few captions or categories to draw wrong ones."""
+def negatives(annotations: Annotations) -> tuple[dict[str, None], dict[str, None]]:
+    """Different captions and categories; UserError if there are too few to draw wrong ones."""
     captions = dict.fromkeys(text for image in annotations.images.values() for _, text in image.captions)
     names = dict.fromkeys(annotations.categories.values())
     for found, what in ((captions, "captions"), (names, "categories")):
         if len(found) < 2:
             raise UserError(f"The annotations have {len(found)} different {what}; matching needs at least two.")
+    return captions, names
+
+
+def write_negatives(annotations: Annotations, files: Files) -> None:
+    """The files of negative_sample/; UserError as of `negatives`."""
+    captions, names = negatives(annotations)
     (files.folder / NEGATIVES).mkdir(exist_ok=True)
     for caption in captions:
         files.write(f"{NEGATIVES}/{CAPTION_FILE}", (caption,))
@@ -216,7 +226,7 @@ def build(flags: argparse.Namespace) -> Counter[str]:
         files = Files(flags.output, stack)
         if flags.texts:
             write_texts(flags.texts, files)
-        write_negatives(annotations, files)
+        negatives(annotations)  # before the images, which take long
         if flags.vqgan_model_path:
             work = Path(stack.enter_context(TemporaryDirectory(prefix=".image_examples", dir=flags.output)))
             with open(work / "squares.tsv", "wb") as squares:
@@ -226,6 +236,7 @@ def build(flags: argparse.Namespace) -> Counter[str]:
             write_images(annotations, flags, files, None)
         if not files.rows[PAIRS]:
             raise UserError(f"No image of the annotations is in {flags.images}; check --images.")
+        write_negatives(annotations, files)
     if files.small_boxes:
         print(f"{files.small_boxes} boxes with less than a pixel on their image were left out.")
     if bad.count:

@@ -1,10 +1,12 @@
 """From the files that datasets are published as to data files: the samples of the released ones, row by row."""
 
 import contextlib
+import io
 import json
 import os
 import pickle
 import shlex
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -467,6 +469,29 @@ def test_codes_of_the_images_of_captions(folder, vqgan, vocab, capsys):
     assert "1 entries were skipped" in capsys.readouterr().out
 
 
+def undecodable() -> bytes:
+    """An image whose head is that of a good one."""
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(file, "TIFF", compression="tiff_lzw")
+    return file.getvalue().replace(struct.pack("<HHIH", 259, 3, 1, 5), struct.pack("<HHIH", 259, 3, 1, 7))
+
+
+def test_images_that_cannot_be_encoded_are_skipped(folder, vqgan, capfd):
+    save(folder / "dataset.json", {"images": [karpathy(n, "val", "a cat", "a dog") for n in (1, 2, 3)]})
+    (folder / "val2014" / COCO.format("val", 2)).write_bytes(undecodable())
+    words = ["--images", "@val2014", "--annotations", "@dataset.json", "--code-image-size", "32", *vqgan]
+    run(folder, "image_gen", *words, code=2)
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert "COCO_val2014_000000000002.jpg': the image cannot be decoded" in error
+    rows = run(folder, "image_gen", *words, "--skip-bad-entries")
+    assert [row["id"] for row in rows] == ["10", "30"] and all(len(row["codes"].split()) == 16 for row in rows)
+    assert "1 entries were skipped" in capfd.readouterr().out
+    for number in (1, 3):
+        (folder / "val2014" / COCO.format("val", number)).write_bytes(undecodable())
+    run(folder, "image_gen", *words, "--skip-bad-entries", out="none", code=2)
+    assert "None of the images of " in capfd.readouterr().err
+
+
 def test_encoding_goes_on_where_it_was(folder, vqgan, monkeypatch):
     save(folder / "dataset.json", {"images": [karpathy(n, "val", "a cat") for n in (1, 2, 3)]})
     save(folder / "other.json", {"images": [karpathy(n, "val", "a cat") for n in (2, 4)]})
@@ -555,6 +580,34 @@ def test_bad_entries_are_skipped_and_counted(folder, capsys):
     assert "c.json, images[1]: " in capsys.readouterr().err
 
 
+def test_what_is_skipped_counts_nowhere(folder, capsys):
+    """Neither in references and document frequencies nor among the answers to choose among."""
+    (folder / "val2014" / COCO.format("val", 2)).write_bytes(b"no image")
+    images = [{"id": n, "file_name": COCO.format("val", n)} for n in (1, 2, 3)]
+    said = [{"id": n, "image_id": n, "caption": text} for n, text in ((1, "a cat"), (2, "a dog"), (3, "!!"))]
+    save(folder / "c.json", {"images": images, "annotations": said})
+    splits = [word for split in ("train", "val", "test") for word in (f"--{split}", "@c.json")]
+    rows = run(folder, "caption", "--images", "@val2014", *splits, "--skip-bad-entries", split="test")
+    data = folder / "out/caption_data"
+    assert [row["id"] for row in rows] == ["1"]
+    references = json.loads((data / "test_caption_coco_format.json").read_text())
+    assert references["images"] == [{"id": "1"}] and [said["caption"] for said in references["annotations"]] == [
+        "a cat"
+    ]
+    for split in ("train", "valid"):
+        with open(data / f"cider_cached_tokens/coco-{split}-words.p", "rb") as file:
+            table = load_plain_pickle(file)
+        assert ("cat",) in table["document_frequency"] and ("dog",) not in table["document_frequency"]
+        assert table["ref_len"] == pytest.approx(1)
+    assert "6 entries were skipped." in capsys.readouterr().out  # an image and a caption in each file
+
+    files = write_vqa(folder, ["one"] * 10, ["two"] * 10, ["three"] * 10)
+    words = ["--images", "@val2014", "--train", *files, "--skip-bad-entries"]
+    assert [row["id"] for row in run(folder, "vqa_gen", *words, split="train")] == ["101", "103"]
+    found = pickle.loads((folder / "out/vqa_data/trainval_ans2label.pkl").read_bytes())
+    assert found == {"one": 0, "three": 1} and "1 entries were skipped." in capsys.readouterr().out
+
+
 REFUSED = [
     ("caption", ["--images", "@nowhere", "--val", "@c.json"], "There is no folder {}/nowhere: --images names"),
     ("caption", ["--images", "@val2014"], "name files with --train, --val or --test"),
@@ -600,18 +653,19 @@ def test_mistakes_are_named(task, words, message, folder, capsys):
 def test_an_interrupted_build_goes_on_where_it_was(folder, monkeypatch, capsys):
     save(folder / "d.json", {"images": [karpathy(n, "train", f"cat {n}") for n in range(1, 5)]})
     words = ["--images", "@val2014", "--annotations", "@d.json", "--skip-bad-entries", "--workers=1"]
-    load, loaded = manifests._load, []
+    line, loaded = manifests.DataFile.line, []
 
-    def dying(path: Path, in_base64: bool) -> Any:
-        loaded.append(int(path.stem[-1]))
+    def dying(self: manifests.DataFile, entry: manifests.Entry) -> bytes:
+        assert entry.image is not None
+        loaded.append(int(entry.image.stem[-1]))
         if len(loaded) == 3:
             raise KeyboardInterrupt
-        if path.stem.endswith("2"):
+        if entry.image.stem.endswith("2"):
             raise ValueError("it is bad")
-        return load(path, in_base64)
+        return line(self, entry)
 
     monkeypatch.setattr(manifests, "BATCH", 1)
-    monkeypatch.setattr(manifests, "_load", dying)
+    monkeypatch.setattr(manifests.DataFile, "line", dying)
     with pytest.raises(AssertionError, match="assert 130 == 0"):
         run(folder, "caption", *words)
     data = folder / "out/caption_data"

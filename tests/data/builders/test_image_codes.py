@@ -198,6 +198,21 @@ def test_bad_images_are_named(run, tmp_path, released, capsys, row, message):
     assert message in capsys.readouterr().err and not (tmp_path / "x.tsv").exists()
 
 
+def test_bad_images_are_skipped_and_counted(run, tmp_path, capsys):
+    """The others have the codes that they would have had; a rank without a good image writes an empty file."""
+    whole = run("out.tsv", "--sample")
+    lines = (tmp_path / "in.tsv").read_text().splitlines(keepends=True)
+    (tmp_path / "in.tsv").write_text("".join(["0\t!!\n", lines[1], "2\taGVsbG8=\n", *lines[3:]]))
+    assert run("few.tsv", "--sample", "--skip-bad-rows", "--batch-size=2") == [whole[1], *whole[3:]]
+    shown = "".join(capsys.readouterr())
+    assert "2 rows of " in shown and f"skipped: {tmp_path}/in.tsv, line 3: the image cannot be decoded" in shown
+    parts = []
+    for rank in range(5):
+        run("part.tsv", "--sample", "--skip-bad-rows", "--world-size=5", f"--rank={rank}")
+        parts += read(tmp_path / f"part.tsv.{rank}-of-5")
+    assert parts == [whole[1], *whole[3:]]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

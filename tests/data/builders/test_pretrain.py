@@ -181,6 +181,9 @@ def test_bad_images_stop_the_program_or_are_counted(
     assert main([*everything(coco), f"--output={out}", "--skip-bad-rows"]) == 0
     assert "1 entries or images were skipped" in capsys.readouterr().out
     assert len(rows(out / "vision_language_examples.tsv")) == 4
+    negatives = out / "negative_sample"  # without those of what was skipped
+    assert (negatives / "all_captions.txt").read_text() == "a cat beside two dogs\nthe catalogue\n"
+    assert json.loads((negatives / "type2ans.json").read_text())["how many"] == ["2", "1"]
 
 
 @pytest.mark.parametrize(
