@@ -8,6 +8,7 @@ import base64
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -133,6 +134,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
+        os.environ["OFA_CACHE"] = name  # converted tables go with it
         sources = write_sources(Path(name), args.rows)
         print("| source | workers | samples/s | against TSV |\n| --- | --- | --- | --- |")
         for workers in WORKERS:

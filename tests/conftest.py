@@ -97,6 +97,14 @@ def save_small_network():
 
 
 @pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Tables of tests are not converted into the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OFA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def no_waiting():
     """What costs time and is not what is tested: forcing files to the disk, and reading one vocabulary again and again.
 

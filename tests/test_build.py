@@ -163,8 +163,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_tables_as_they_are_become_a_leaderboard_file(kind, folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("OFA_CACHE", str(tmp_path / "cache"))
+def test_tables_as_they_are_become_a_leaderboard_file(kind, folder, tmp_path):
     task, write, ending, names, training, (evaluation, *more) = SOURCES[kind]
     paths, ids = [], []
     for split, name in zip(("train", "val"), names, strict=True):

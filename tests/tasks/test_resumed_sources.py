@@ -41,8 +41,7 @@ def options():
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_the_rest_of_an_epoch_is_read_once(kind, options, tmp_path, monkeypatch):
-    monkeypatch.setenv("OFA_CACHE", str(tmp_path / "cache"))
+def test_the_rest_of_an_epoch_is_read_once(kind, options, tmp_path):
     paths = [write_rows(kind, tmp_path / f"part{first}", first) for first in (0, 100)]
     options.data, options.columns = ",".join([*paths, paths[0]]), columns_of(kind, NAMES)
 
