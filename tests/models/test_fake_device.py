@@ -1,4 +1,4 @@
-"""On a GPU that does not exist (`tests/fake_gpu.py`): the model, losses, search, ranking, VQGAN and CLIP."""
+"""On a GPU that does not exist (`tests/fake_gpu.py`): the model, losses and VQGAN. Others: `test_pretended_gpu.py`."""
 
 from typing import Any
 
