@@ -61,6 +61,15 @@ def no_java(request, monkeypatch):
         monkeypatch.setattr(coco_caption, "shutil", own)
 
 
+@pytest.fixture
+def one_thread():
+    """As in `tests/programs.py`: small models only lose by a second thread, most of all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def golden():
     """Loader of golden JSON files."""

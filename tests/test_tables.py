@@ -17,7 +17,7 @@ from tests.sources import write_csv, write_jsonl, write_parquet, write_saved
 from tests.test_run_scripts import dry_run
 from tests.test_train import TRAIN
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +43,6 @@ TABLES = {
     "val": {"val.jsonl": write_jsonl, "saved": write_saved},
 }
 NAMED = ["--columns=image=file_name,id=key", "--image-root={}/photos"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in `tests/programs.py`."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_training_and_evaluation_are_those_of_tsv_files(demo, tmp_path):

@@ -51,10 +51,8 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def train_with(monkeypatch):
+def train_with(monkeypatch, one_thread):
     """Runs training to its end; one process is this one, which need not import everything again."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in `tests/programs.py`
     monkeypatch.setattr(UnifyTask, "setup_task", RecordedTask.setup_task)
 
     def train_with(args, processes, record):
@@ -63,8 +61,7 @@ def train_with(monkeypatch):
         monkeypatch.setenv("RECORD", str(record))
         return train.main(args)
 
-    yield train_with
-    torch.set_num_threads(threads)
+    return train_with
 
 
 def learned(record, processes):

@@ -15,17 +15,9 @@ from models.generation.ranking import rank_candidates
 from models.ofa import OFA, OFAConfig
 from utils.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 V, EOS = 40, 2
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small only lose by a second thread, most of all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make_model(seed: int, scale: float = 4.0) -> OFA:
