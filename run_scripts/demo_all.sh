@@ -13,11 +13,14 @@ export OFA_PYTHON=$(ofa_python) SUBSETS='refcoco_val refcoco_testA refcoco_testB
 unset BPE_DIR
 mkdir -p "$out"
 
+# is_wanted TASK: whether the demo runs it.
+is_wanted() { case " $tasks " in *" $1 "*) ;; *) return 1 ;; esac; }
+
 # data ROWS TASK...: training rows of those of these tasks that are wanted, and a few for validation and test.
 data() {
     rows=$1 wanted=
     shift
-    for name; do case " $tasks " in *" $name "*) wanted=$wanted,$name ;; esac; done
+    for name; do ! is_wanted "$name" || wanted=$wanted,$name; done
     [ -z "$wanted" ] || ofa_once "data$(echo "$wanted" | tr , _)" "$OFA_PYTHON" -m data.demo "$DATA_DIR" --size 48 \
         --tasks "${wanted#,}" --train "$(ofa_scaled "$rows" 48)" --val "$few" --test "$few"
 }
@@ -38,7 +41,7 @@ test_of() {
 
 # task NAME EPOCHS TRAIN_SCRIPT EVALUATE_SCRIPT ARGS...
 task() {
-    case " $tasks " in *" $1 "*) ;; *) return 0 ;; esac
+    is_wanted "$1" || return 0
     ofa_once "train_$1" train "$1" "$2" "$3"
     ofa_once "test_$1" test_of "$1" "${@:4}" --with-scores
 }
@@ -49,7 +52,7 @@ data 16000 vqa_gen
 data 16000 refcoco
 data 10000 snli_ve image_classify
 data 4000 image_gen
-case " $tasks " in *" image_gen "*) ofa_once codes sh run_scripts/image_gen/demo_codes.sh ;; esac
+! is_wanted image_gen || ofa_once codes sh run_scripts/image_gen/demo_codes.sh
 data 6000 gigaword cola mnli mrpc qnli qqp rte sst2
 
 # Two lanes of one thread each use two cores better than one run of two threads.
