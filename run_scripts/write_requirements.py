@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # File -> the extras of pyproject.toml in it; None stands for the dependencies that everybody needs.
 FILES: dict[str, tuple[str | None, ...]] = {
     "requirements.txt": (None, "dev"),
-    "requirements-extras.txt": ("hf", "tables", "demo", "e2e", "docs"),
+    "requirements-extras.txt": ("hf", "tables", "demo", "serve", "export", "e2e", "docs"),
 }
 HEADER = "# Written by run_scripts/write_requirements.py: change pyproject.toml and run it again.\n"
 
