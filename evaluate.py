@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from models.generation import GenerationConfig
 from models.ofa import OFA, OFAConfig
 from models.ofa.compiling import compile_layers
+from models.ofa.inference import prepare_for_inference
 from models.weights import load_model
 from models.weights.card import Card
 from models.weights.description import ANSWER_OPTIONS, describe, find_vocabulary
@@ -252,7 +253,7 @@ def _generation_config(cfg: DictConfig, task: OFATask) -> GenerationConfig:
 def _load(path: str, overrides: dict[str, Any], cfg: DictConfig) -> OFA:
     device = "cuda" if cli.on_gpu(cfg) else "cpu"
     model = load_model(path, overrides, ema=cfg.evaluation.ema_eval, device=device)
-    model = model.to(_precision(cfg))
+    model = prepare_for_inference(model, _precision(cfg))
     if cfg.evaluation.compile:
         compile_layers(model)
     return model

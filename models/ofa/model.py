@@ -1,6 +1,7 @@
 """OFA: encoder and decoder over one token table, in plain PyTorch (Wang et al. 2022, arXiv:2202.03052)."""
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from models.ofa.cache import DecoderState
 from models.ofa.config import OFAConfig
 from models.ofa.decoder import Decoder
 from models.ofa.encoder import Encoder, EncoderOutput
+from models.ofa.folding import refuse_change
 from models.ofa.order import put_in_order
 
 INIT_STD = 0.02
@@ -40,6 +42,17 @@ class OFA(nn.Module):
                 nn.init.normal_(module.weight, std=INIT_STD)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+    def train(self, mode: bool = True) -> "OFA":
+        """As in PyTorch; raises UserError for a model that `prepare_for_inference` has changed."""
+        if mode:
+            refuse_change(self)
+        return super().train(mode)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in PyTorch; raises UserError as `train` does."""
+        refuse_change(self)
+        return super().load_state_dict(state_dict, strict, assign)
 
     def encode(
         self,

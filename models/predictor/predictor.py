@@ -36,6 +36,7 @@ from models.generation import (
 )
 from models.ofa import OFA, OFAConfig
 from models.ofa.compiling import compile_layers
+from models.ofa.inference import prepare_for_inference
 from models.ofa.model import ENCODER_INPUTS
 from models.predictor.arguments import (
     Choices,
@@ -156,7 +157,7 @@ class OFAPredictor:
             ema = description.averaged and bool(description.options.get("uses_ema"))
         model_options = {f.name for f in fields(OFAConfig)}
         options = {name: requested[name] for name in requested if name in model_options} | {"vocab_size": len(vocab)}
-        model = load_model(path, options, ema=ema, device=place).to(precision).requires_grad_(False)
+        model = prepare_for_inference(load_model(path, options, ema=ema, device=place), precision)
         if compile:
             compile_layers(model)
         return cls(model, vocab, description, batch_size, vqgan)
