@@ -26,7 +26,7 @@ def evaluated(*flags: str) -> OFA:
 def test_prediction_and_evaluation_prepare_alike(dtype, flags):
     models = [predictor(dtype=dtype).model, evaluated(*flags)]
     for model in models:
-        assert sum(isinstance(module, FoldedConv2d) for module in model.modules()) > 40
+        assert any(isinstance(module, FoldedConv2d) for module in model.modules())
         assert not any(parameter.requires_grad for parameter in model.parameters())
         assert not any(module.training for module in model.modules())
     for (name, first), second in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
