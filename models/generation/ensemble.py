@@ -61,7 +61,8 @@ class Ensemble:
         for index, x in enumerate(features):
             logits = self._logits(index, x, rules.ids)
             if self.temperature != 1.0:
-                logits /= self.temperature
+                logits = logits.float()
+                logits /= self.temperature  # beyond float16's range, and twice rounded in bfloat16
             rules.before_softmax(logits, position)
             parts.append(logits.log_softmax(-1, dtype=torch.float32))
         return parts[0] if len(parts) == 1 else torch.stack(parts).logsumexp(0) - math.log(len(parts))

@@ -218,7 +218,8 @@ class _Walk:
         """Log-probabilities (B, e) of the root's edges (e,), of which some are open (A, e)."""
         parts = []
         for model, state in zip(self.models, self.states, strict=True):
-            logits = model.project(state.root, self.trie.edges[edges] % SPAN)
+            table = model.decoder.output_projection.weight[self.trie.edges[edges] % SPAN]
+            logits = F.linear(state.root.float(), table.float())  # as `after` does
             parts.append(logits.masked_fill(~is_open, -math.inf).log_softmax(1, dtype=torch.float32))
         return _mean_probability(parts)
 
