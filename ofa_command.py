@@ -16,6 +16,7 @@ PROGRAMS = {
     "demo": ("demo", "try a model on a web page"),
     "validate": ("data.validate", "check every row of a data file"),
     "convert": ("utils.convert", "convert a checkpoint from one file format to another"),
+    "export": ("models.export.__main__", "write a model as ONNX files and torch.export programs"),
     "build": ("data.build", "build data files from published datasets"),
     "image-codes": ("utils.image_codes", "turn images into codes, and codes into images"),
 }

@@ -9,7 +9,6 @@ an interrupted run resumes. Exit code 1: items were skipped, 2: a wrong command 
 import ofa_names  # isort: skip  # noqa: F401  (first: a user's `data` or `utils` is a sentence)
 
 import argparse
-import ast
 import itertools
 import json
 import sys
@@ -26,7 +25,7 @@ from data.table_files import column_names
 from data.tasks import TASKS
 from utils.errors import ItemError, UserError
 from utils.files import RepeatedKeyError, check_folder, parse_json, whole_characters
-from utils.options import path_of, positive, program_name, seed
+from utils.options import path_of, positive, program_name, seed, setting
 from utils.program import program
 from utils.record_file import RecordFile
 
@@ -199,7 +198,7 @@ def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> No
     sub.add_argument("--compile", action="store_true", help="compile the layers; the first batches take longer")
     sub.add_argument("--decoding", type=_json_object, default={}, help='generation options, e.g. {"beam": 1}')
     sub.add_argument(
-        "--set", action="append", default=[], type=_setting, metavar="NAME=VALUE", dest="overrides",
+        "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="overrides",
         help="override an option of the checkpoint, e.g. bpe_dir=utils/BPE",
     )  # fmt: skip
 
@@ -211,16 +210,6 @@ def _json_object(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
     except (ValueError, AttributeError, RecursionError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object") from None
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    name, mark, value = text.partition("=")
-    if not mark:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
 
 
 @program("predict.py", "With --output, rerun the same command to resume.")

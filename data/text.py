@@ -4,6 +4,8 @@ Ids (V = 59,457 with the English files and the default sizes): `<s>` 0, `<pad>` 
 lines of `dict.txt`, `<mask>`, `<code_0>` ..., `<bin_0>` ...; no padding to a multiple.
 """
 
+import itertools
+import json
 import re
 import string
 import unicodedata
@@ -13,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 
 from utils.build_bpe import FILLERS, token_bytes
@@ -67,7 +69,7 @@ class Vocabulary:
         self.bin_start = self.code_start + num_codes
         self._symbols = [*SPECIALS, *text_symbols, "<mask>", *codes, *bins]
         self._ids = {symbol: number for number, symbol in enumerate(self._symbols)}
-        self._tokenizer = bpe.tokenizer
+        self._tokenizer, self._symbol_of_token = bpe.tokenizer, bpe.symbols
         self._id_of_token = [self._ids.get(symbol, UNK) for symbol in bpe.symbols]
         self._unknown = {int(self.unk), *([self._ids["[UNK]"]] if "[UNK]" in self._ids else [])}
         self.has_unknown = not self._unknown.isdisjoint(self._id_of_token)
@@ -169,6 +171,24 @@ class Vocabulary:
         """Text of ids (T,) for people: as `decode`, without unknown tokens, which stand for no text."""
         numbers: Iterable[int] = ids.tolist() if isinstance(ids, Tensor) else ids
         return self.decode([number for number in numbers if number not in self._unknown])
+
+    def tokenizer(self) -> Tokenizer:
+        """The same encoding for programs that have `tokenizers` only: texts without bos and eos <-> these ids.
+
+        Tokens that the dictionary lacks have ids from V on, and are unk; image codes and bins are never made of texts.
+        """
+        content = json.loads(self._tokenizer.to_str())
+        missing = itertools.count(len(self))
+        tokens = sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])
+        ids = {token: self._ids.get(self._symbol_of_token[number], -1) for token, number in tokens}
+        ids = {token: next(missing) if number < 0 else number for token, number in ids.items()}
+        named = set(ids.values())
+        content["model"]["vocab"] = ids | {s: number for number, s in enumerate(self._symbols) if number not in named}
+        for token in content["added_tokens"]:
+            token["id"] = ids[token["content"]]
+        made = Tokenizer.from_str(json.dumps(content))
+        made.decoder = decoders.ByteLevel() if self.bpe == "gpt2" else decoders.WordPiece()
+        return made
 
     def string(self, ids: Iterable[int] | Tensor) -> str:
         """Symbols of ids (T,) joined by blanks, without bos and eos."""

@@ -26,6 +26,7 @@ FLOORS = {
     "models.weights": 5,
     "models.hf": 6,
     "models.predictor": 6,
+    "models.export": 7,
     "digits": 7,
     "data.builders": 8,
     "models.web_page": 8,

@@ -1,6 +1,7 @@
 """Dataclass fields that double as command line flags, and the values that flags take."""
 
 import argparse
+import ast
 import os
 import sys
 from dataclasses import field
@@ -40,6 +41,17 @@ def path_of(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("the path is empty")
     return Path(os.path.expanduser(text))
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """For argparse: NAME=VALUE; what is no Python literal is a text."""
+    name, mark, value = text.partition("=")
+    if not mark:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def _whole(text: str, least: int, what: str, most: int = 10**18) -> int:

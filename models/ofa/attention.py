@@ -64,6 +64,8 @@ def attend(
     if bias is not None:
         bias = bias.to(q.dtype)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
+    if torch.compiler.is_exporting():  # the strides are one kernel's: a view of them would not fit another's
+        out = out.clone(memory_format=torch.contiguous_format)
     if width > D:
         out = out[..., :D]
     if groups > 1:

@@ -128,9 +128,14 @@ class Decoder(PositionTables):
             relative,
         )
 
+    def max_length(self, code: bool) -> int:
+        """Positions that the tables have, begin of sentence included."""
+        if code:
+            return min(self.image_position_idx.numel(), self.embed_positions.num_embeddings)
+        return min(MAX_TEXT, self.max_positions)
+
     def _check_length(self, length: int, code: bool) -> None:
-        limit = min(self.image_position_idx.numel(), self.embed_positions.num_embeddings) if code else MAX_TEXT
-        limit = limit if code else min(limit, self.max_positions)
+        limit = self.max_length(code)
         if length > limit:
             kind = "image codes" if code else "text tokens"
             flag = "--code-image-size" if code else "--max-tgt-length or --max-len-b"

@@ -82,7 +82,8 @@ class Encoder(EncoderEmbedding):
                 images.append(self.embed_patches(pixels, masks, index, sample_patch_num, patch_generator))
         x = torch.cat([p.embedded for p in images] + [self.embed_text(src_tokens, token_embeddings)], dim=1)
         padding_mask = torch.cat([p.padding for p in images] + [src_tokens.eq(PAD)], dim=1)
-        padding = padding_mask if bool(padding_mask.any()) else None
+        # An exported program cannot ask: it always takes the way for padding.
+        padding = padding_mask if torch.compiler.is_exporting() or bool(padding_mask.any()) else None
         if padding is not None:
             x = x * ~padding.unsqueeze(-1)
         biases, positions = self._biases(images, src_tokens.size(1))
@@ -98,7 +99,7 @@ class Encoder(EncoderEmbedding):
 
         Without gradients they are kept by (grid, text length): images of the same size have the same biases.
         """
-        if torch.is_grad_enabled() or self.training:
+        if torch.is_grad_enabled() or self.training:  # torch.export works with gradients
             self.bias_cache.clear()  # an update may follow, and a bias kept until then would only take memory
             return self._compute_biases(images, text_length)
         if any(p.ids.dim() > 1 for p in images):

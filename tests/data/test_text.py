@@ -223,6 +223,26 @@ def test_bert(bert_dir):
     assert pickle.loads(pickle.dumps(vocab)).encode("playing") == vocab.encode("playing")
 
 
+@pytest.mark.parametrize("name", ["gpt2", "small", "bert"])
+def test_the_tokenizer_for_others_has_the_same_ids(name, small_dir, bert_dir, tmp_path):
+    folder = {"gpt2": BPE_DIR, "small": small_dir, "bert": bert_dir}[name]
+    vocab = Vocabulary.load(folder, "bert" if name == "bert" else "gpt2", 32, 4)
+    vocab.tokenizer().save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    texts = [
+        " what does the image describe?",
+        " the cat saw a",
+        "<mask> </s> <bin_3> Café 你好 🎉 <|endoftext|> 262 [UNK]",
+    ]
+    for text in [*texts, "Café playing, it's?", "图片", "", "  \n"]:
+        ids = vocab.encode(text)
+        found = tokenizer.encode(text).ids
+        assert [number if number < len(vocab) else vocab.unk for number in found] == ids
+        assert tokenizer.decode(ids, skip_special_tokens=False) == vocab.decode(ids)
+    assert [tokenizer.id_to_token(number) for number in range(4)] == ["<s>", "<pad>", "</s>", "<unk>"]
+    assert tokenizer.token_to_id("<bin_3>") == vocab.bin_id(3) and tokenizer.token_to_id("<mask>") == vocab.mask
+
+
 # errors
 
 

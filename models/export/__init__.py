@@ -1,0 +1,1 @@
+"""A checkpoint as programs that run without this repository: `python -m models.export CHECKPOINT FOLDER`."""
