@@ -187,7 +187,9 @@ class Vocabulary:
         for token in content["added_tokens"]:
             token["id"] = ids[token["content"]]
         made = Tokenizer.from_str(json.dumps(content))
-        made.decoder = decoders.ByteLevel() if self.bpe == "gpt2" else decoders.WordPiece()
+        closed_up = [decoders.Replace(*pair) for pair in CLOSE_UP]
+        pieces = decoders.Sequence([decoders.WordPiece(cleanup=False), decoders.Fuse(), *closed_up])
+        made.decoder = decoders.ByteLevel() if self.bpe == "gpt2" else pieces
         return made
 
     def string(self, ids: Iterable[int] | Tensor) -> str:

@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 from models.export.modules import ExportedEncoder, FirstStep, NextStep
 from models.ofa import OFA
 from models.ofa.encoder import Encoder
+from models.ofa.folding import FoldedConv2d, FoldedNorm
 from utils.constants import BOS, EOS, NUM_SPECIAL, PAD
 from utils.errors import UserError
 
@@ -65,7 +66,7 @@ def trace(model: OFA, side: int, code: bool = False) -> dict[str, Traced]:
     of_encoder = ("encoded", "padding_mask", "positions")
     of_memory = (*cache_names("memory", layers), "memory.positions")
     sizes: list[Any] = [{0: batch, 1: length}, rows, rows]
-    with _wider_table(model.encoder):
+    with _plain_trunk(model), _wider_table(model.encoder):
         traced = {ENCODER: _trace(encoder, (tokens, images, masks), sizes, ENCODER_NAMES, of_encoder)}
     sizes = [{0: batch, 1: Dim("prompt", max=limit - 1)}, *2 * [{0: batch, 1: positions}], {1: positions}]
     outputs = ("logits", *cache_names("present", layers), *of_memory)
@@ -75,6 +76,24 @@ def trace(model: OFA, side: int, code: bool = False) -> dict[str, Traced]:
     inputs, outputs = ("tokens", *cache_names("past", layers), *of_memory), ("logits", *cache_names("present", layers))
     traced[NEXT] = _trace(next_step, (prompt[:, :1], past, memory, memory_positions), sizes, inputs, outputs)
     return traced
+
+
+@contextmanager
+def _plain_trunk(model: OFA) -> Iterator[None]:
+    """Inside, folded convolutions are ordinary ones: a program takes weights by their names in the state dict."""
+    folded = [
+        (parent, name, child)
+        for parent in model.encoder.embed_images.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, FoldedConv2d | FoldedNorm)
+    ]
+    try:
+        for parent, name, child in folded:
+            setattr(parent, name, child.plain())
+        yield
+    finally:
+        for parent, name, child in folded:
+            setattr(parent, name, child)
 
 
 @contextmanager

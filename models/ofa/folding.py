@@ -54,6 +54,13 @@ class FoldedConv2d(InferenceOnly, nn.Conv2d):
         self.original = dict(conv.state_dict())
         self.training = False
 
+    def plain(self) -> nn.Conv2d:
+        """An ordinary convolution with the same weights."""
+        sizes: dict[str, Any] = {name: getattr(self, name) for name in ("kernel_size", "stride", "padding")}
+        conv = nn.Conv2d(self.in_channels, self.out_channels, device="meta", **sizes).eval()
+        conv.weight, conv.bias = self.weight, self.bias
+        return conv
+
 
 class FoldedNorm(InferenceOnly, nn.Identity):
     """What is left of the batch norm."""
@@ -62,6 +69,10 @@ class FoldedNorm(InferenceOnly, nn.Identity):
         nn.Identity.__init__(self)
         self.original = dict(norm.state_dict())
         self.training = False
+
+    def plain(self) -> nn.Identity:
+        """An ordinary module that does nothing."""
+        return nn.Identity()
 
 
 def fold_batch_norms(trunk: ResNet) -> None:

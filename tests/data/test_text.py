@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from data.text import Vocabulary, normalize_caption, normalize_question
 from utils.errors import UserError

@@ -145,7 +145,8 @@ def test_the_example_captions_without_torch(exported, predictor, tmp_path):
     for row in range(4):
         images.append(tmp_path / f"{row}.png")
         render(TASKS["caption"].row(2, row, seed=1, size=96)[-1]).save(images[-1])
-    code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
+    code = "import runpy, sys; sys.modules['torch'] = None; del sys.argv[0]; "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
     done = subprocess.run(
         [sys.executable, "-I", "-c", code, exported[0] / "caption.py", *images],
         cwd=tmp_path,
