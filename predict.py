@@ -195,6 +195,9 @@ def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> No
     sub.add_argument("--batch-size", type=positive, default=16, help="items per batch (default %(default)s)")
     sub.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     sub.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default %(default)s)")
+    sub.add_argument(
+        "--int8", action="store_true", help="int8 weights in the layers, which take a quarter of the memory"
+    )
     sub.add_argument("--compile", action="store_true", help="compile the layers; the first batches take longer")
     sub.add_argument("--decoding", type=_json_object, default={}, help='generation options, e.g. {"beam": 1}')
     sub.add_argument(
@@ -394,7 +397,7 @@ class _Standard:
 
 def _load(args: argparse.Namespace) -> "OFAPredictor":
     overrides = dict(args.overrides)
-    if reserved := overrides.keys() & {"device", "dtype", "batch_size", "vqgan", "max_image_pixels", "compile"}:
+    if reserved := overrides.keys() & {"device", "dtype", "batch_size", "vqgan", "max_image_pixels", "compile", "int8"}:
         name = sorted(reserved)[0]
         raise UserError(f"--set {name}=... has its own flag: pass --{name.replace('_', '-')}.")
     if args.max_image_pixels:
@@ -405,7 +408,7 @@ def _load(args: argparse.Namespace) -> "OFAPredictor":
         overrides["vqgan"] = tuple(args.vqgan)
     from models.predictor import OFAPredictor
 
-    own = {"dtype": args.dtype, "batch_size": args.batch_size, "compile": args.compile}
+    own = {name: getattr(args, name) for name in ("dtype", "batch_size", "compile", "int8")}
     return OFAPredictor.load(args.checkpoint, args.device, **own, **overrides)
 
 

@@ -57,7 +57,7 @@ def check_given(cfg: DictConfig, given: Collection[str]) -> None:
         of_task = name in cfg.task and name not in TRAINING_ONLY
         if not (of_task or name in USED or name in cfg.evaluation or name in generation):
             raise UserError(f"{flag(name)} is not supported by evaluate.py: {ADVICE.get(name, 'leave it out')}.")
-    pairs = [("ans2label_file", "ans2label_dict")]
+    pairs = [("ans2label_file", "ans2label_dict"), ("int8", "compile")]
     if cfg.task.get("val_inference_type") == "allcand":
         pairs.append(("beam_search_vqa_eval", "val_inference_type"))
     for one, other in pairs:

@@ -100,9 +100,14 @@ class MultiheadAttention(nn.Module):
         keys, values = split_heads(self.k_proj(x), self.heads), split_heads(self.v_proj(x), self.heads)
         return (keys, values) if padding is None else fold_padding(keys, values, padding)
 
-    def fused(self) -> tuple[Tensor, Tensor]:
-        """A weight (3C, C) and a bias (3C,) that give queries, keys and values in one product; copies."""
+    def fused(self) -> tuple[Tensor, Tensor] | None:
+        """A weight (3C, C) and a bias (3C,) that give queries, keys and values in one product; copies.
+
+        None for other layers than `nn.Linear` (int8 weights).
+        """
         parts = (self.q_proj, self.k_proj, self.v_proj)
+        if not all(isinstance(part, nn.Linear) for part in parts):
+            return None
         return torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
 
     def project(

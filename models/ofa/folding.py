@@ -21,10 +21,10 @@ class InferenceOnly(nn.Module):
     """A module in the place of another, for inference alone.
 
     Attributes:
-        original: what the other had in its state dict; moved and cast as the module's own tensors.
+        original: what the other had in its state dict, moved and cast as the module's own tensors; None if it is gone.
     """
 
-    original: dict[str, Tensor]
+    original: dict[str, Tensor] | None
 
     def train(self, mode: bool = True) -> "InferenceOnly":
         """Raises UserError for training."""
@@ -33,10 +33,13 @@ class InferenceOnly(nn.Module):
         return super().train(False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "InferenceOnly":
-        self.original = {name: fn(value) for name, value in self.original.items()}
+        if self.original is not None:
+            self.original = {name: fn(value) for name, value in self.original.items()}
         return super()._apply(fn, recurse)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        if self.original is None:
+            raise UserError("A model with int8 weights cannot be saved: save the one that load_model returns.")
         destination.update({prefix + name: value for name, value in self.original.items()})
 
     def _load_from_state_dict(self, *_: Any) -> None:

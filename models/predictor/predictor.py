@@ -124,13 +124,15 @@ class OFAPredictor:
         ema: bool | None = None,
         vqgan: tuple[PathLike, PathLike] | None = None,
         compile: bool = False,
+        int8: bool = False,
         **overrides: Any,
     ) -> "OFAPredictor":
         """A predictor of a checkpoint; what the file does not tell is inferred or asked for.
 
         Args:
             path: a fairseq file, a Hugging Face folder or a safetensors file.
-            device: "auto" takes a GPU if there is one. dtype: "float32", "bfloat16" or "float16".
+            device: "auto" takes a GPU if there is one.
+            dtype: "float32", "bfloat16" or "float16". int8: int8 weights in the layers, `dtype` for all else.
             ema: take the averaged weights; None = if the model was validated with them and the file holds them.
             vqgan: checkpoint and yaml of the VQGAN that `draw` needs.
             compile: compile the model's layers by `torch.compile`; the first batches take longer.
@@ -146,9 +148,12 @@ class OFAPredictor:
         check_path("The checkpoint", path)
         check_flag("ema", ema)
         check_flag("compile", compile)
+        check_flag("int8", int8)
         check_count("batch_size", batch_size)
         check_vqgan(vqgan)
         precision, place = _dtype(dtype), pick_device(device)
+        if compile and int8:
+            raise UserError("compile and int8 cannot be combined: leave one out.")
         description = describe(load_checkpoint(path, mmap=True), str(path), **requested)
         vocab = load_vocabulary(description)
         if description.card is not None:
@@ -157,7 +162,7 @@ class OFAPredictor:
             ema = description.averaged and bool(description.options.get("uses_ema"))
         model_options = {f.name for f in fields(OFAConfig)}
         options = {name: requested[name] for name in requested if name in model_options} | {"vocab_size": len(vocab)}
-        model = prepare_for_inference(load_model(path, options, ema=ema, device=place), precision)
+        model = prepare_for_inference(load_model(path, options, ema=ema, device=place), precision, bool(int8))
         if compile:
             compile_layers(model)
         return cls(model, vocab, description, batch_size, vqgan)
@@ -448,7 +453,8 @@ def _dtype(name: str | torch.dtype) -> torch.dtype:
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     dtype = known.get(str(name).removeprefix("torch."))
     if dtype is None:
-        raise UserError(f"dtype={name!r} is unknown: choose {', '.join(known)}.")
+        advice = " (int8 is an option of its own)" if "int8" in str(name) else ""
+        raise UserError(f"dtype={name!r} is unknown: choose {', '.join(known)}{advice}.")
     return dtype
 
 
