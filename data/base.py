@@ -129,6 +129,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
         self.strict = split in STRICT_SPLITS
         self.transform = standard_transform(config.patch_image_size, config.imagenet_default_mean_and_std)
         self._image_notes: set[str] = set()  # of the row that is being read
+        self._last_image: tuple[bytes, Tensor, set[str]] | None = None  # file, pixels, notes
 
     @abstractmethod
     def example(self, row: Row, rng: random.Random) -> Example:
@@ -179,7 +180,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
 
     def collater(self, samples: Sequence[Sample | SkippedRow]) -> Batch:
         """Batch of samples; the name is the one fairseq calls."""
-        return collate(samples, self.vocab.pad)
+        return collate(samples, self.vocab.pad, share_images=not self.strict)
 
     def example_of(self, index: int) -> Example:
         """What a row means, before its text and image become tensors; BadRowError if it is bad."""
@@ -233,8 +234,16 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
 
     def _encode(self, index: int, example: Example) -> Sample:
         if isinstance(example.image, bytes):
-            example.image = self._decode(example.image)
+            example.image = self._decode(example.image) if self.strict else self._shared_pixels(example.image)
         return encode_example(index, example, self.vocab, self.transform, self.allowed_after)
+
+    def _shared_pixels(self, data: bytes) -> Tensor:
+        """Pixels of an image file: one tensor for consecutive rows with the same image, as of questions about it."""
+        if self._last_image is None or self._last_image[0] != data:
+            pixels = self.transform(self._decode(data))
+            self._last_image = data, pixels, self._image_notes.copy()
+        self._image_notes |= self._last_image[2]
+        return self._last_image[1]
 
 
 def encode_example(

@@ -16,16 +16,18 @@ def _pad_right(rows: Sequence[Tensor], value: int) -> Tensor:
     return pad_sequence(list(rows), batch_first=True, padding_value=value)
 
 
-def collate(samples: Sequence[Sample | SkippedRow], pad: int) -> Batch:
+def collate(samples: Sequence[Sample | SkippedRow], pad: int, share_images: bool = False) -> Batch:
     """Pad samples on the right and stack them; optional keys must be in all samples or in none.
 
     Args:
         samples: what a dataset's items are; rows skipped as bad only leave their message.
         pad: id that fills source, target and previous tokens.
+        share_images: put an image that several samples hold, as one tensor, into the batch once. Not for training:
+            its batch norm counts samples.
     """
     good = [sample for sample in samples if not isinstance(sample, SkippedRow)]
     skipped = [sample.message for sample in samples if isinstance(sample, SkippedRow)]
-    batch = _stack(good, pad) if good else Batch()
+    batch = _stack(good, pad, share_images) if good else Batch()
     if skipped:
         batch["skipped"] = skipped
     if notes := [note for sample in good for note in sample.get("image_notes", ())]:
@@ -54,14 +56,20 @@ def prefix_tokens(decoder_prompts: Sequence[Sequence[int]], pad: int) -> Tensor:
     return _pad_right([torch.tensor(prompt[1:], dtype=torch.long) for prompt in decoder_prompts], pad)
 
 
-def _stack(samples: list[Sample], pad: int) -> Batch:
+def _stack(samples: list[Sample], pad: int, share_images: bool) -> Batch:
     net_input = NetInput(
         src_tokens=_pad_right([sample["source"] for sample in samples], pad),
         src_lengths=torch.tensor([int((sample["source"] != pad).sum()) for sample in samples]),
         prev_output_tokens=_pad_right([sample["prev_output_tokens"] for sample in samples], pad),
     )
     if "patch_image" in samples[0]:
-        net_input["patch_images"] = torch.stack([sample["patch_image"] for sample in samples])
+        images = {id(sample["patch_image"]): sample["patch_image"] for sample in samples}
+        if share_images and len(images) < len(samples):
+            places = {key: place for place, key in enumerate(images)}
+            net_input["image_rows"] = torch.tensor([places[id(sample["patch_image"])] for sample in samples])
+            net_input["patch_images"] = torch.stack(list(images.values()))
+        else:
+            net_input["patch_images"] = torch.stack([sample["patch_image"] for sample in samples])
         net_input["patch_masks"] = torch.cat([sample["patch_mask"] for sample in samples])
     target = _pad_right([sample["target"] for sample in samples], pad)
     batch = Batch(

@@ -47,14 +47,25 @@ class Source(NamedTuple):
 
     Attributes:
         size: how many items it has.
-        read: (unread, empty) -> items. Of a TSV file, the columns `unread` are left out, and in the columns `empty`
-            a text without a character is a text; in others it is missing.
+        items: (numbers, unread, empty) -> items, as of `read`.
         left_out: a sentence on the files of a folder that are no items, if there are any.
     """
 
     size: int
-    read: Callable[..., Iterator[Item]]
+    items: Callable[[range, Collection[str], Collection[str]], Iterator[Item]]
     left_out: str = ""
+
+    def read(
+        self, unread: Collection[str] = (), empty: Collection[str] = (), numbers: range | None = None
+    ) -> Iterator[Item]:
+        """Items.
+
+        Args:
+            unread, empty: of a TSV file, columns that are left out, and those in which a text without a character is a
+                text; in others it is missing.
+            numbers: consecutive numbers below `size`; None = all.
+        """
+        return self.items(range(self.size) if numbers is None else numbers, unread, empty)
 
 
 def image_endings() -> frozenset[str]:
@@ -120,13 +131,13 @@ def open_items(
             raise UserError(f"--selected-cols {selected_cols}: the columns are {', '.join(names)}.")
         check_format(rows, len(rows.columns or ()))
         _check_columns(rows, names, selected_cols)
-        return Source(len(rows), lambda unread=(), empty=(): _rows(rows, names, unread, empty))
+        return Source(len(rows), lambda *which: _rows(rows, names, *which))
     if ending == ".csv" or (ending != ".json" and is_table(path) and not _images_of(place, recursive)):
         return _table(path, names, columns or {}, image_root)
     if ending == ".jsonl":
         lines = _lines(place)
         root = place.parent if image_root is None else Path(image_root)
-        return Source(len(lines), lambda *_: object_items(path, lines, names, columns or {}, root))
+        return Source(len(lines), lambda numbers, *_: object_items(path, lines, names, columns or {}, root, numbers))
     if "image" not in names:
         if ending != ".txt" and (ending in FILE_ENDINGS or (ending and os.path.isfile(path)) or PATH.fullmatch(path)):
             raise UserError(
@@ -134,7 +145,8 @@ def open_items(
                 "those, or put a text that looks like a file name into a .txt file."
             )
         texts = _lines(place) if ending == ".txt" else [path]
-        return Source(len(texts), lambda *_: (Item(f"text {quoted(text)}", None, {names[-1]: text}) for text in texts))
+        items = [Item(f"text {quoted(text)}", None, {names[-1]: text}) for text in texts]
+        return Source(len(items), lambda numbers, *_: iter(items[numbers.start : numbers.stop]))
     if ending == ".json":
         raise UserError(f"{path} is JSON, but objects are read from .jsonl files: write one object per line.")
     images, left_out = [place], ""
@@ -143,7 +155,7 @@ def open_items(
         if not images:
             raise UserError(f"{place} holds no images: name another folder. {left_out}".rstrip())
     items = [Item(str(file), str(file), {"image": str(file)}) for file in images]
-    return Source(len(items), lambda *_: iter(items), left_out)
+    return Source(len(items), lambda numbers, *_: iter(items[numbers.start : numbers.stop]), left_out)
 
 
 def _tsv(path: str, names: Sequence[str], selected_cols: str, image_root: str | None) -> TsvFile:
@@ -215,13 +227,15 @@ def _table(path: str, names: Sequence[str], columns: Mapping[str, str], image_ro
         )
     rows = kind(path, known, columns, known, image_root)
     rows.plain_ids = True
-    return Source(len(rows), lambda unread=(), empty=(): _rows(rows, known, unread, empty))
+    return Source(len(rows), lambda *which: _rows(rows, known, *which))
 
 
-def _rows(rows: Rows, names: Sequence[str], unread: Collection[str], empty: Collection[str]) -> Iterator[Item]:
+def _rows(
+    rows: Rows, names: Sequence[str], numbers: range, unread: Collection[str], empty: Collection[str]
+) -> Iterator[Item]:
     from data.images import image_file  # brings torch, for which a wrong path shall not wait
 
-    for number in range(len(rows)):
+    for number in numbers:
         item = Item(f"{rows.path}, line {rows.line(number)}")
         try:
             values: dict[str, Any] = dict(zip(names, rows[number], strict=False))
@@ -238,11 +252,11 @@ def _rows(rows: Rows, names: Sequence[str], unread: Collection[str], empty: Coll
 
 
 def object_items(
-    path: str, objects: Sequence[Any], names: Sequence[str], columns: Mapping[str, str], root: Path
+    path: str, objects: Sequence[Any], names: Sequence[str], columns: Mapping[str, str], root: Path, numbers: range
 ) -> Iterator[Item]:
-    """The items that JSON objects, or lines of them, say; their images start from `root`."""
-    for number, line in enumerate(objects, 1):
-        item = Item(f"{path}, object {number}")
+    """The items that some of the JSON objects, or lines of them, say; their images start from `root`."""
+    for number in numbers:
+        line, item = objects[number], Item(f"{path}, object {number + 1}")
         try:
             values = json_object(line) if isinstance(line, str) else line
             if not isinstance(values, dict):

@@ -83,6 +83,7 @@ class NetInput(TypedDict):
     src_lengths: Tensor  # (B,) int64, tokens without padding
     prev_output_tokens: Tensor  # (B, T) int64
     patch_images: NotRequired[Tensor]  # (B, 3, R, R) float32
+    image_rows: NotRequired[Tensor]  # (B,) int64: samples share images, and patch_images holds each once
     patch_masks: NotRequired[Tensor]  # (B,) bool
     code_masks: NotRequired[Tensor]  # (B,) bool, True: the target is image codes
 

@@ -28,7 +28,7 @@ def open_json(path: str, names: Sequence[str], columns: Mapping[str, str], image
     """
     content, root = read_json(Path(path)), Path(path).parent if image_root is None else Path(image_root)
     if isinstance(content, list) and content:
-        return Source(len(content), lambda *_: object_items(path, content, names, columns, root))
+        return Source(len(content), lambda numbers, *_: object_items(path, content, names, columns, root, numbers))
     there = [
         key for key in LAYOUTS if isinstance(content, dict) and isinstance(content.get(key), list) and content[key]
     ]
@@ -41,12 +41,15 @@ def open_json(path: str, names: Sequence[str], columns: Mapping[str, str], image
     if not root.is_dir():
         raise UserError(f"There is no folder {root}: --image-root names the one of the images.")
     entries = content[there[0]]
-    return Source(len(entries), lambda *_: _entries(path, there[0], entries, names, ImageFolders([root])))
+    images = ImageFolders([root])
+    return Source(len(entries), lambda numbers, *_: _entries(path, there[0], entries, names, images, numbers))
 
 
-def _entries(path: str, key: str, entries: list[Any], names: Sequence[str], images: ImageFolders) -> Iterator[Item]:
-    for number, entry in enumerate(entries):
-        item = Item(f"{path}, {key}[{number}]")
+def _entries(
+    path: str, key: str, entries: list[Any], names: Sequence[str], images: ImageFolders, numbers: range
+) -> Iterator[Item]:
+    for number in numbers:
+        entry, item = entries[number], Item(f"{path}, {key}[{number}]")
         try:
             if not isinstance(entry, dict):
                 raise ValueError("it is not a JSON object")

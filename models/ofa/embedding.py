@@ -60,15 +60,18 @@ class EncoderEmbedding(PositionTables):
         image_index: int,
         sample_patch_num: int | None = None,
         patch_generator: random.Random | None = None,
+        image_rows: Tensor | None = None,
     ) -> Patches:
         """Pixels (B, 3, R, R') -> patches; masks (B,), False = the sample has no image.
 
         Args:
             image_index: 1 for the first image, 2 for the second (its type embedding).
-            sample_patch_num, patch_generator: see `OFA.encode`.
+            sample_patch_num, patch_generator, image_rows: see `OFA.encode`.
         """
         height, width = self._checked_grid(images)
         features = self.embed_images(images).flatten(2).transpose(1, 2)  # (B, P, 1024 or 768)
+        if image_rows is not None:
+            features = features.index_select(0, image_rows)
         ids = grid_ids(height, width, self.side, images.device)
         positions = self._patch_positions(ids, height, width)[None]  # (1, P, C)
         if sample_patch_num is not None:

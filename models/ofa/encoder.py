@@ -68,6 +68,7 @@ class Encoder(EncoderEmbedding):
         sample_patch_num: int | None = None,
         token_embeddings: Tensor | None = None,
         patch_generator: random.Random | None = None,
+        image_rows: Tensor | None = None,
     ) -> EncoderOutput:
         """See `OFA.encode`."""
         if src_tokens.size(1) > self.max_positions:
@@ -78,8 +79,8 @@ class Encoder(EncoderEmbedding):
         images = []
         for index, pixels in ((2, patch_images_2), (1, patch_images)):
             if pixels is not None:
-                masks = patch_masks if patch_masks is not None else src_tokens.new_ones(pixels.size(0))
-                images.append(self.embed_patches(pixels, masks, index, sample_patch_num, patch_generator))
+                masks = patch_masks if patch_masks is not None else src_tokens.new_ones(src_tokens.size(0))
+                images.append(self.embed_patches(pixels, masks, index, sample_patch_num, patch_generator, image_rows))
         x = torch.cat([p.embedded for p in images] + [self.embed_text(src_tokens, token_embeddings)], dim=1)
         padding_mask = torch.cat([p.padding for p in images] + [src_tokens.eq(PAD)], dim=1)
         # An exported program cannot ask: it always takes the way for padding.

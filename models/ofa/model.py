@@ -16,7 +16,7 @@ from models.ofa.order import put_in_order
 
 INIT_STD = 0.02
 # What the encoder reads of a batch's `net_input`.
-ENCODER_INPUTS = ("src_tokens", "patch_images", "patch_masks", "patch_images_2")
+ENCODER_INPUTS = ("src_tokens", "patch_images", "patch_masks", "patch_images_2", "image_rows")
 
 
 class OFA(nn.Module):
@@ -63,6 +63,7 @@ class OFA(nn.Module):
         sample_patch_num: int | None = None,
         token_embeddings: Tensor | None = None,
         patch_generator: random.Random | None = None,
+        image_rows: Tensor | None = None,
     ) -> EncoderOutput:
         """Encodes text and images.
 
@@ -72,6 +73,7 @@ class OFA(nn.Module):
             sample_patch_num: keep this many patches of an image, drawn without replacement, in random order.
             token_embeddings: (B, L, C), used in place of the table's rows.
             patch_generator: draws the patches; None is Python's global generator.
+            image_rows: (B,), which of the images (fewer than B, each encoded once) a sample sees; None = its own.
 
         Returns:
             EncoderOutput: out (B, S, C), padding_mask (B, S) True = padding, image positions first, then text.
@@ -80,7 +82,7 @@ class OFA(nn.Module):
             ValueError: more text or patches than the model has positions for.
         """
         images = (patch_images, patch_masks, patch_images_2)
-        return self.encoder(src_tokens, *images, sample_patch_num, token_embeddings, patch_generator)
+        return self.encoder(src_tokens, *images, sample_patch_num, token_embeddings, patch_generator, image_rows)
 
     def decode(self, prev_output_tokens: Tensor, enc: EncoderOutput, code_masks: Tensor | None = None) -> Tensor:
         """Logits (B * G, T, V) of whole sequences; previous tokens (B * G, T) begin with bos and are right-padded.

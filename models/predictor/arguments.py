@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from data.text import BPE_FILES, has_words
+from models.predictor.images import PreparedImage
 from utils.errors import UserError
 from utils.files import whole_characters
 
-IMAGE_TYPES = (str, os.PathLike, bytes, Image.Image, np.ndarray)
+IMAGE_TYPES = (str, os.PathLike, bytes, Image.Image, np.ndarray, PreparedImage)
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 # Texts that may be empty: the name of nothing is a name.
 MAY_BE_EMPTY = ("objects", "premises")

@@ -2,21 +2,38 @@
 
 import logging
 import os
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from data.images import MAX_PIXELS, check_pixels, decode, to_rgb, turned
 from data.named_rows import URL
 from utils.errors import UserError
 from utils.files import read_file
 
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedImage:
+    """An image as `OFAPredictor.prepare` leaves it.
+
+    Attributes:
+        size: width and height as given. pixels: (3, R, R), resized and normalized.
+    """
+
+    size: tuple[int, int]
+    pixels: Tensor
+
+
+ImageFile = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+ImageLike = ImageFile | PreparedImage
 
 logger = logging.getLogger(__name__)
 
 
-def read_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(image: ImageFile, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """RGB image of a path, an encoded file (bytes), a Pillow image or a uint8 array (H, W, 3).
 
     It stands upright, as its EXIF orientation says, and what is transparent is white. What is there of a file that
@@ -41,7 +58,7 @@ def read_image(image: ImageLike, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return decoded
 
 
-def _decode(image: ImageLike, name: str, max_pixels: int) -> Image.Image:
+def _decode(image: ImageFile, name: str, max_pixels: int) -> Image.Image:
     if isinstance(image, str | os.PathLike | bytes):
         data = image if isinstance(image, bytes) else read_file(image)
         decoded, damaged, *_ = decode(data, max_pixels, upright=True, on_white=True)

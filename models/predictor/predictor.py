@@ -4,6 +4,7 @@ Shapes: B samples, R image side, K candidates or hypotheses.
 """
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -50,7 +51,7 @@ from models.predictor.arguments import (
     columns,
     pick_device,
 )
-from models.predictor.images import ImageLike, read_image
+from models.predictor.images import ImageFile, ImageLike, PreparedImage, read_image
 from models.text_to_image import Painter, code_options, row_generators, sample_codes
 from models.weights import load_model
 from models.weights.description import Description, describe, load_vocabulary
@@ -226,7 +227,7 @@ class OFAPredictor:
         (rows, texts), one = columns(images=images, phrases=phrases)
         examples = [Example(None, refcoco.source_text(text, rows_config, self.vocab.bpe), "") for text in texts]
 
-        def find(batch: Batch, opened: Sequence[Image.Image | None]) -> list[list[Box]]:
+        def find(batch: Batch, opened: Sequence[PreparedImage | None]) -> list[list[Box]]:
             searched = require_hypotheses(generate(self.model, self._inputs(batch), config))
             return [
                 self._boxes(hypotheses[:n_best], image, rows_config)
@@ -331,7 +332,7 @@ class OFAPredictor:
         examples = [Example(None, template.format(caption=caption), "") for caption in captions]
         seed = int(torch.randint(2**62, ()))
 
-        def paint(batch: Batch, _: Sequence[Image.Image | None]) -> list[list[Image.Image]]:
+        def paint(batch: Batch, _: Sequence[PreparedImage | None]) -> list[list[Image.Image]]:
             generators = row_generators(seed, batch["rows"], self.device)
             samples = sample_codes([self.model], self._inputs(batch), config, generators=generators)
             return [self._images(hypotheses, painter) for hypotheses in samples]
@@ -356,7 +357,7 @@ class OFAPredictor:
     ) -> list[list[Prediction]]:
         trie = self._trie(names)
 
-        def choose(batch: Batch, _: Sequence[Image.Image | None]) -> list[list[Prediction]]:
+        def choose(batch: Batch, _: Sequence[PreparedImage | None]) -> list[list[Prediction]]:
             enc = self.model.encode(**self._inputs(batch))
             ranking = rank_candidates(self.model, enc, trie, batch.get("decoder_prompts"), top_k)
             return [[Prediction(*pair) for pair in best] for best in ranked_names(ranking, names)]
@@ -372,7 +373,7 @@ class OFAPredictor:
     ) -> list[Prediction]:
         """The task's `answer` of the best text of each example; None = the text, without what the decoder was fed."""
 
-        def write(batch: Batch, _: Sequence[Image.Image | None]) -> list[Prediction]:
+        def write(batch: Batch, _: Sequence[PreparedImage | None]) -> list[Prediction]:
             prompts = batch.get("decoder_prompts")
             prefix = None if prompts is None else prefix_tokens(prompts, self.vocab.pad)
             searched = require_hypotheses(generate(self.model, self._inputs(batch), config, prefix_tokens=prefix))
@@ -387,27 +388,47 @@ class OFAPredictor:
         self,
         examples: Sequence[Example],
         images: Sequence[ImageLike | None],
-        answer: Callable[[Batch, Sequence[Image.Image | None]], list[R]],
+        answer: Callable[[Batch, Sequence[PreparedImage | None]], list[R]],
         batch_size: int | None = None,
     ) -> list[R]:
         """What `answer` says of batches of samples and their images, in the order of the examples."""
         results: dict[int, R] = {}
         with torch.inference_mode():
             for rows in _plan(examples, images, batch_size or self.batch_size):
-                opened = [None if (image := images[i]) is None else self.read_image(image) for i in rows]
+                opened = self._opened([images[i] for i in rows])
                 try:
                     samples = [
-                        encode_example(i, replace(examples[i], image=whole), self.vocab, self.transform)
+                        encode_example(i, replace(examples[i], image=whole and whole.pixels), self.vocab, self.transform)
                         for i, whole in zip(rows, opened, strict=True)
                     ]
-                    results.update(zip(rows, answer(collate(samples, self.vocab.pad), opened), strict=True))
+                    batch = collate(samples, self.vocab.pad, share_images=True)
+                    results.update(zip(rows, answer(batch, opened), strict=True))
                 except UserError:
                     raise
                 except ValueError as error:  # a text longer than the model has positions for
                     raise ItemError(str(error)) from error
         return [results[i] for i in range(len(examples))]
 
-    def read_image(self, image: ImageLike) -> Image.Image:
+    def _opened(self, images: Sequence[ImageLike | None]) -> list[PreparedImage | None]:
+        """The images, each read once; the model sees an image once too, however many rows ask about it."""
+        opened: dict[Any, PreparedImage | None] = {}
+        keys = [image if isinstance(image, str | os.PathLike | bytes) else id(image) for image in images]
+        for key, image in zip(keys, images, strict=True):
+            if key not in opened:
+                opened[key] = None if image is None else self.prepare(image)
+        return [opened[key] for key in keys]
+
+    def prepare(self, image: ImageLike) -> PreparedImage:
+        """The image as the model takes it, resized and normalized: what can be done ahead, in other threads.
+
+        Raises UserError as of `models.predictor.read_image`.
+        """
+        if isinstance(image, PreparedImage):
+            return image
+        whole = self.read_image(image)
+        return PreparedImage(whole.size, self.transform(whole))
+
+    def read_image(self, image: ImageFile) -> Image.Image:
         """The image as the model sees it before it is resized; see `models.predictor.read_image`."""
         return read_image(image, self.shared.max_image_pixels)
 
@@ -429,7 +450,7 @@ class OFAPredictor:
         return ids
 
     def _boxes(
-        self, hypotheses: Sequence[Hypothesis], image: Image.Image | None, config: refcoco.RefcocoData
+        self, hypotheses: Sequence[Hypothesis], image: PreparedImage | None, config: refcoco.RefcocoData
     ) -> list[Box]:
         assert image is not None
         ratios = refcoco.resize_ratios(*image.size, config)
