@@ -3,36 +3,42 @@
 INPUT is image files, a folder of them, a JSONL file (keys `image`, `question` ..., optional `id`), a CSV, Parquet or
 other table with these names, a COCO or VQA JSON file, or a TSV file with the released columns of the task; for draw and
 summarise also a .txt file with one text per line, or a text itself. With --output, which may be JSONL, CSV or Parquet,
-an interrupted run resumes. Exit code 1: items were skipped, 2: a wrong command line or file.
+an interrupted run resumes, and --processes or torchrun share the work. Exit code 1: items were skipped, 2: a wrong
+command line or file.
 """
 
 import ofa_names  # isort: skip  # noqa: F401  (first: a user's `data` or `utils` is a sentence)
 
 import argparse
+import dataclasses
+import hashlib
 import itertools
 import json
+import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from data.items import Item, Source, open_items
 from data.table_files import column_names
 from data.tasks import TASKS
-from utils.errors import ItemError, UserError
-from utils.files import RepeatedKeyError, check_folder, parse_json, whole_characters
+from utils.errors import UserError
+from utils.files import RepeatedKeyError, check_folder, parse_json
 from utils.options import path_of, positive, program_name, seed, setting
 from utils.program import program
+from utils.ranks import Ranks, are_several, start
 from utils.record_file import RecordFile
+from utils.record_parts import RecordParts, folder_of, identity
 
 if TYPE_CHECKING:  # functions import what needs torch: a wrong command line shall not wait for it
     from models.predictor import OFAPredictor
+    from models.predictor.stream import Counts, Ledger
 
-LOG_SECONDS = 30  # between two lines of progress where there is no terminal
+STEP = 1_000_003  # between the seeds of two chunks of drawings
+# What does not change the records of a run: it may differ when the run is resumed.
+FREE = ("output", "processes", "num_workers", "json", "device")
 
 
 @dataclass(frozen=True)
@@ -92,12 +98,15 @@ def _classify(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespa
 
 def _draw(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
     records = []
+    import torch
+
+    torch.manual_seed(args.seed + STEP * (v["number"][0] // args.batch_size))  # whoever draws these, and when
     drawings = _list(p.draw(v["prompt"], args.n, **args.decoding))
     args.folder.mkdir(parents=True, exist_ok=True)
-    for number, drawn in zip(v["number"], drawings, strict=True):
+    for number, done, drawn in zip(v["number"], v["done"], drawings, strict=True):
         images = [drawn] if args.n == 1 else drawn
         paths = []
-        for k, image in enumerate(images):
+        for k, image in enumerate([] if done else images):
             paths.append(_unused(args.folder, f"{number:06}_{k}"))
             image.save(paths[-1])
         records.append({"pictures": [str(path) for path in paths], "scores": [x.info["score"] for x in images]})
@@ -170,6 +179,10 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     )
     draw.add_argument("--seed", type=seed, default=7, help="random seed (default %(default)s)")
     args = parser.parse_args(argv)
+    if args.output is None and (args.processes > 1 or are_several() or args.json):
+        parser.error("several processes and --json need --output: standard output is for the records of one process.")
+    if args.processes > 1 and are_several():
+        parser.error("--processes and torchrun cannot be combined: leave one out.")
     if getattr(args, "free", False) and args.candidates is not None:
         parser.error("--free and --candidates cannot be combined: leave one out.")
     if getattr(args, "candidates", None) == "":
@@ -193,6 +206,11 @@ def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> No
     order = ",".join(command.columns)
     sub.add_argument("--selected-cols", help=f"numbers of the TSV columns {order} (default {command.selected})")
     sub.add_argument("--batch-size", type=positive, default=16, help="items per batch (default %(default)s)")
+    sub.add_argument(
+        "--processes", type=positive, default=1, help="processes that share the items (default %(default)s)"
+    )
+    sub.add_argument("--num-workers", type=positive, help="threads that read images (default: the cores, up to 8)")
+    sub.add_argument("--json", action="store_true", help="print a summary as JSON")
     sub.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
     sub.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default %(default)s)")
     sub.add_argument(
@@ -218,37 +236,89 @@ def _json_object(text: str) -> dict[str, Any]:
 @program("predict.py", "With --output, rerun the same command to resume.")
 def main(argv: Sequence[str] | None = None) -> int:
     """0, or 1 if items were skipped, 2 if nothing could be done."""
-    return predict(parse_args(sys.argv[1:] if argv is None else argv))
+    argv = sys.argv[1:] if argv is None else argv
+    return predict(parse_args(argv), argv)
 
 
-def predict(args: argparse.Namespace) -> int:
+def predict(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """Answers what is not answered yet; the exit code."""
     command = COMMANDS[args.command]
     selected = args.selected_cols or command.selected
     sources = [_source(path, args, command.columns, selected) for path in args.input]
-    for source in sources:
+    first = not are_several() or os.environ["RANK"] == "0"
+    for source in sources if first and args.processes == 1 else ():
         if source.left_out:
             print(source.left_out, file=sys.stderr)
-    inputs = (*args.input, args.checkpoint)
-    output = _output(args.output, command.field, inputs) if args.output else _Standard()
+    output = _output(args, command) if args.output else None
     if args.command == "draw":
         check_folder(args.folder, "--folder")
+    if args.processes > 1:
+        return start([sys.executable, str(Path(__file__).resolve()), *argv_of_one(argv)], args.processes)
+    sources = sources or [Source(1, lambda *_: iter([Item("the prompt")]))]
+    if output is not None and (are_several() or folder_of(output.path).exists()):
+        return _share(args, command, sources, output)
     predictor = _load(args)
-    if args.command == "draw":
-        import torch
+    from models.predictor.stream import Lines
 
-        torch.manual_seed(args.seed)
-    run = _Run(predictor, command, args, output, sum(source.size for source in sources) or 1)
-    unread = _switched(predictor, command, on=False)  # as in evaluation
-    empty = {name for name in _switched(predictor, command, on=True) if getattr(args, name, None) is None}
+    run = _Run(args, command, predictor, sources)
+    if output is None:
+        return _report(args, [run(Lines(None))])
     with output:
-        for source in sources:
-            for item in source.read(unread, empty):
-                run.add(item)
-        if not sources:
-            run.add(Item("the prompt"))
-        run.flush()
-    return run.finish()
+        counts = run(Lines(output))
+    return _report(args, [counts])
+
+
+def argv_of_one(argv: Sequence[str]) -> list[str]:
+    """The command line of one of several processes: without --processes, which argparse reads from its last place."""
+    return [*argv, "--processes=1"]
+
+
+def _share(args: argparse.Namespace, command: Command, sources: Sequence[Source], output: RecordFile) -> int:
+    """Answers this process's share of the items, or what a stopped run of several left; the first one merges."""
+    ranks = Ranks() if are_several() else None
+    total = sum(source.size for source in sources)
+    if ranks is not None and ranks.rank:
+        ranks.wait()
+        if args.device in ("auto", "cuda"):
+            args.device = _device(ranks)
+    from models.predictor.stream import Counts, Parts, adopt
+
+    parts = RecordParts(output.path, _digest(args), total)
+    predictor = _load(args)
+    run = _Run(args, command, predictor, sources)
+    if ranks is None or not ranks.rank:
+        adopt(parts, output, (item for source in sources for item in source.read(*run.columns)))
+    if ranks is not None and not ranks.rank:
+        ranks.ready()
+    ledger = Parts(parts, ranks.rank if ranks else 0, ranks.world if ranks else 1, run.size)
+    finished = ledger.finished()
+    counts = run(ledger, finished, ranks)
+    parts.close()
+    if ranks is not None:
+        summaries = ranks.finish(json.dumps(dataclasses.asdict(counts)))
+        if ranks.rank:
+            return 0
+        all_counts = [Counts(**json.loads(text)) for text in summaries]
+    else:
+        all_counts = [counts]
+    parts.merge()
+    with _output(args, command):
+        pass  # a table is made of the records now
+    return _report(args, all_counts, finished)
+
+
+def _device(ranks: Ranks) -> str:
+    """The GPU of this process, or the CPU."""
+    import torch
+
+    return f"cuda:{ranks.local % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+
+
+def _digest(args: argparse.Namespace) -> str:
+    """What decides about the records of a run."""
+    options = {name: str(value) for name, value in vars(args).items() if name not in FREE}
+    files = identity([*args.input, args.checkpoint])
+    return hashlib.sha256(json.dumps([options, files], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _source(path: str, args: argparse.Namespace, names: Sequence[str], selected: str) -> Source:
@@ -260,139 +330,64 @@ def _source(path: str, args: argparse.Namespace, names: Sequence[str], selected:
     return open_items(path, names, selected, args.recursive, columns, args.image_root)
 
 
-def _output(path: Path, field: str, inputs: Sequence[str]) -> RecordFile:
-    if path.suffix.lower() not in (".csv", ".parquet"):
-        return RecordFile(path, field, inputs)
+def _output(args: argparse.Namespace, command: Command) -> RecordFile:
+    inputs = (*args.input, args.checkpoint)
+    if args.output.suffix.lower() not in (".csv", ".parquet"):
+        return RecordFile(args.output, command.field, inputs)
     from data.record_table import RecordTable  # brings torch
 
-    return RecordTable(path, field, inputs)
+    return RecordTable(args.output, command.field, inputs)
 
 
 class _Run:
-    """Items on their way from the inputs to the output.
-
-    Args:
-        output: its `ids` are (id, row) of what it holds already; without a row it is the first item with this id.
-        total: number of items.
-    """
+    """A command on all items."""
 
     def __init__(
-        self,
-        predictor: "OFAPredictor",
-        command: Command,
-        args: argparse.Namespace,
-        output: "RecordFile | _Standard",
-        total: int,
+        self, args: argparse.Namespace, command: Command, predictor: "OFAPredictor", sources: Sequence[Source]
     ) -> None:
-        self.predictor, self.command, self.args, self.output = predictor, command, args, output
-        self.waiting: list[tuple[Any, dict[str, Any], str]] = []  # id, values by name, where
-        self.seen: set[Any] = set()
-        self.nameless = False  # whether an item came whose id, if it has one, cannot be read
-        self.number = self.written = self.skipped = 0
-        self.terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=total, disable=not self.terminal, unit="item", dynamic_ncols=True)
-        self.total, self.logged = total, time.monotonic()
+        from models.predictor.stream import TEXTS_AT_ONCE
 
-    def add(self, item: Item) -> None:
-        """Takes an item up unless it is answered already or cannot be read."""
-        from data.text import has_words  # brings numpy, for which a wrong command line shall not wait
+        self.args, self.command, self.predictor, self.sources = args, command, predictor, sources
+        self.size = args.batch_size * (1 if "image" in command.columns or args.command == "draw" else TEXTS_AT_ONCE)
+        unread = _switched(predictor, command, on=False)  # as in evaluation
+        empty = {name for name in _switched(predictor, command, on=True) if getattr(args, name, None) is None}
+        self.columns = unread, empty
 
-        item_id = self.number if item.id is None else item.id
-        names = self.command.columns
-        values: dict[str, Any] = {name: getattr(self.args, name, None) for name in names}
-        values |= {**item.values, "number": self.number}
-        first = item_id not in self.seen
-        values["row"] = None if first and not self.nameless else self.number
-        done = (item_id, self.number) in self.output.ids or (first and (item_id, None) in self.output.ids)
-        self.number += 1
-        self.seen.add(item_id)
-        self.nameless |= bool(item.problem) and item.id is None
-        try:
-            if item.problem:
-                raise UserError(item.problem)
-            if done:
-                self.progress(1)
-                return
-            if missing := [name for name in self.command.needed if values[name] is None]:
-                raise UserError(f"there is no {missing[0]!r}")
-            if any(
-                isinstance(values[n], str) and not has_words(values[n]) for n in self.command.needed if n != "image"
-            ):
-                raise UserError("the text has no words")
-            if any(isinstance(text, str) and not whole_characters(text) for n, text in values.items() if n != "image"):
-                raise UserError("the text holds half of a surrogate pair, which is not a character")
-            if values.get("image") is not None:
-                values["image"] = self.predictor.read_image(values["image"])
-        except ValueError as error:
-            self.skip(item.where, error)
-            return
-        self.waiting.append((item_id, values, item.where))
-        if len(self.waiting) >= self.args.batch_size:
-            self.flush()
+    def __call__(self, ledger: "Ledger", finished: int = 0, ranks: Ranks | None = None) -> "Counts":
+        from models.predictor.stream import Stream
 
-    def flush(self) -> None:
-        """Answers what is waiting."""
-        waiting, self.waiting = self.waiting, []
-        self.answer(waiting)
-
-    def answer(self, items: list[tuple[Any, dict[str, Any], str]]) -> None:
-        """Answers items and writes their records; where one cannot be answered, the others are, one by one."""
-        if not items:
-            return
-        columns = {name: [values[name] for _, values, _ in items] for name in items[0][1]}
-        try:
-            results = self.command.answer(self.predictor, columns, self.args)
-        except ItemError as error:
-            if len(items) == 1:
-                self.skip(items[0][2], error)
-            else:
-                for item in items:
-                    self.answer([item])
-            return
-        for (item_id, values, _), result in zip(items, results, strict=True):
-            row = {} if values["row"] is None else {"row": values["row"]}
-            self.output.write((json.dumps({"id": item_id, **result, **row}) + "\n").encode("ascii"))
-        self.written += len(items)
-        self.progress(len(items))
-
-    def skip(self, where: str, error: ValueError) -> None:
-        """Reports an item that cannot be answered."""
-        reason = " ".join(str(error).split()).rstrip(".")
-        tqdm.write(f"{reason if where in reason else f'{where}: {reason}'}; skipped.", file=sys.stderr)
-        self.skipped += 1
-        self.progress(1)
-
-    def progress(self, count: int) -> None:
-        """Moves the bar or, in a log, writes a line now and then."""
-        self.bar.update(count)
-        if not self.terminal and time.monotonic() - self.logged >= LOG_SECONDS:
-            self.logged = time.monotonic()
-            print(f"{self.number - len(self.waiting)} of {self.total} items", file=sys.stderr)
-
-    def finish(self) -> int:
-        """Says how many there were; the exit code."""
-        self.bar.close()
-        before = self.number - self.written - self.skipped
-        print(f"{self.written} written, {self.skipped} skipped, {before} there before.", file=sys.stderr)
-        return int(self.skipped > 0)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+        threads = self.args.num_workers or min(8, max(1, len(os.sched_getaffinity(0)) // here))
+        stream = Stream(
+            self.predictor,
+            lambda values: self.command.answer(self.predictor, values, self.args),
+            self.command.columns,
+            self.command.needed,
+            {name: getattr(self.args, name, None) for name in self.command.columns},
+            self.size,
+            threads,
+            sum(source.size for source in self.sources),
+            finished,
+            None if ranks is None else ranks.count,
+            ranks is None or not ranks.rank,
+        )
+        return stream.run(self.sources, ledger, *self.columns)
 
 
-class _Standard:
-    """Standard output as a `RecordFile` without records."""
-
-    ids: frozenset[Any] = frozenset()
-
-    def __enter__(self) -> "_Standard":
-        if sys.stdout is None:
-            raise UserError("Standard output is closed: pass a file with --output.")
-        return self
-
-    def write(self, lines: bytes) -> None:
-        sys.stdout.buffer.write(lines)
-        sys.stdout.flush()
-
-    def __exit__(self, *_: object) -> None:
-        """Leaves it open."""
+def _report(args: argparse.Namespace, counts: "Sequence[Counts]", finished: int = 0) -> int:
+    """Says how many there were; the exit code."""
+    written, skipped = sum(c.written for c in counts), sum(c.skipped for c in counts)
+    before = finished + sum(c.before for c in counts)
+    print(f"{written} written, {skipped} skipped, {before} there before.", file=sys.stderr)
+    if args.json:
+        seconds = max(c.seconds for c in counts)
+        summary = {
+            "rows": written + skipped + before, "written": written, "skipped": skipped, "before": before,
+            "seconds": round(seconds, 3), "rows_per_second": round((written + skipped) / max(seconds, 1e-9), 3),
+            "waiting_share": round(sum(c.waited for c in counts) / max(sum(c.seconds for c in counts), 1e-9), 4),
+        }  # fmt: skip
+        print(json.dumps(summary))
+    return int(skipped > 0)
 
 
 def _load(args: argparse.Namespace) -> "OFAPredictor":

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -88,6 +88,32 @@ class RecordFile:
             self._open()  # no answer at all is an empty file
         if self._file is not None:
             self._file.close()
+
+
+class Numbering:
+    """Tells items apart by their ids, and by their numbers where ids repeat; items are passed in input order.
+
+    Args:
+        ids: those of a `RecordFile`.
+    """
+
+    def __init__(self, ids: Collection[tuple[Any, int | None]] = ()) -> None:
+        self.ids = ids
+        self.seen: set[Any] = set()
+        self.nameless = False  # whether an item came whose id, if it has one, cannot be read
+
+    def place(self, number: int, item_id: Any, nameless: bool = False) -> tuple[int | None, bool]:
+        """The "row" of the item's record, None if its id is enough; and whether a record is there."""
+        first = item_id not in self.seen
+        row = None if first and not self.nameless else number
+        self.seen.add(item_id)
+        self.nameless |= nameless
+        return row, (item_id, number) in self.ids or (first and (item_id, None) in self.ids)
+
+
+def record_line(item_id: Any, result: Mapping[str, Any], row: int | None) -> bytes:
+    """The line of a record."""
+    return (json.dumps({"id": item_id, **result, **({} if row is None else {"row": row})}) + "\n").encode("ascii")
 
 
 def _id_of(line: bytes, field: str, where: str) -> tuple[Any, int | None]:

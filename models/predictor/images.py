@@ -14,7 +14,6 @@ from utils.errors import UserError
 from utils.files import read_file
 
 
-
 @dataclass(frozen=True, eq=False)
 class PreparedImage:
     """An image as `OFAPredictor.prepare` leaves it.

@@ -397,9 +397,10 @@ class OFAPredictor:
             for rows in _plan(examples, images, batch_size or self.batch_size):
                 opened = self._opened([images[i] for i in rows])
                 try:
+                    pixels = [None if image is None else image.pixels for image in opened]
                     samples = [
-                        encode_example(i, replace(examples[i], image=whole and whole.pixels), self.vocab, self.transform)
-                        for i, whole in zip(rows, opened, strict=True)
+                        encode_example(i, replace(examples[i], image=whole), self.vocab, self.transform)
+                        for i, whole in zip(rows, pixels, strict=True)
                     ]
                     batch = collate(samples, self.vocab.pad, share_images=True)
                     results.update(zip(rows, answer(batch, opened), strict=True))
