@@ -1,8 +1,12 @@
 """predict.py: every subcommand on real files, resuming, bad items, exit codes."""
 
 import csv
+import itertools
 import json
+import os
 import shutil
+import signal
+import socket
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -14,6 +18,7 @@ import predict
 from data.record_table import write_table
 from models.predictor import OFAPredictor
 from models.vqgan import VQGAN, VQGANConfig
+from utils.record_parts import RecordParts
 
 ROOT = Path(__file__).parents[1]
 TSV = ROOT / "tests" / "golden" / "tsv"
@@ -326,3 +331,123 @@ def test_half_a_character_costs_one_item_only(run, tmp_path, capsys):
     assert code == 1 and [record["id"] for record in records] == [0, 2]
     error = capsys.readouterr().err
     assert "surrogate.jsonl, object 2: " in error and "half of a surrogate pair" in error and "Traceback" not in error
+
+
+def in_processes(argv, count, killed=None):
+    """Runs a command line in forks as torchrun would; the first one's exit code.
+
+    killed: (rank, n): this process is killed at its n-th write, whose line is then only half there.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    pids = []
+    for rank in range(count):
+        if pid := os.fork():
+            pids.append(pid)
+            continue
+        code = 99
+        try:
+            os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank),
+                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+            if killed and killed[0] == rank:
+                _die_at(killed[1])
+            code = predict.main(argv)
+        finally:
+            os._exit(code)
+    status = {}
+    while len(status) < count:
+        pid, ended = os.wait()
+        if pid in pids:
+            status[pid] = ended
+            if os.WIFSIGNALED(ended):  # as torchrun does
+                for other in set(pids) - set(status):
+                    os.kill(other, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(status[pids[0]])
+
+
+def _die_at(number):
+    write, count = RecordParts.write, itertools.count()
+
+    def dying(self, entries):
+        if next(count) < number:
+            return write(self, entries)
+        write(self, entries[:1])
+        with open(self._file.fileno(), "rb+", closefd=False) as file:
+            file.truncate(file.seek(0, os.SEEK_END) - 3)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    RecordParts.write = dying
+
+
+def test_two_processes_killed_at_ten_moments_write_what_one_writes(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loaded = OFAPredictor.load(checkpoint, "cpu", batch_size=4)
+    monkeypatch.setattr(predict, "_load", lambda args: loaded)  # forks share it
+    rows = (TSV / "vqa_gen/vqa_val.tsv").read_text().splitlines()
+    columns = [row.split("\t") for row in rows] * 40
+    many = ["\t".join([str(number // 2), *row[1:]]) for number, row in enumerate(columns[:58])]
+    many[17] = "17\tshort"
+    Path("rows.tsv").write_text("\n".join(many) + "\n")
+    argv = ["answer", "rows.tsv", "--checkpoint", str(checkpoint), "--device=cpu", "--batch-size=4", "--num-workers=1"]
+    assert predict.main([*argv, "--output=one.jsonl"]) == 1
+    expected = Path("one.jsonl").read_bytes()
+    assert expected.count(b"\n") == 57
+    for moment in range(10):
+        rank, number = moment % 2, moment // 2
+        code = in_processes([*argv, "--output=two.jsonl"], 2, killed=(rank, number))
+        assert code == -signal.SIGKILL and not Path("two.jsonl").exists() and Path("two.jsonl.parts").exists()
+        if moment % 3 == 0:  # one process alone goes on as well
+            assert predict.main([*argv, "--output=two.jsonl"]) == 1
+        else:
+            assert in_processes([*argv, "--output=two.jsonl"], 2 + moment % 2) == 1
+        assert Path("two.jsonl").read_bytes() == expected and not Path("two.jsonl.parts").exists()
+        Path("two.jsonl").unlink()
+
+
+def test_processes_flag_starts_them_and_the_summary_counts_all(album, checkpoint, capfd, monkeypatch):
+    monkeypatch.chdir(album.parent)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (album / "c.png").write_bytes(b"no image")
+    argv = ["caption", "album", f"--checkpoint={checkpoint}", "--device=cpu", "--batch-size=1", *QUICK]
+    assert predict.main([*argv, "--output=two.csv", "--processes=2", "--json"]) == 1
+    out, err = capfd.readouterr()
+    summary = json.loads(out)
+    assert (summary["rows"], summary["written"], summary["skipped"], summary["before"]) == (3, 2, 1, 0)
+    assert summary["rows_per_second"] > 0 and 0 <= summary["waiting_share"] <= 1
+    assert err.count("album/c.png") == 1 and err.count("left out 1 files") == 1
+    assert [record["id"] for record in read_table("two.csv")] == ["album/a.jpg", "album/b.png"]
+    assert predict.main([*argv, "--output=one.jsonl"]) == 1
+    assert Path("one.jsonl").read_bytes() == Path("two.csv.jsonl").read_bytes()
+
+
+def test_parts_of_another_run_are_refused(album, start, capsys):
+    argv = ["caption", "album/a.jpg", *QUICK]
+    Path("out.jsonl.parts").mkdir()
+    Path("out.jsonl.parts/000001.jsonl").write_text('{"run": "x"}\n')
+    assert start("out.jsonl", *argv) == 2
+    assert "out.jsonl.parts was left by a run with other inputs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--processes=2"], ["--json"], ["--processes=0", "--output=a.jsonl"]])
+def test_several_processes_need_a_file(flags, album, checkpoint, capsys):
+    with pytest.raises(SystemExit) as caught:
+        predict.main(["caption", str(album / "a.jpg"), f"--checkpoint={checkpoint}", *flags])
+    assert caught.value.code == 2 and "Traceback" not in capsys.readouterr().err
+
+
+def test_questions_about_one_image_send_it_through_the_trunk_once(run, album, loaded, monkeypatch):
+    Path("some.jsonl").write_text(
+        "".join(
+            json.dumps({"image": f"album/{'ab'[n % 2]}.{'jp'[n % 2]}{'pn'[n % 2]}g", "question": f"what {n}?"}) + "\n"
+            for n in range(6)
+        )
+    )
+    seen = []
+    trunk = type(loaded.model.encoder.embed_images)
+    monkeypatch.setattr(trunk, "forward", lambda self, x, plain=trunk.forward: seen.append(len(x)) or plain(self, x))
+    _, records = run("answer", "some.jsonl")
+    assert seen == [2]
+    _, alone = run("answer", "some.jsonl", "--batch-size=1", output="alone.jsonl")
+    assert [r["answer"] for r in alone] == [r["answer"] for r in records] and seen == [2] + [1] * 6
+    assert [r["score"] for r in alone] == pytest.approx([r["score"] for r in records], rel=1e-4)

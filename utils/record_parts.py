@@ -98,7 +98,7 @@ class RecordParts:
             for number in range(self.total):
                 part = parts[files[number]]
                 part.seek(starts[number])
-                entry = Entry(*json.loads(part.readline()))
+                entry = _entry(part.readline())
                 row, _ = numbering.place(number, entry.id, entry.nameless)
                 if entry.result is not None:
                     output.write(record_line(entry.id, entry.result, row))
@@ -131,12 +131,20 @@ class RecordParts:
                     )
                 for line in file:
                     if line.endswith(b"\n"):
-                        yield start, Entry(*json.loads(line))
+                        yield start, _entry(line)
                     start += len(line)
             except (ValueError, TypeError) as error:
                 if isinstance(error, UserError):
                     raise
                 raise UserError(f"{path} is damaged: remove it, and its items are computed again.") from error
+
+
+def _entry(line: bytes) -> Entry:
+    """What a line of a part says; ValueError or TypeError if it is none."""
+    entry = Entry(*json.loads(line))
+    if not isinstance(entry.number, int) or entry.number < 0 or not isinstance(entry.result, dict | None):
+        raise ValueError("it is not a line of a part")
+    return entry
 
 
 def folder_of(output: Path) -> Path:
