@@ -100,3 +100,14 @@ def test_skipped_rows_are_reported_and_left_out() -> None:
 
 def test_a_batch_of_skipped_rows_only_has_no_samples() -> None:
     assert collate([SkippedRow("bad")], PAD) == {"skipped": ["bad"]}
+
+
+def test_an_image_that_samples_share_is_there_once_where_asked_for() -> None:
+    samples = [with_image("a", 0.5), with_image("b", -1.0), with_image("c", 2.0), with_image("d", 0.5)]
+    samples[2]["patch_image"] = samples[0]["patch_image"]  # the same tensor; d only has equal pixels
+    net_input = collate(samples, PAD, share_images=True)["net_input"]
+    assert net_input["image_rows"].tolist() == [0, 1, 0, 2]
+    assert net_input["patch_images"][:, 0, 0, 0].tolist() == [0.5, -1.0, 0.5]
+    assert net_input["patch_masks"].shape == (4,)
+    for batch in (collate(samples, PAD), collate(samples[:2], PAD, share_images=True)):
+        assert "image_rows" not in batch["net_input"] and len(batch["net_input"]["patch_images"]) == batch["nsentences"]

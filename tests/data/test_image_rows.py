@@ -99,3 +99,23 @@ def test_gray_of_sixteen_bits_has_its_levels_in_training(vocab: Vocabulary, tmp_
     rows = dataset(write(tmp_path / "rows.tsv", "caption", "gray16.png"), "caption", vocab)
     pixels = rows[0]["patch_image"]
     assert pixels.min() < -0.9 and pixels.max() > 0.9 and len(torch.unique(pixels)) > 20
+
+
+@pytest.mark.parametrize("task", ["caption", "vqa_gen", "snli_ve", "image_classify"])
+def test_rows_of_an_evaluation_share_an_image(task: str, vocab: Vocabulary, tmp_path: Path) -> None:
+    names = ("trunc_half.jpg", "trunc_half.jpg", "gray16.png", "trunc_half.jpg")
+    path = write(tmp_path / "rows.tsv", task, *names)
+    kind = ROW_KINDS[task]
+    for split, shared in (("valid", True), ("train", False)):
+        rows = kind.dataset(TsvFile(path, columns(task)), vocab, kind.config(patch_image_size=32), split)
+        samples = [rows[number] for number in range(4)]
+        assert (samples[0]["patch_image"] is samples[1]["patch_image"]) == shared
+        assert ["image_notes" in sample for sample in samples] == [True, True, False, True]
+        net_input = rows.collater(samples)["net_input"]
+        assert len(net_input["patch_images"]) == (3 if shared else 4) and ("image_rows" in net_input) == shared
+        if shared:
+            assert net_input["image_rows"].tolist() == [0, 0, 1, 2]
+            pixels = net_input["patch_images"]
+    train = kind.dataset(TsvFile(path, columns(task)), vocab, kind.config(patch_image_size=32), "check")
+    if task != "image_classify":  # which augments rows to learn from
+        torch.testing.assert_close(train[1]["patch_image"], pixels[0])

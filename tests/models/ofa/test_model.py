@@ -86,3 +86,17 @@ def test_vit_names_and_shapes(golden):
     assert len(resnet.keys() - vit.keys()) == (int(removed.split()[0]) if isinstance(removed, str) else len(removed))
     changed = {name: shape for name, shape in vit.items() if resnet.get(name, shape) != shape}
     assert changed == figures["entries_of_other_shape"]
+
+
+@torch.no_grad()
+def test_samples_that_share_images_are_encoded_as_with_their_own(tiny_model):
+    torch.manual_seed(0)
+    images, rows = torch.randn(2, 3, 64, 64), torch.tensor([1, 0, 1])
+    tokens = torch.tensor([[0, 5, 6, 2], [0, 5, 2, 1], [0, 2, 1, 1]])
+    masks = torch.tensor([True, True, False])
+    shared = tiny_model.encode(tokens, images, masks, image_rows=rows)
+    own = tiny_model.encode(tokens, images[rows], masks)
+    torch.testing.assert_close(shared.out, own.out, rtol=0, atol=1e-5)
+    assert torch.equal(shared.padding_mask, own.padding_mask) and torch.equal(shared.positions, own.positions)
+    without = tiny_model.encode(tokens, images, image_rows=rows)
+    torch.testing.assert_close(without.out, tiny_model.encode(tokens, images[rows]).out, rtol=0, atol=1e-5)
