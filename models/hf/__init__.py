@@ -9,10 +9,9 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
 )
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 
 from models.hf.config import OFAHFConfig
-from models.hf.model import OFAForConditionalGeneration, OFAHFCache, OFAOutput, weight_renamings
+from models.hf.model import OFAForConditionalGeneration, OFAHFCache, OFAOutput
 from models.hf.processing import OFAImageProcessor, OFAProcessor, OFATokenizer
 
 __all__ = [
@@ -33,4 +32,3 @@ AutoImageProcessor.register(
     OFAHFConfig, image_processor_classes=dict.fromkeys(("torchvision", "pil"), OFAImageProcessor)
 )
 AutoProcessor.register(OFAHFConfig, OFAProcessor)
-register_checkpoint_conversion_mapping(OFAHFConfig.model_type, weight_renamings())

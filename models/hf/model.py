@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, GenerationMixin, PreTrainedModel, initialization
 from transformers.cache_utils import CacheLayerMixin
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils import can_return_tuple
@@ -328,3 +329,7 @@ class OFAForConditionalGeneration(OFA, PreTrainedModel, GenerationMixin):
             model_kwargs.pop(name, None)
         input_ids, model_kwargs = super()._expand_inputs_for_generation(expand_size, False, input_ids, **model_kwargs)
         return cast(Tensor, input_ids), {**model_kwargs, "encoder_outputs": enc}
+
+
+# Here and not where the classes are registered: a folder that carries its own code has this file only.
+register_checkpoint_conversion_mapping(OFAHFConfig.model_type, weight_renamings(), overwrite=True)

@@ -1,6 +1,6 @@
 """Converts a checkpoint between fairseq's `.pt`, a Hugging Face folder and a single `.safetensors` file.
 
-    python -m utils.convert IN OUT [--bpe-dir utils/BPE --half]
+    python -m utils.convert IN OUT [--bpe-dir utils/BPE --half --with-code]
 
 IN is a file or folder that `load_checkpoint` reads. OUT says by its ending what is written: `.pt`, `.safetensors`, or
 else a folder (config.json, model.safetensors, vocab.json, merges.txt, and what transformers asks for beside them).
@@ -30,6 +30,7 @@ from models.ofa.decoder import code_position_ids
 from models.weights import model_config
 from models.weights.card import Card
 from models.weights.description import Description, find_vocabulary
+from models.weights.hf_code import write_code
 from models.weights.upgrade import TOKEN_TABLES
 from utils import hf_layout
 from utils.checkpoint import load_checkpoint, save_checkpoint, without_history
@@ -46,12 +47,15 @@ TOKENIZERS = (*hf_layout.TOKENIZER_FILES, hf_layout.TOKENIZER)
 OTHER_ENDINGS = (".bin", ".pth", ".ckpt", ".pkl")
 
 
-def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool = False) -> list[str]:
+def convert(
+    source: Path, target: Path, bpe_dir: Path | None = None, half: bool = False, with_code: bool = False
+) -> list[str]:
     """Reads `source` and writes `target`; kinds are told by name.
 
     Args:
         bpe_dir: vocabulary folder for a folder's tokenizer files; None finds the checkpoint's as the predictor does.
         half: weights in float16, without `COMPUTED` tables.
+        with_code: add the classes to a folder, for `trust_remote_code=True` (models/weights/hf_code.py).
 
     Returns:
         sentences on what could not be taken along. A folder is written whole or not at all.
@@ -61,6 +65,8 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
     """
     if target.suffix in OTHER_ENDINGS:
         raise UserError(f"{target}: use a name that ends in .pt or .safetensors, or name a folder.")
+    if with_code and target.suffix in (".pt", ".safetensors"):
+        raise UserError(f"--with-code is for folders: name a folder instead of {target}.")
     if os.path.exists(source) and os.path.exists(target) and source.samefile(target):
         raise UserError(f"{target} is the checkpoint that is read: choose another name.")
     checkpoint = load_checkpoint(source)
@@ -90,6 +96,8 @@ def convert(source: Path, target: Path, bpe_dir: Path | None = None, half: bool 
             notes = _write_tokenizer(draft, Description(str(source), None, config, task, card=card), bpe_dir)
         if CODE_POSITIONS in stored:
             stored[CODE_POSITIONS] = hf_layout.code_positions(stored[CODE_POSITIONS], config.code_window)
+        if with_code:
+            write_code(draft)
         write_tensors(draft / hf_layout.WEIGHT_FILES[0], hf_layout.to_layout_names(stored), checkpoint)
     return notes
 
@@ -242,8 +250,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("target", type=path_of, metavar="OUT", help="name ending in .pt or .safetensors, or a folder")
     parser.add_argument("--bpe-dir", type=path_of, help="vocabulary folder (default: found as predict.py does)")
     parser.add_argument("--half", action="store_true", help="half precision, without tables that are recomputed")
+    parser.add_argument("--with-code", action="store_true", help="add our classes, for trust_remote_code=True")
     args = parser.parse_args(argv)
-    notes = convert(args.source, args.target, args.bpe_dir, args.half)
+    notes = convert(args.source, args.target, args.bpe_dir, args.half, args.with_code)
     print(*notes, f"Wrote {args.target}.", sep="\n")
     return 0
 
