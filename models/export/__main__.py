@@ -16,6 +16,7 @@ from utils.program import program
 NOT_EXPORTED = {
     "sample_patch_num": "a program cannot draw patches",
     "dtype": "programs are float32",
+    "int8": "programs are float32",
     "compile": "what runs a program compiles it",
     "device": "programs are made on the CPU",
     "batch_size": "programs take any",

@@ -16,9 +16,10 @@ from data.images import normalisation
 from data.prompts import PROMPTS, prompt
 from data.tasks import TASKS
 from models.export import onnx_files, programs
-from models.export.programs import Traced
+from models.export.programs import FOLDED, Traced
 from models.generation import GenerationConfig
 from models.ofa import OFA
+from models.ofa.folding import InferenceOnly
 from models.predictor import OFAPredictor
 from utils.errors import UserError
 from utils.files import check_folder, parse_json, read_text
@@ -67,6 +68,8 @@ def check_model(model: OFA) -> None:
     """UserError for a model that no program can express; it names the option."""
     if model.config.num_images > 1:
         raise UserError("num_images=2 cannot be exported: the encoder's program takes one image.")
+    if any(isinstance(module, InferenceOnly) and not isinstance(module, FOLDED) for module in model.modules()):
+        raise UserError("int8 cannot be exported: load the model without it.")
     kinds = {x.dtype for x in (*model.parameters(), *model.buffers())}
     if odd := kinds - {torch.float32, torch.int64}:  # tables of indices are int64
         raise UserError(f"dtype: weights of {odd.pop()} cannot be exported, load the model in float32.")

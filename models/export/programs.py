@@ -22,6 +22,7 @@ ENCODER, FIRST, NEXT = "encoder", "decoder_first", "decoder_next"
 ENCODER_NAMES = ("src_tokens", "patch_images", "patch_masks")
 # Largest difference from the model: of the encoder's output and of logits, each relative to its largest value above 1.
 TOLERANCE = 1e-3
+FOLDED = (FoldedConv2d, FoldedNorm)  # modules of a model prepared for inference that have a plain form
 # A program with its tensors in order, lists of tensors flattened -> all that it returns, flattened too.
 Call = Callable[[str, Sequence[Tensor]], list[Tensor]]
 
@@ -85,7 +86,7 @@ def _plain_trunk(model: OFA) -> Iterator[None]:
         (parent, name, child)
         for parent in model.encoder.embed_images.modules()
         for name, child in parent.named_children()
-        if isinstance(child, FoldedConv2d | FoldedNorm)
+        if isinstance(child, FOLDED)
     ]
     try:
         for parent, name, child in folded:

@@ -21,6 +21,7 @@ from models.export.modules import ExportedEncoder, FirstStep, NextStep
 from models.export.programs import ENCODER, FIRST, NEXT, TOLERANCE, difference
 from models.ofa import OFA, OFAConfig
 from models.ofa.compiling import compile_layers
+from models.ofa.inference import prepare_for_inference
 from models.predictor import OFAPredictor
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
@@ -192,7 +193,7 @@ def test_other_folders_are_refused(tmp_path, capsys):
     check_target(tmp_path / "mine")
 
 
-@pytest.mark.parametrize("name", ["sample_patch_num", "dtype", "compile", "device", "batch_size", "vqgan"])
+@pytest.mark.parametrize("name", ["sample_patch_num", "dtype", "int8", "compile", "device", "batch_size", "vqgan"])
 def test_options_that_no_program_has(name, tmp_path, capsys):
     assert main([str(DEMO), str(tmp_path / "new"), "--set", f"{name}=2"]) == 2
     error = capsys.readouterr().err
@@ -207,10 +208,8 @@ def test_models_that_no_program_has():
     ):
         with pytest.raises(UserError, match=message):
             check_model(model)
-    int8 = network()
-    int8.register_buffer("rows", torch.zeros(2, dtype=torch.int8))
-    with pytest.raises(UserError, match="dtype: weights of torch.int8"):
-        check_model(int8)
+    with pytest.raises(UserError, match="int8 cannot be exported"):
+        check_model(prepare_for_inference(network(), int8=True))
     compiled = network()
     assert compile_layers(compiled, backend="eager")
     with pytest.raises(UserError, match="compile cannot be exported"):
