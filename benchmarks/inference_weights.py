@@ -11,6 +11,7 @@ Repeats go round all formats, so that what else the machine does meets them alik
 
 import argparse
 import base64
+import copy
 import tempfile
 import time
 from collections.abc import Callable
@@ -81,14 +82,10 @@ def seconds(call: Callable[[], object]) -> float:
 def speed(args: argparse.Namespace) -> None:
     """Prints the table of a random model."""
     torch.manual_seed(0)
-    weights = OFA(OFAConfig.from_arch(args.arch)).state_dict()
+    loaded = OFA(OFAConfig.from_arch(args.arch)).eval()
     source, images = torch.tensor([PROMPT] * args.images), torch.randn(args.images, 3, args.size, args.size)
     config = GenerationConfig(beam=5, min_len=TOKENS, max_len_b=TOKENS, no_repeat_ngram_size=3)
-    models: dict[str, OFA] = {}
-    for name in args.sides:
-        model = OFA(OFAConfig.from_arch(args.arch)).eval()
-        model.load_state_dict(weights)
-        models[name] = SIDES[name](model)
+    models = {name: SIDES[name](copy.deepcopy(loaded)) for name in args.sides}
 
     def inputs(model: OFA) -> dict[str, Any]:
         return {"src_tokens": source, "patch_images": images.to(model.encoder.embed_tokens.weight.dtype)}
@@ -200,8 +197,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks.inference_weights", description="Number formats, compared.")
     parser.add_argument("--arch", default="ofa_base", help="size of the random model (default %(default)s)")
     parser.add_argument("--size", type=int, default=224, help="side of its images in pixels (default %(default)s)")
-    parser.add_argument("--images", type=int, default=8, help="how many (default %(default)s)")
-    parser.add_argument("--rows", type=int, default=500, help="of each demo task (default %(default)s)")
+    parser.add_argument("--images", type=int, default=8, help="how many, 0: no table (default %(default)s)")
+    parser.add_argument("--rows", type=int, default=500, help="of each demo task, 0: no table (default %(default)s)")
     parser.add_argument(
         "--repeats", type=int, default=3, help="of each format, the fastest counts (default %(default)s)"
     )
@@ -214,8 +211,10 @@ def main() -> None:
     """Measures and prints."""
     args = parse_args()
     torch.set_num_threads(args.threads)
-    speed(args)
-    accuracy(args)
+    if args.images:
+        speed(args)
+    if args.rows:
+        accuracy(args)
 
 
 if __name__ == "__main__":
