@@ -60,6 +60,7 @@ class EvaluationFlags(FairseqDataclass):
     compile: bool = field(
         default=False, metadata={"help": "compile the model's layers (torch.compile); the first batches take longer"}
     )
+    cuda_graphs: bool = field(default=False, metadata={"help": "replay steps of generation as CUDA graphs on a GPU"})
     int8: bool = field(default=False, metadata={"help": "int8 weights in the layers: a quarter of the memory"})
     check_submission: Optional[str] = field(
         default=None, metadata={"help": "only check this file of predictions against the data file"}
@@ -255,6 +256,7 @@ def _load(path: str, overrides: dict[str, Any], cfg: DictConfig) -> OFA:
     device = "cuda" if cli.on_gpu(cfg) else "cpu"
     model = load_model(path, overrides, ema=cfg.evaluation.ema_eval, device=device)
     model = prepare_for_inference(model, _precision(cfg), cfg.evaluation.int8)
+    model.cuda_graphs = cfg.evaluation.cuda_graphs
     if cfg.evaluation.compile:
         compile_layers(model)
     return model

@@ -217,6 +217,7 @@ def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> No
         "--int8", action="store_true", help="int8 weights in the layers, which take a quarter of the memory"
     )
     sub.add_argument("--compile", action="store_true", help="compile the layers; the first batches take longer")
+    sub.add_argument("--cuda-graphs", action="store_true", help="on a GPU, replay steps of generation as CUDA graphs")
     sub.add_argument("--decoding", type=_json_object, default={}, help='generation options, e.g. {"beam": 1}')
     sub.add_argument(
         "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="overrides",
@@ -392,7 +393,8 @@ def _report(args: argparse.Namespace, counts: "Sequence[Counts]", finished: int 
 
 def _load(args: argparse.Namespace) -> "OFAPredictor":
     overrides = dict(args.overrides)
-    if reserved := overrides.keys() & {"device", "dtype", "batch_size", "vqgan", "max_image_pixels", "compile", "int8"}:
+    flags = {"device", "dtype", "batch_size", "vqgan", "max_image_pixels", "compile", "int8", "cuda_graphs"}
+    if reserved := overrides.keys() & flags:
         name = sorted(reserved)[0]
         raise UserError(f"--set {name}=... has its own flag: pass --{name.replace('_', '-')}.")
     if args.max_image_pixels:
@@ -403,7 +405,7 @@ def _load(args: argparse.Namespace) -> "OFAPredictor":
         overrides["vqgan"] = tuple(args.vqgan)
     from models.predictor import OFAPredictor
 
-    own = {name: getattr(args, name) for name in ("dtype", "batch_size", "compile", "int8")}
+    own = {name: getattr(args, name) for name in ("dtype", "batch_size", "compile", "int8", "cuda_graphs")}
     return OFAPredictor.load(args.checkpoint, args.device, **own, **overrides)
 
 

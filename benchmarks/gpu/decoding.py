@@ -2,7 +2,8 @@
 
     python -m benchmarks.gpu.decoding [--device cpu --tiny] [--seconds 2]
 
-Random weights; end of a caption is forbidden for 16 tokens, so that every search runs its full length.
+Random weights; end of a caption is forbidden for 16 tokens, so that every search runs its full length. "graphs" are
+steps replayed as CUDA graphs.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,6 +50,19 @@ class Sides:
         inputs = {"src_tokens": torch.tensor([CAPTION] * rows, device=self.device), "patch_images": self.images(rows)}
         return lambda: generate(self.model, inputs, config)
 
+    def with_graphs(self, make: Callable[..., Callable[[], Any]], *sizes: int) -> Callable[[], Any]:
+        """A kind of answers with replayed steps."""
+        call = make(*sizes)
+
+        def run() -> Any:
+            self.model.cuda_graphs = True
+            try:
+                return call()
+            finally:
+                self.model.cuda_graphs = False
+
+        return run
+
     def box(self, rows: int) -> Callable[[], Any]:
         """Beam 5, four coordinates."""
         config = GenerationConfig(beam=5, min_len=4, max_len_a=0, max_len_b=4, constraint_range=BINS)
@@ -72,6 +86,7 @@ class Sides:
         for rows in (2,) if tiny else (16, 128) if arch == "ofa_large" else (1, 16, 128, 256):
             yield "encoder alone", rows, partial(self.encode, rows)
             yield "caption, beam 5", rows, partial(self.caption, rows)
+            yield "caption, beam 5, graphs", rows, partial(self.with_graphs, self.caption, rows)
         rows = 2 if tiny else 128
         yield "answer of 3,129, exact", rows, partial(self.answer, rows)
         yield "box, beam 5", rows, partial(self.box, rows)
@@ -79,6 +94,15 @@ class Sides:
             yield "16 codes, sampled", rows // 4, partial(self.draw, max(1, rows // 4), 16)
             if not tiny:
                 yield "256 codes, sampled", rows // 4, partial(self.draw, rows // 4, 256)
+                yield "256 codes, graphs", rows // 4, partial(self.with_graphs, self.draw, rows // 4, 256)
+
+
+def self_check(sides: Sides, rows: int) -> str:
+    """Whether replayed steps write the captions of plain steps."""
+    call = sides.caption(rows)
+    plain, replayed = call(), sides.with_graphs(lambda: call)()
+    same = sum(torch.equal(a[0].tokens, b[0].tokens) for a, b in zip(plain, replayed, strict=True))
+    return f"Captions with CUDA graphs that equal those without: {same} of {rows}."
 
 
 @torch.inference_mode()
@@ -101,9 +125,11 @@ def main() -> None:
             free(device)
         few = 2 if args.tiny else 16
         searches = [count(sides.caption(few, tokens), device) for tokens in (8, 16)]
+        with_graphs = self_check(sides, few)
         kernels, waits, operators = ((long - short) / 8 for short, long in zip(*searches, strict=True))
         ranking = count(sides.answer(few), device)
         print(f"\n- A step of beam search: {kernels:.0f} kernels, {waits:.1f} waits, {operators:.0f} operators.")
+        print(f"- {with_graphs}")
         print(f"- A ranking of {few} questions, encoder included: {ranking.launches} kernels, {ranking.waits} waits.")
 
 

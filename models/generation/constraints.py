@@ -89,6 +89,10 @@ class TokenRules:
         )
         self.ids = None if self.config.zero_shot or step < self.allowed_from else self.allowed
 
+    def in_force(self) -> tuple[bool, ...]:
+        """What `enter` decided: steps of which it is the same do the same."""
+        return *self.phase, self.ids is None
+
     def before_softmax(self, logits: Tensor, position: Tensor) -> None:
         """Forbids tokens whose share the others take; in place on (rows, U), position (1,) of the last tokens."""
         if self.trie is not None and not self.config.zero_shot:

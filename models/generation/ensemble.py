@@ -26,6 +26,7 @@ class Ensemble:
 
     Attributes:
         prompt_features: for each model, features (B, P, C) of the prompt.
+        graphs: whether steps may be replayed as CUDA graphs.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Ensemble:
         temperature: float,
     ) -> None:
         self.models, self.beams, self.temperature = models, beams, temperature
+        self.graphs = all(model.cuda_graphs for model in models)
         self.states = [
             BeamState(model.decoder, model.encode(**inputs), prompt, beams, capacity, code) for model in models
         ]

@@ -19,6 +19,7 @@ from models.generation.candidates import CandidateTrie
 from models.generation.config import GenerationConfig
 from models.generation.constraints import TokenRules, renew
 from models.generation.ensemble import Ensemble, retained_dropout
+from models.generation.replay import Replay, can_record
 from models.generation.step import Candidates, make_step, survivors
 from models.ofa import OFA
 from utils.constants import BOS, EOS, PAD
@@ -173,6 +174,7 @@ class _Search:
         self.generators = generators
         self.select = make_step(config)
         self.beam = ensemble.beams
+        self.replay: Replay | None = None
 
     def run(self, prompt: Tensor) -> list[list[Hypothesis]]:
         """Hypotheses of each sample, best first; prompt (B, P), what is forced in all of them."""
@@ -180,11 +182,14 @@ class _Search:
         self.begin(prompt)
         # On an accelerator asking stops the queue of work; a step too many changes nothing.
         interval = 1 if prompt.device.type == "cpu" else 4
+        if self.ensemble.graphs and can_record(prompt.device) and self.generators is None:
+            self.replay = Replay(self.step, self.max_len + 1, self.rules.in_force)
+        take_step = self.step if self.replay is None else self.replay.step
         for step in range(first + 1, self.max_len + 1):
             if (step - first) % interval == 0 and not self._continue(step):
                 break
             self.prepare(step)
-            self.step(step + 1)
+            take_step(step + 1)
         else:
             self._continue(self.max_len + 1)
         self._collect(range(len(self.samples)))
@@ -270,7 +275,9 @@ class _Search:
         state = list(enumerate(torch.stack([alive.long(), beams.count], dim=1).tolist()))
         going = [b for b, (is_alive, count) in state if is_alive and count < self.beam]
         self._check_stuck([b for b, (is_alive, count) in state if not is_alive and not count])
-        if going and len(going) < len(self.samples):
+        # Dropping samples makes later steps cheaper, and graphs have to be recorded again.
+        worth = len(self.samples) - 1 if self.replay is None else len(self.samples) // 2
+        if 0 < len(going) <= worth:
             gone = sorted({*range(len(self.samples))} - {*going})
             self._collect(gone)
             kept = torch.tensor(going, device=beams.scores.device)
@@ -278,6 +285,8 @@ class _Search:
             self.rules.keep_samples(kept)
             beams.select(kept)
             self.samples = [self.samples[b] for b in going]
+            if self.replay is not None:
+                self.replay.forget()
         return bool(going)
 
     def _check_stuck(self, stuck: list[int]) -> None:

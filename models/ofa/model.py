@@ -20,7 +20,13 @@ ENCODER_INPUTS = ("src_tokens", "patch_images", "patch_masks", "patch_images_2",
 
 
 class OFA(nn.Module):
-    """The model; parameter names are those of the released checkpoints."""
+    """The model; parameter names are those of the released checkpoints.
+
+    Attributes:
+        cuda_graphs: whether `generate` replays its steps as CUDA graphs on a GPU.
+    """
+
+    cuda_graphs = False
 
     def __init__(self, config: OFAConfig) -> None:
         super().__init__()

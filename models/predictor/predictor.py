@@ -126,6 +126,7 @@ class OFAPredictor:
         vqgan: tuple[PathLike, PathLike] | None = None,
         compile: bool = False,
         int8: bool = False,
+        cuda_graphs: bool = False,
         **overrides: Any,
     ) -> "OFAPredictor":
         """A predictor of a checkpoint; what the file does not tell is inferred or asked for.
@@ -137,6 +138,7 @@ class OFAPredictor:
             ema: take the averaged weights; None = if the model was validated with them and the file holds them.
             vqgan: checkpoint and yaml of the VQGAN that `draw` needs.
             compile: compile the model's layers by `torch.compile`; the first batches take longer.
+            cuda_graphs: on a GPU, replay the steps of generation as CUDA graphs.
             overrides: options of the task or the model that win over the file's: bpe_dir, patch_image_size,
                 prompt_type, ans2label_file, max_image_size, max_image_pixels, ...
 
@@ -150,6 +152,7 @@ class OFAPredictor:
         check_flag("ema", ema)
         check_flag("compile", compile)
         check_flag("int8", int8)
+        check_flag("cuda_graphs", cuda_graphs)
         check_count("batch_size", batch_size)
         check_vqgan(vqgan)
         precision, place = _dtype(dtype), pick_device(device)
@@ -164,6 +167,7 @@ class OFAPredictor:
         model_options = {f.name for f in fields(OFAConfig)}
         options = {name: requested[name] for name in requested if name in model_options} | {"vocab_size": len(vocab)}
         model = prepare_for_inference(load_model(path, options, ema=ema, device=place), precision, bool(int8))
+        model.cuda_graphs = bool(cuda_graphs)
         if compile:
             compile_layers(model)
         return cls(model, vocab, description, batch_size, vqgan)
