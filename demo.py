@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from utils.errors import UserError, one_sentence
-from utils.options import program_name
+from utils.options import find_vqgan, program_name
 from utils.program import sigterm_interrupts
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "ofa_demo.pt"
@@ -37,21 +37,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default %(default)s: this machine)")
     parser.add_argument("--port", type=int, default=7860, help="port to serve on (default %(default)s)")
     return parser.parse_args(argv)
-
-
-def find_vqgan(checkpoint: Path, given: Sequence[str] | None) -> tuple[Path, Path] | None:
-    """The VQGAN's two files: those given, or `ofa_demo_vqgan/{last.ckpt,model.yaml}` beside `ofa_demo.pt`.
-
-    Raises UserError for a given file that is not there.
-    """
-    if given is None:
-        folder = checkpoint.with_name(f"{checkpoint.stem}_vqgan")
-        beside = folder / "last.ckpt", folder / "model.yaml"
-        return beside if all(path.is_file() for path in beside) else None
-    weights, config = map(Path, given)
-    if missing := [path for path in (weights, config) if not path.is_file()]:
-        raise UserError(f"There is no {missing[0]}: name the VQGAN's last.ckpt and model.yaml with --vqgan.")
-    return weights, config
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 from data.items import Item, Source, open_items
 from data.table_files import column_names
 from data.tasks import TASKS
-from utils.errors import UserError
+from models import records
+from models.model_flags import add_model_flags, add_pixel_flag, load_predictor
 from utils.files import RepeatedKeyError, check_folder, parse_json
-from utils.options import path_of, positive, program_name, seed, setting
+from utils.options import path_of, positive, program_name, seed
 from utils.program import program
 from utils.ranks import Ranks, are_several, start
 from utils.record_file import RecordFile
@@ -72,36 +73,32 @@ class Command:
 
 
 def _caption(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    return [{"caption": x.text, "score": x.score} for x in _list(p.caption(v["image"], **args.decoding))]
+    return records.captions(p, v["image"], **args.decoding)
 
 
 def _answer(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    answers = p.answer(v["image"], v["question"], [] if args.free else None, v["objects"], **args.decoding)
-    return [{"answer": x.text, "score": x.score} for x in _list(answers)]
+    names: list[str] | None = [] if args.free else None
+    return records.answers(p, v["image"], v["question"], names, v["objects"], **args.decoding)
 
 
 def _ground(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    boxes_found = _list(p.ground(v["image"], v["phrase"], args.n_best, **args.decoding))
-    lists = [[boxes] if args.n_best == 1 else boxes for boxes in boxes_found]
-    return [{"boxes": [[b.x0, b.y0, b.x1, b.y1] for b in boxes], "scores": [b.score for b in boxes]} for boxes in lists]
+    return records.boxes(p, v["image"], v["phrase"], args.n_best, **args.decoding)
 
 
 def _entail(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    labels = p.entail(v["image"], v["hypothesis"], v["premise"])
-    return [{"entailment": x.text, "score": x.score} for x in _list(labels)]
+    return records.entailments(p, v["image"], v["hypothesis"], v["premise"])
 
 
 def _classify(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    ranked = _list(p.classify(v["image"], top_k=args.top_k))
-    return [{"labels": [x.text for x in labels], "scores": [x.score for x in labels]} for labels in ranked]
+    return records.labels(p, v["image"], None, args.top_k)
 
 
 def _draw(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    records = []
+    written = []
     import torch
 
     torch.manual_seed(args.seed + STEP * (v["number"][0] // args.batch_size))  # whoever draws these, and when
-    drawings = _list(p.draw(v["prompt"], args.n, **args.decoding))
+    drawings: Any = p.draw(v["prompt"], args.n, **args.decoding)
     args.folder.mkdir(parents=True, exist_ok=True)
     for number, done, drawn in zip(v["number"], v["done"], drawings, strict=True):
         images = [drawn] if args.n == 1 else drawn
@@ -109,8 +106,8 @@ def _draw(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) 
         for k, image in enumerate([] if done else images):
             paths.append(_unused(args.folder, f"{number:06}_{k}"))
             image.save(paths[-1])
-        records.append({"pictures": [str(path) for path in paths], "scores": [x.info["score"] for x in images]})
-    return records
+        written.append({"pictures": [str(path) for path in paths], "scores": [x.info["score"] for x in images]})
+    return written
 
 
 def _unused(folder: Path, name: str) -> Path:
@@ -120,15 +117,11 @@ def _unused(folder: Path, name: str) -> Path:
 
 
 def _summarize(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    return [{"summary": x.text, "score": x.score} for x in _list(p.summarise(v["text"], **args.decoding))]
+    return records.summaries(p, v["text"], **args.decoding)
 
 
 def _generate(p: "OFAPredictor", v: dict[str, list[Any]], args: argparse.Namespace) -> list[dict[str, Any]]:
-    return [{"text": x.text, "score": x.score} for x in _list(p.generate(v["image"], v["prompt"], **args.decoding))]
-
-
-def _list(results: Any) -> list[Any]:
-    return results
+    return records.writings(p, v["image"], v["prompt"], **args.decoding)
 
 
 def _same(*names: str) -> dict[str, str]:
@@ -196,7 +189,7 @@ def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> No
     input_help = f"images, folders, {tables}" if "image" in command.columns else f"{tables}, .txt or a text"
     sub.add_argument("input", nargs=several, metavar="INPUT", help=input_help)
     sub.add_argument("--recursive", action="store_true", help="read subfolders as well")
-    sub.add_argument("--max-image-pixels", type=positive, help="larger images are skipped (default: 2 ** 28)")
+    add_pixel_flag(sub, "skipped")
     sub.add_argument("--checkpoint", required=True, help="fairseq file, Hugging Face folder or safetensors file")
     sub.add_argument(
         "--output", type=path_of, help=".jsonl, .csv or .parquet to write or resume (default: standard output)"
@@ -211,18 +204,8 @@ def _add_common(sub: argparse.ArgumentParser, name: str, command: Command) -> No
     )
     sub.add_argument("--num-workers", type=positive, help="threads that read images (default: the cores, up to 8)")
     sub.add_argument("--json", action="store_true", help="print a summary as JSON")
-    sub.add_argument("--device", default="auto", help="auto, cpu or cuda (default %(default)s)")
-    sub.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default %(default)s)")
-    sub.add_argument(
-        "--int8", action="store_true", help="int8 weights in the layers, which take a quarter of the memory"
-    )
-    sub.add_argument("--compile", action="store_true", help="compile the layers; the first batches take longer")
-    sub.add_argument("--cuda-graphs", action="store_true", help="on a GPU, replay steps of generation as CUDA graphs")
     sub.add_argument("--decoding", type=_json_object, default={}, help='generation options, e.g. {"beam": 1}')
-    sub.add_argument(
-        "--set", action="append", default=[], type=setting, metavar="NAME=VALUE", dest="overrides",
-        help="override an option of the checkpoint, e.g. bpe_dir=utils/BPE",
-    )  # fmt: skip
+    add_model_flags(sub)
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -258,7 +241,7 @@ def predict(args: argparse.Namespace, argv: Sequence[str]) -> int:
     sources = sources or [Source(1, lambda *_: iter([Item("the prompt")]))]
     if output is not None and (are_several() or folder_of(output.path).exists()):
         return _share(args, command, sources, output)
-    predictor = _load(args)
+    predictor = load_predictor(args)
     from models.predictor.stream import Lines
 
     run = _Run(args, command, predictor, sources)
@@ -285,7 +268,7 @@ def _share(args: argparse.Namespace, command: Command, sources: Sequence[Source]
     from models.predictor.stream import Counts, Parts, adopt
 
     parts = RecordParts(output.path, _digest(args), total)
-    predictor = _load(args)
+    predictor = load_predictor(args)
     run = _Run(args, command, predictor, sources)
     if ranks is None or not ranks.rank:
         adopt(parts, output, (item for source in sources for item in source.read(*run.columns)))
@@ -389,24 +372,6 @@ def _report(args: argparse.Namespace, counts: "Sequence[Counts]", finished: int 
         }  # fmt: skip
         print(json.dumps(summary))
     return int(skipped > 0)
-
-
-def _load(args: argparse.Namespace) -> "OFAPredictor":
-    overrides = dict(args.overrides)
-    flags = {"device", "dtype", "batch_size", "vqgan", "max_image_pixels", "compile", "int8", "cuda_graphs"}
-    if reserved := overrides.keys() & flags:
-        name = sorted(reserved)[0]
-        raise UserError(f"--set {name}=... has its own flag: pass --{name.replace('_', '-')}.")
-    if args.max_image_pixels:
-        overrides["max_image_pixels"] = args.max_image_pixels
-    if getattr(args, "candidates", None):
-        overrides["ans2label_file"] = args.candidates
-    if getattr(args, "vqgan", None):
-        overrides["vqgan"] = tuple(args.vqgan)
-    from models.predictor import OFAPredictor
-
-    own = {name: getattr(args, name) for name in ("dtype", "batch_size", "compile", "int8", "cuda_graphs")}
-    return OFAPredictor.load(args.checkpoint, args.device, **own, **overrides)
 
 
 def _switched(predictor: "OFAPredictor", command: Command, on: bool) -> set[str]:

@@ -26,6 +26,8 @@ FLOORS = {
     "models.weights": 5,
     "models.hf": 6,
     "models.predictor": 6,
+    "models.model_flags": 7,
+    "models.records": 7,
     "models.export": 7,
     "digits": 7,
     "data.builders": 8,

@@ -383,7 +383,7 @@ def _die_at(number):
 def test_two_processes_killed_at_ten_moments_write_what_one_writes(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     loaded = OFAPredictor.load(checkpoint, "cpu", batch_size=4)
-    monkeypatch.setattr(predict, "_load", lambda args: loaded)  # forks share it
+    monkeypatch.setattr(predict, "load_predictor", lambda args: loaded)  # forks share it
     rows = (TSV / "vqa_gen/vqa_val.tsv").read_text().splitlines()
     columns = [row.split("\t") for row in rows] * 40
     many = ["\t".join([str(number // 2), *row[1:]]) for number, row in enumerate(columns[:58])]

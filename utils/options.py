@@ -4,9 +4,12 @@ import argparse
 import ast
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any
+
+from utils.errors import UserError
 
 LARGEST_SEED = 2**32 - 1  # NumPy's
 
@@ -52,6 +55,21 @@ def setting(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value
+
+
+def find_vqgan(checkpoint: Path, given: Sequence[str] | None) -> tuple[Path, Path] | None:
+    """The VQGAN's two files: those given, or `ofa_demo_vqgan/{last.ckpt,model.yaml}` beside `ofa_demo.pt`.
+
+    Raises UserError for a given file that is not there.
+    """
+    if given is None:
+        folder = checkpoint.with_name(f"{checkpoint.stem}_vqgan")
+        beside = folder / "last.ckpt", folder / "model.yaml"
+        return beside if all(path.is_file() for path in beside) else None
+    weights, config = map(Path, given)
+    if missing := [path for path in (weights, config) if not path.is_file()]:
+        raise UserError(f"There is no {missing[0]}: name the VQGAN's last.ckpt and model.yaml with --vqgan.")
+    return weights, config
 
 
 def _whole(text: str, least: int, what: str, most: int = 10**18) -> int:
