@@ -14,6 +14,7 @@ PROGRAMS = {
     "evaluate": ("evaluate", "answer every row of a data file and score the answers"),
     "predict": ("predict", "run a model on your own images and texts"),
     "demo": ("demo", "try a model on a web page"),
+    "serve": ("serve", "answer other programs over HTTP"),
     "validate": ("data.validate", "check every row of a data file"),
     "convert": ("utils.convert", "convert a checkpoint from one file format to another"),
     "export": ("models.export.__main__", "write a model as ONNX files and torch.export programs"),

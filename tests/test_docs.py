@@ -90,7 +90,7 @@ SCRIPT_COMMANDS = [
 PYTHON_COMMANDS = [
     pytest.param(line, id=f"{page}: {line}")
     for page, line in COMMANDS
-    if re.match(r"python (-m [\w.]+|train\.py|evaluate\.py|predict\.py|demo\.py)", line)
+    if re.match(r"python (-m [\w.]+|train\.py|evaluate\.py|predict\.py|demo\.py|serve\.py)", line)
 ]
 
 
@@ -210,7 +210,7 @@ def accepted_flags(monkeypatch):
     accepted = training_flags(monkeypatch)
     for name in named_modules():
         accepted.update(at_command_line(monkeypatch, name, [], accept=False))
-    unnamed = (*ROOT.glob("run_scripts/**/*.py"), ROOT / "metrics" / "fid.py", ROOT / "demo.py")
+    unnamed = (*ROOT.glob("run_scripts/**/*.py"), ROOT / "metrics" / "fid.py", ROOT / "demo.py", ROOT / "serve.py")
     for path in unnamed:  # programs without a module's name
         accepted.update(re.findall(r'add_argument\(\s*"(--[\w-]+)"', path.read_text(encoding="utf-8")))
     return accepted

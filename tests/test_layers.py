@@ -32,7 +32,9 @@ FLOORS = {
     "digits": 7,
     "data.builders": 8,
     "models.web_page": 8,
+    "models.server": 8,
     "demo": 9,
+    "serve": 9,
     "predict": 9,
 }
 # Doors: names that other programs know, each a few lines that hand over to a higher floor.

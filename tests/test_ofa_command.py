@@ -48,7 +48,7 @@ def test_help_lists_the_commands_in_a_line_each(folder):
     assert code == 0 and not any(f"'{name}'" in output for name in ("torch", "fairseq", "numpy"))
     lines = [line.split()[0] for line in output.splitlines() if line.startswith("  ")]
     assert lines[-len(PROGRAMS) :] == [*PROGRAMS] == [
-        "train", "evaluate", "predict", "demo", "validate", "convert", "export", "build", "image-codes",
+        "train", "evaluate", "predict", "demo", "serve", "validate", "convert", "export", "build", "image-codes",
     ]  # fmt: skip
 
 

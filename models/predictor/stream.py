@@ -13,13 +13,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import torch
 from tqdm import tqdm
 
 from data.items import Item, Source
 from data.text import has_words
+from models.predictor.fitting import Fitting
 from models.predictor.predictor import OFAPredictor
-from utils.errors import ItemError, UserError
+from utils.errors import ItemError
 from utils.files import whole_characters
 from utils.record_file import Numbering, RecordFile, record_line
 from utils.record_parts import ANSWERED, Entry, RecordParts
@@ -205,7 +205,7 @@ class Stream:
         self.names, self.needed, self.defaults = names, needed, defaults
         self.size, self.threads = size, threads
         self.total, self.finished, self.counted, self.shown = total, finished, counted, shown
-        self.counts, self.halved = Counts(), False
+        self.counts, self.fitting = Counts(), Fitting(predictor, self._say)
 
     def run(self, sources: Sequence[Source], ledger: Ledger, unread: set[str], empty: set[str]) -> Counts:
         """Answers what has no record yet."""
@@ -277,7 +277,7 @@ class Stream:
         columns = {name: [place.values[name] for place in places] for name in places[0].values}
         columns["number"], columns["done"] = [place.number for place in places], [place.done for place in places]
         try:
-            results = self._fitting(columns)
+            results = self.fitting(lambda: self.answer(columns))
         except ItemError as error:
             if len(places) == 1:
                 places[0].problem = str(error)
@@ -289,24 +289,6 @@ class Stream:
         answers = [(place, result) for place, result in zip(places, results, strict=True) if not place.done]
         ledger.write(answers)
         self.counts.written += len(answers)
-
-    def _fitting(self, columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
-        """The results, in smaller batches from here on if these do not fit into memory."""
-        while True:
-            try:
-                return self.answer(columns)
-            except RuntimeError as error:
-                if not _out_of_memory(error):
-                    raise
-            size = self.predictor.batch_size
-            if size == 1:
-                raise UserError("One item alone does not fit into memory: choose a smaller model or --dtype bfloat16.")
-            self.predictor.batch_size = size // 2
-            if not self.halved:
-                self.halved = True
-                self._say(f"--batch-size {size} does not fit into memory: going on with smaller batches.")
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
 
     def _skip(self, place: Place, ledger: Ledger) -> None:
         reason, where = " ".join(place.problem.split()).rstrip("."), place.item.where
@@ -359,7 +341,3 @@ def _ahead(chunks: Iterator[list[Place]]) -> Iterator[list[Place]]:
         if len(begun) > AHEAD:
             yield begun.popleft()
     yield from begun
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)

@@ -1,0 +1,1 @@
+"""The predictor for other programs, as JSON over HTTP: `serve.py`."""
