@@ -7,6 +7,7 @@ Exit code 0: stopped, 2: a wrong command line or file.
 import ofa_names  # isort: skip  # noqa: F401  (first: a user's `data` or `utils` is a sentence)
 
 import argparse
+import contextlib
 import ipaddress
 import math
 import os
@@ -102,7 +103,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         service = Service(predictor, limits)
         print(f"{listening.address(listener)} (stop with Ctrl-C)", flush=True)
-        if not listening.serve(service, listener):
+        ended = False
+        with contextlib.suppress(KeyboardInterrupt):  # just before or after it serves
+            ended = listening.serve(service, listener)
+        if not ended:
             sys.stdout.flush()
             os._exit(0)  # not by way of Python's end, which crashes where a thread still computes an answer
     return 0

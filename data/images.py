@@ -44,6 +44,7 @@ _KEY = "transparency"
 _FEW_BITS = {"L;2": 85, "L;4": 17}  # gray levels of 2 and 4 bits: factor to 8 bits
 _NO_RANGE = {"I": "32-bit integers", "F": "floating point numbers"}
 _ICONS = (b"\0\0\1\0", b"icns")
+LONGEST_SIDE = 2**20  # Pillow's table for a resize takes 32 bytes a pixel of it
 _SIXTEEN_BITS = ("PNG", "PPM")  # formats whose mode I holds 16 bits: Pillow scales the gray values of PPM to them
 
 
@@ -111,8 +112,10 @@ def _looks_like(text: str) -> str:
 
 
 def check_pixels(size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> None:
-    """Raises TooLargeError for an image of more than `max_pixels` pixels."""
+    """Raises TooLargeError for an image of more than `max_pixels` pixels, or one that is too thin to be resized."""
     width, height = size
+    if max(size) > LONGEST_SIDE:
+        raise TooLargeError(f"the image has {width} x {height} pixels, more than {LONGEST_SIDE} in a row")
     if width * height > max_pixels:
         raise TooLargeError(_too_many(f"{width} x {height} = {width * height}", max_pixels))
 
@@ -190,6 +193,8 @@ def _load(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
 def _opened(data: bytes, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     check_pixels(image.size, max_pixels)
+    if image.format == "EPS":
+        raise ValueError("it is PostScript, a program that another program would run")
     stored = getattr(image, "tile", None)
     image.load()
     if image.format == "PNG" and stored and (scale := _FEW_BITS.get(str(stored[0][3]))) and _KEY in image.info:

@@ -13,6 +13,7 @@ from utils.errors import UserError
 from utils.files import parse_json
 from utils.options import option
 
+LARGEST_LENPEN = 100  # 1024 ** 100 is still a number
 # JSON values a field of each type takes, the one to name in messages last; a bool is an int in Python too.
 JSON_TYPES: dict[Any, tuple[type, ...]] = {
     bool: (bool,),
@@ -58,6 +59,8 @@ class GenerationConfig:
                 raise UserError(f"--{field.name.replace('_', '-')} {value}: it must be a finite number.")
         if not self.temperature > 0:
             raise UserError(f"--temperature {self.temperature}: it must be above 0.")
+        if abs(self.lenpen) > LARGEST_LENPEN:
+            raise UserError(f"--lenpen {self.lenpen}: choose a number from -{LARGEST_LENPEN} to {LARGEST_LENPEN}.")
         self._check_strategy()
         _ = self.token_range
 

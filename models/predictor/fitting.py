@@ -11,6 +11,10 @@ from utils.errors import UserError
 R = TypeVar("R")
 
 
+class DoesNotFitError(UserError):
+    """Not even one row fits into memory."""
+
+
 class Fitting:
     """Runs calls.
 
@@ -22,7 +26,7 @@ class Fitting:
         self.predictor, self.say, self.halved = predictor, say, False
 
     def __call__(self, call: Callable[[], R]) -> R:
-        """What the call returns; UserError if not even one row fits."""
+        """What the call returns; DoesNotFitError if not even one row fits."""
         while True:
             try:
                 return call()
@@ -31,7 +35,8 @@ class Fitting:
                     raise
             size = self.predictor.batch_size
             if size == 1:
-                raise UserError("One item alone does not fit into memory: choose a smaller model or --dtype bfloat16.")
+                advice = "choose a smaller model or --dtype bfloat16"
+                raise DoesNotFitError(f"One item alone does not fit into memory: {advice}.")
             self.predictor.batch_size = size // 2
             if not self.halved:
                 self.halved = True

@@ -485,7 +485,7 @@ def _dtype(name: str | torch.dtype) -> torch.dtype:
 
 
 def _score(hypothesis: Hypothesis, prompt_length: int = 0) -> float:
-    return math.exp(hypothesis.mean_log_prob(prompt_length))
+    return math.exp(min(hypothesis.mean_log_prob(prompt_length), 0.0))  # above 0 with a negative --unkpen
 
 
 def _plan(examples: Sequence[Example], images: Sequence[ImageLike | None], size: int) -> Iterator[list[int]]:

@@ -76,6 +76,7 @@ def build(service: Service) -> FastAPI:
     async def docs() -> Response:
         return HTMLResponse(page(service.name))
 
+    app.add_api_route("/health", health, methods=["HEAD"], include_in_schema=False)
     app.add_api_route("/health", health, summary="Whether requests are answered, and the model's name.")
     app.add_api_route("/metrics", metrics, summary="Counters, for Prometheus.", dependencies=guarded)
     app.add_api_route("/docs", docs, include_in_schema=False)
@@ -94,6 +95,7 @@ def _key_check(limits: Limits) -> Callable[..., Awaitable[None]]:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         given = key.strip().encode("latin-1", "replace")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given, limits.api_key.encode()):
+            await _Body(request, limits).discard()
             raise Refused(401, "The key is missing or wrong: send the header `Authorization: Bearer KEY`.")
 
     return check
@@ -120,8 +122,8 @@ def _endpoint(service: Service, method: Method) -> Callable[[Request], Awaitable
             raise Refused(422, one_sentence(error)) from None
         except _Gone:
             return Response(status_code=499)  # which nobody gets
-        except asyncio.CancelledError:  # the time for stopping is over
-            raise Refused(503, "The server has stopped.") from None
+        except asyncio.CancelledError:  # see `Service.stop_reading`; or the time for stopping is over
+            raise Refused(503, "The server is stopping: ask another one, or this one later.", True) from None
         except Refused:
             raise
         except Exception:
@@ -142,7 +144,12 @@ async def _answer(service: Service, method: Method, request: Request, deadline: 
     if kind not in (JSON, FORM):
         await body.discard()
         raise Refused(415, f"The content type is {quoted(kind)}: send {JSON} or {FORM}.")
-    data = await body.read(service, deadline)
+    task = asyncio.current_task()
+    service.reading.add(task)
+    try:
+        data = await body.read(service, deadline)
+    finally:
+        service.reading.discard(task)
     try:
         if service.stopping:
             service.check_open()
@@ -156,6 +163,7 @@ async def _answer(service: Service, method: Method, request: Request, deadline: 
 
 async def _unless_gone(request: Request, work: "asyncio.Future[dict[str, Any]]", deadline: float) -> dict[str, Any]:
     """The result of some work, which ends when the client is gone or the time is over."""
+    work.add_done_callback(lambda done: done.cancelled() or done.exception())  # even where nobody asks for it
     watch: asyncio.Future[Any] = asyncio.ensure_future(_until_gone(request))
     left = deadline - asyncio.get_running_loop().time()
     try:

@@ -123,7 +123,7 @@ class Batcher:
         if not jobs:
             return
         try:
-            answers = self.answer(jobs[0].key, [job.item for job in jobs])
+            pairs = list(zip(jobs, self.answer(jobs[0].key, [job.item for job in jobs]), strict=True))
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].future.set_exception(error)
@@ -131,5 +131,5 @@ class Batcher:
                 for job in jobs:
                     self._answer([job])
             return
-        for job, answer in zip(jobs, answers, strict=True):
+        for job, answer in pairs:
             job.future.set_result(answer)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import resource
 import socket
 from typing import Any
 
@@ -17,7 +18,13 @@ except ImportError as error:
     raise UserError(f"The server needs the package {error.name}: pip install -e .[serve].") from error
 
 HEAD_SECONDS = 20  # for the head of a request, and between two requests
-CONNECTIONS = 800  # at once; Linux gives a process 1,024 files
+CONNECTIONS = 4096  # at once, if so many files may be open
+
+
+def connections() -> int:
+    """Connections at once: most of the files that this process may open."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return CONNECTIONS if files == resource.RLIM_INFINITY else min(CONNECTIONS, files * 3 // 4)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -75,6 +82,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
         self.service.stop()
 
+    async def shutdown(self, sockets: Any = None) -> None:
+        """The end, for which requests that are not read yet are not awaited."""
+        self.service.stop_reading()
+        await super().shutdown(sockets)
+
 
 class _Protocol(H11Protocol):
     """Closes a connection whose client takes too long to send the head of a request, however often it sends a byte."""
@@ -84,7 +96,7 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """A new client."""
         super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS:
+        if len(self.connections) > connections():
             transport.abort()
             return
         self._await_head()

@@ -29,7 +29,7 @@ from utils.options import LARGEST_SEED
 LONGEST = 20_000  # characters of a text
 MOST_NAMES = 20_000  # candidates
 # What a request may cost at most: options of `GenerationConfig` and fields of methods.
-MOST_DECODING = {"beam": 32, "max_len_b": 2048, "min_len": 2048, "max_len_a": 100}
+MOST_DECODING = {"beam": 32, "max_len_a": 2, "max_len_b": 512, "min_len": 512}
 NO_DECODING = ("retain_dropout",)  # it would change the model under the other requests
 JSON_KINDS: dict[Any, str] = {bool: "boolean", int: "integer", float: "number"}
 Values = dict[str, Any]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from models.predictor import OFAPredictor
-from models.predictor.fitting import Fitting
+from models.predictor.fitting import DoesNotFitError, Fitting
 from models.server.batching import Batcher, FullError, Places
 from models.server.methods import METHODS, Method, Question
 from models.server.metrics import Metrics
@@ -62,12 +62,14 @@ class Service:
 
     Attributes:
         name: of the model. stopping: whether no request is taken any more. held: bytes of requests in memory.
+        reading: tasks that read requests.
     """
 
     def __init__(self, predictor: OFAPredictor, limits: Limits) -> None:
         self.predictor, self.limits = predictor, limits
         self.name = Path(predictor.description.source).name
         self.stopping, self.broken, self.held = False, False, 0
+        self.reading: set[asyncio.Task[Any] | None] = set()
         self.fitting = Fitting(predictor, lambda line: print(line, file=sys.stderr))
         self.places = Places(limits.queue)
         self.pool = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), thread_name_prefix="images")
@@ -119,6 +121,12 @@ class Service:
         """Takes no more requests; those that are under way are finished."""
         self.stopping = True
 
+    def stop_reading(self) -> None:
+        """Cancels what is not read to its end; in the event loop."""
+        for task in self.reading:
+            if task is not None:
+                task.cancel()
+
     def close(self) -> bool:
         """Ends the threads when what is queued is answered; False if the model does not come to an end."""
         self.stopping = True
@@ -128,9 +136,12 @@ class Service:
     def _answers(self, key: tuple[str, str], questions: list[Question]) -> list[dict[str, Any]]:
         """In the model's thread."""
         name = key[0]
+        self.predictor.batch_size = self.limits.batch_size  # a batch that did not fit says little about the next one
         self.metrics.batch(name, len(questions))
         try:
             return self.fitting(lambda: METHODS[name].answers(self.predictor, questions))
+        except DoesNotFitError:
+            raise Refused(503, "The request does not fit into the memory of the server: ask for less.") from None
         except UserError:
             raise
         except Exception as error:

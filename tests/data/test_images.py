@@ -102,6 +102,22 @@ def test_undecodable_data_is_refused(data: bytes) -> None:
         decode_image(data)
 
 
+def test_images_that_pillow_has_other_programs_draw_are_refused() -> None:
+    """PostScript is a program: Ghostscript would run it."""
+    script = encoded(picture(8, 8), "EPS")
+    in_dos = b"\xc5\xd0\xd3\xc6" + (30).to_bytes(4, "little") + len(script).to_bytes(4, "little") + bytes(18) + script
+    for data in (script, in_dos):
+        with pytest.raises(ValueError, match="cannot be decoded.*it is PostScript"):
+            decode_image(data)
+
+
+def test_images_that_are_too_thin_to_be_resized_are_refused() -> None:
+    for size in ((2**20 + 1, 1), (1, 2**20 + 1)):
+        with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} pixels, more than 1048576 in a row"):
+            decode_image(encoded(Image.new("1", size), "PNG"))
+    assert decode_image(encoded(Image.new("1", (2**20, 1)), "PNG")).size == (2**20, 1)
+
+
 def test_images_above_pillows_own_limit_of_pixels_are_read() -> None:
     # 200 million pixels are above the 179 million that Pillow refuses
     header = encoded(Image.new("1", (8, 8)), "PPM").split(b"\n")[0]

@@ -34,6 +34,8 @@ def test_fields_can_become_flags():
         ("--temperature", dict(temperature=0.0)),
         ("--temperature", dict(temperature=float("nan"))),
         ("--lenpen", dict(lenpen=float("nan"))),
+        ("--lenpen -101", dict(lenpen=-101.0)),  # the power of a length would be 0
+        ("--lenpen 1000", dict(lenpen=1000)),
         ("--max-len-a", dict(max_len_a=float("inf"))),
         ("--sampling-topk", dict(sampling_topk=5)),
         ("--sampling-topp", dict(sampling_topp=0.9)),

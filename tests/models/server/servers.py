@@ -1,5 +1,6 @@
 """A server in a thread, a model that waits, and clients."""
 
+import base64
 import http.client
 import io
 import json
@@ -13,9 +14,11 @@ import numpy as np
 from PIL import Image
 
 from models.server import listening
+from models.server.methods import METHODS
 from models.server.service import Limits, Service
 
 PATIENCE = 60
+MOST = 200_000  # bytes of a request to the shared server
 
 
 class Gate:
@@ -63,6 +66,12 @@ class Running:
         self.thread.join(PATIENCE)
         assert not self.thread.is_alive() and self.service.close()
 
+    def occupy(self):
+        """Makes the model busy, while the gate is closed."""
+        question = METHODS["summarise"].question(self.service.predictor, {"text": "a b"})
+        self.service.batcher.submit(question.key, question)
+        eventually(lambda: self.gate.batches)
+
     def request(self, method, path, body=None, headers=(), timeout=PATIENCE):
         """Status, headers and content of an answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
@@ -106,6 +115,18 @@ def picture(number=0, side=48):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+def encoded(number=0):
+    return base64.b64encode(picture(number)).decode()
+
+
+def opened(server, count):
+    """Opens the gate when so many requests are waiting."""
+    if server.service.batcher.waiting < count:
+        return False
+    server.gate.open.set()
+    return True
 
 
 def head(method, length, *lines):

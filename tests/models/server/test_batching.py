@@ -62,6 +62,13 @@ def test_a_job_that_fails_does_not_spoil_the_others(batcher, model):
     assert batcher.alive and batcher.submit("x", "d").future.result(30) == "D"
 
 
+def test_a_model_that_says_too_little_is_an_error_of_the_job():
+    batcher = Batcher(lambda key, items: items[1:], size=3, wait=0.0)
+    with pytest.raises(ValueError):
+        batcher.submit("x", "a").future.result(30)
+    assert batcher.alive and batcher.close(30)
+
+
 def test_jobs_that_nobody_waits_for_are_not_computed(batcher, model):
     busy(batcher, model)
     jobs = [batcher.submit(key, item) for key, item in (("x", "a"), ("x", "b"), ("y", "c"))]
