@@ -1,8 +1,12 @@
 """What the process has imported from which tests fork the programs they run (`tests/programs.py`)."""
 
+import gc
 import os
 import shutil
 from types import SimpleNamespace
+
+import torch._dynamo  # DistributedDataParallel imports it, which takes three seconds
+import torch.distributed.fsdp  # noqa: F401  # and this one as well
 
 import evaluate
 import predict
@@ -19,4 +23,6 @@ def without_java(name: str) -> str | None:
 Vocabulary.load(GPT2_DIR)  # half a second each, were it not known
 os.fsync = os.fstat  # no test is about a loss of power
 coco_caption.shutil = SimpleNamespace(which=without_java)
+gc.collect()
+gc.freeze()  # no fork looks through what is here, nor copies it for that
 __all__ = ["evaluate", "predict", "train"]
