@@ -5,8 +5,9 @@ import os
 import shutil
 from types import SimpleNamespace
 
+import sklearn.datasets  # noqa: F401  # of the digits
 import torch._dynamo  # DistributedDataParallel imports it, which takes three seconds
-import torch.distributed.fsdp  # noqa: F401  # and this one as well
+import torch.distributed.fsdp  # noqa: F401  # as well
 
 import evaluate
 import predict

@@ -125,6 +125,7 @@ def _become_python(argv: list[str], env: dict[str, str], folder: Path, files: Se
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(env)
+    tempfile.tempdir = None  # which may be another one in this environment
     os.chdir(folder)
     for number, file in enumerate(files):
         os.dup2(file, number)

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from nbclient import NotebookClient
+
+from tests.programs import interpreter
 
 FOLDER = Path(__file__).parents[2] / "docs" / "notebooks"
 pytestmark = pytest.mark.slow
@@ -15,6 +18,13 @@ RESULTS = {
     "grounding": "sum(overlaps) / len(overlaps) > 0.4",
     "fine_tuning": "right >= 20 and before.text.startswith('a ')",
 }
+
+
+@pytest.fixture
+def forked_kernels(monkeypatch):
+    """Kernels are forks that have imported our packages, which takes longer than most notebooks do."""
+    spec = KernelSpec(argv=[interpreter(), "-m", "ipykernel_launcher", "-f", "{connection_file}"], language="python")
+    monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", lambda *_: spec)
 
 
 @pytest.fixture
@@ -31,7 +41,7 @@ def test_every_notebook_is_here():
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_it_runs(name, quiet_folders):
+def test_it_runs(name, forked_kernels, quiet_folders):
     path = FOLDER / f"{name}.ipynb"
     book = nbformat.read(path, as_version=4)
     nbformat.validate(book)

@@ -1,6 +1,7 @@
 """The planned memory is what an update takes; --auto-batch chooses by it and keeps the rows of an update."""
 
 import logging
+from functools import cache
 
 import pytest
 import torch
@@ -126,14 +127,27 @@ def test_bad_input_is_one_sentence(flags, said, capsys):
 
 
 @pytest.fixture(scope="module")
-def totals():
+def planner():
+    """Of a command line of 8 rows: what it is asked for again and again, it plans once."""
+    planner = Planner(train.parse_args([*ARGV, "--task=caption", "--batch-size=8"]), on_gpu=False)
+    planner.plan = cache(planner.plan)
+    return planner
+
+
+@pytest.fixture(scope="module")
+def totals(planner):
     """Batch size -> planned total, of the first batch size of a command line of 8 rows and of smaller ones."""
-    planner = Planner(train.parse_args([*ARGV, "--task=caption"]), on_gpu=False)
-    return {rows: planner.plan(rows, many=rows < 8).total for rows in (1, 2, 4, 8)}
+    return {rows: planner.plan(rows, many=True if rows < 8 else None).total for rows in (1, 2, 4, 8)}
+
+
+@pytest.fixture
+def planned_once(planner, monkeypatch):
+    """Command lines that differ in nothing a plan is about share one."""
+    monkeypatch.setattr(plan, "Planner", lambda *_: planner)
 
 
 @pytest.mark.parametrize("fits", [1, 2, 8])
-def test_the_largest_batch_that_fits(fits, totals, monkeypatch, caplog):
+def test_the_largest_batch_that_fits(fits, totals, planned_once, monkeypatch, caplog):
     monkeypatch.setattr(plan, "free_memory", lambda _: int(totals[fits] / MARGIN) + 100)
     freqs = (3, 1) if fits == 2 else (1,)
     cfg = train.parse_args([*ARGV, "--task=caption", "--batch-size=8", f"--update-freq={','.join(map(str, freqs))}"])
@@ -145,7 +159,7 @@ def test_the_largest_batch_that_fits(fits, totals, monkeypatch, caplog):
     assert f"--batch-size={fits} --update-freq={','.join(str(freq * 8 // fits) for freq in freqs)}, since" in line
 
 
-def test_a_row_that_does_not_fit_is_refused(totals, monkeypatch, capsys, tmp_path):
+def test_a_row_that_does_not_fit_is_refused(totals, planned_once, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(plan, "free_memory", lambda _: int(totals[1] / MARGIN) - 2**20)
     with pytest.raises(SystemExit):
         train.main([*ARGV, "--task=caption", "--batch-size=8", "--auto-batch", "--plan", f"--save-dir={tmp_path}"])
