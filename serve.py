@@ -87,12 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves until Ctrl-C or SIGTERM: 0; 2 if it cannot."""
     args = parse_args(sys.argv[1:] if argv is None else argv)
     from models.server import listening  # after the command line: torch takes seconds to import
-    from models.server.service import Limits, Service
+    from models.server.service import Limits, Service, check_files
 
     listener = listening.listen(args.host, args.port)
     with listener:
         args.vqgan = find_vqgan(args.checkpoint, args.vqgan)
         predictor = load_predictor(args)
+        check_files(predictor)
         if args.api_key is None and not _loopback(listener.getsockname()[0]):
             print(
                 f"{program_name('serve.py')}: everyone who can reach {args.host} can use the model: set --api-key.",

@@ -123,6 +123,13 @@ def test_wrong_command_lines(checkpoint, capsys, monkeypatch, tmp_path):
     assert not loaded  # all of this takes no time
     monkeypatch.undo()
     assert "gone.pt" in said(str(tmp_path / "gone.pt"), "--port=0")
+    for flags in (["--candidates=gone.txt"], ["--set=ans2label_file=gone.txt"]):
+        assert "gone.txt cannot be read" in said(str(checkpoint), "--port=0", "--device=cpu", *flags)
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("[")
+    vqgan = ROOT / "checkpoints" / "ofa_demo_vqgan" / "last.ckpt"
+    demo = str(ROOT / "checkpoints" / "ofa_demo.pt")
+    assert "broken.yaml" in said(demo, "--port=0", "--device=cpu", "--vqgan", str(vqgan), str(broken))
     assert "pass --batch-size" in said(str(checkpoint), "--port=0", "--set=batch_size=3")
     for name in ("app", "listening"):
         monkeypatch.delitem(sys.modules, f"models.server.{name}")

@@ -94,6 +94,7 @@ class OFAPredictor:
 
     Attributes:
         batch_size: rows computed at once. description: what is known of the checkpoint. model, vocab: its parts.
+        vqgan: checkpoint and yaml for `draw`, or None. painter: of a VQGAN's two files, kept.
     """
 
     def __init__(
@@ -110,9 +111,9 @@ class OFAPredictor:
         self.dtype = next(model.parameters()).dtype
         self.shared = description.config(DataConfig, "")
         self.transform = standard_transform(self.shared.patch_image_size, self.shared.imagenet_default_mean_and_std)
-        self._vqgan = check_vqgan(vqgan)
+        self.vqgan = check_vqgan(vqgan)
         self._trie = lru_cache(maxsize=8)(self._make_trie)
-        self._painter = lru_cache(maxsize=1)(self._make_painter)
+        self.painter = lru_cache(maxsize=1)(self._make_painter)
 
     @classmethod
     def load(
@@ -320,13 +321,13 @@ class OFAPredictor:
         Raises UserError without a VQGAN and for a model without image codes.
         """
         n = check_count("n", n)
-        files = self._vqgan if vqgan is None else check_vqgan(vqgan)
+        files = self.vqgan if vqgan is None else check_vqgan(vqgan)
         if not self.vocab.num_codes:
             raise UserError(f"{self.description.source} has no image codes: load a text-to-image model.")
         if files is None:
             raise UserError("Drawing needs a VQGAN: pass vqgan=(checkpoint, yaml), e.g. its last.ckpt and model.yaml.")
         (texts,), one = columns(prompts=prompts)
-        painter = self._painter(*files)
+        painter = self.painter(*files)
         rows_config = self.description.config(ImageGenData, "image_gen")
         count = code_count(self.model.config.code_image_size)
         fixed = code_options(self.vocab.code_start, self.vocab.num_codes, count, rows_config.constraint_range)

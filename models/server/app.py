@@ -119,7 +119,8 @@ def _endpoint(service: Service, method: Method) -> Callable[[Request], Awaitable
         try:
             return JSONResponse(await _answer(service, method, request, deadline))
         except UserError as error:
-            raise Refused(422, one_sentence(error)) from None
+            path = service.predictor.description.source  # which is not for everyone
+            raise Refused(422, one_sentence(error).replace(path, service.name)) from None
         except _Gone:
             return Response(status_code=499)  # which nobody gets
         except asyncio.CancelledError:  # see `Service.stop_reading`; or the time for stopping is over
@@ -250,7 +251,8 @@ def _from_form(headers: Headers, body: bytes, method: Method) -> Mapping[str, An
     async def parts() -> AsyncIterator[bytes]:
         yield body
 
-    parser = _MemoryParser(headers, parts(), max_files=1, max_fields=len(kinds), max_part_size=len(body))
+    parser = _MemoryParser(headers, parts(), max_files=1, max_fields=len(kinds))
+    parser.max_part_size = len(body)
     try:
         form = asyncio.run(parser.parse())
     except (MultiPartException, ValueError, LookupError) as error:

@@ -143,6 +143,8 @@ class Method:
             raise UserError(f"There is no {missing[0]}: a request needs one.")
         for name, value in given.items():
             given[name] = _checked(known[name], value)
+        if self.name == "draw" and not (predictor.vqgan and predictor.vocab.num_codes):
+            raise UserError("This server cannot draw: it would need a text-to-image model and --vqgan.")
         if self.task is not None and "decoding" in given:
             predictor.description.decoding(self.task, given["decoding"])
         item = {field.name: given.get(field.name) for field in self.fields if field.of_item}

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.vqa_gen import VqaGenData
 from models.predictor import OFAPredictor
 from models.predictor.fitting import DoesNotFitError, Fitting
 from models.server.batching import Batcher, FullError, Places
@@ -55,6 +56,15 @@ class Refused(Exception):
     def __init__(self, status: int, message: str, busy: bool = False) -> None:
         super().__init__(status, message)
         self.status, self.message, self.busy = status, message, busy
+
+
+def check_files(predictor: OFAPredictor) -> None:
+    """Reads the answers and the VQGAN that a predictor was loaded with; UserError where a request would have failed."""
+    if "ans2label_file" in predictor.description.given:
+        config = predictor.description.config(VqaGenData, "vqa_gen")
+        predictor.description.answers(config, "vqa_gen", "candidates")
+    if predictor.vqgan and predictor.vocab.num_codes:
+        predictor.painter(*predictor.vqgan)
 
 
 class Service:

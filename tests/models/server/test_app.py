@@ -219,6 +219,14 @@ def test_scores_are_at_most_one(server):
     assert status == 200 and all(0 <= score <= 1 for score in answer["scores"])
 
 
+def test_what_the_model_cannot_do_is_said_without_paths(server, predictor, monkeypatch):
+    status, answer = server.ask("classify", {"image": encoded()})
+    assert (status, answer["error"]) == (422, "ofa_demo.pt has no list of classes: pass names=[...].")
+    monkeypatch.setattr(predictor, "vqgan", None)
+    status, answer = server.ask("draw", {"prompt": "a one"})
+    assert status == 422 and answer["error"].startswith("This server cannot draw")
+
+
 def test_scores_that_are_no_numbers(server, predictor, monkeypatch):
     monkeypatch.setattr(predictor, "summarise", lambda texts, **_: [Prediction("x", float("nan"))] * len(texts))
     assert server.ask("summarise", {"text": "a b c"}) == (
