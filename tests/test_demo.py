@@ -28,6 +28,7 @@ from digits.legibility import legibility
 from digits.words import DigitSpec
 from models import web_page
 from models.predictor import Box, OFAPredictor
+from tests.programs import interpreter
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 120  # seconds for an answer in the browser
@@ -211,7 +212,7 @@ def test_other_errors_are_not_hidden():
 def test_sigterm_removes_what_visitors_uploaded(tmp_path):
     port = free_port()
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "demo.py", f"--port={port}", "--device=cpu"]
+    command = [interpreter(), "demo.py", f"--port={port}", "--device=cpu"]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as running:
         assert str(port) in running.stdout.readline()
         assert list(tmp_path.glob("ofa_page_*/*"))

@@ -1,5 +1,7 @@
 """`python -m models.export`: programs against the model, the folder, the example without torch, what is refused."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -23,6 +25,7 @@ from models.ofa import OFA, OFAConfig
 from models.ofa.compiling import compile_layers
 from models.ofa.inference import prepare_for_inference
 from models.predictor import OFAPredictor
+from tests.programs import interpreter
 from utils.checkpoint import save_checkpoint
 from utils.errors import UserError
 
@@ -44,13 +47,18 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The demo's folder, and what the command printed: made once, it takes half a minute."""
-    target = tmp_path_factory.mktemp("exports") / "demo"
-    done = subprocess.run(
-        [sys.executable, "-m", "models.export", DEMO, target], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return target, done.stdout
+    """The demo's folder, what the command printed, and its programs as it has loaded them: all made once."""
+    target, loaded = tmp_path_factory.mktemp("exports") / "demo", {}
+    load = torch.export.load
+
+    def load_and_keep(file):
+        return loaded.setdefault(Path(file).stem, load(file))
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as output:
+        patch.setattr(torch.export, "load", load_and_keep)
+        assert main([str(DEMO), str(target)]) == 0
+    assert loaded.keys() == {ENCODER, FIRST, NEXT}
+    return target, output.getvalue(), loaded
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +68,9 @@ def predictor():
 
 @pytest.fixture(scope="module", params=["torch", "onnx"])
 def call(request, exported, predictor):
-    target, names = exported[0], (ENCODER, FIRST, NEXT)
+    target, _, loaded = exported
     if request.param == "onnx":
-        return onnx_files.caller(target, names)
-    loaded = {name: torch.export.load(target / f"{name}.pt2") for name in names}
+        return onnx_files.caller(target, (ENCODER, FIRST, NEXT))
     return programs.caller(loaded, predictor.model.config.decoder_layers)
 
 
@@ -110,7 +117,7 @@ def test_modules_are_the_model(name):
 
 
 def test_the_folder_says_all(exported, predictor):
-    target, output = exported
+    target, output, _ = exported
     names = {path.name for path in target.iterdir()}
     assert names == {
         "config.json", "tokenizer.json", "caption.py", "weights.bin",
@@ -191,6 +198,12 @@ def test_other_folders_are_refused(tmp_path, capsys):
     assert "file is not a folder" in capsys.readouterr().err
     (tmp_path / "mine" / "config.json").unlink()
     check_target(tmp_path / "mine")
+
+
+def test_the_command_is_a_program(tmp_path):
+    command = [interpreter(), "-m", "models.export", DEMO, tmp_path / "new", "--set", "int8=True"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("python -m models.export: error: --set int8=... cannot be")
 
 
 @pytest.mark.parametrize("name", ["sample_patch_num", "dtype", "int8", "compile", "device", "batch_size", "vqgan"])
