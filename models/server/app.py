@@ -305,7 +305,7 @@ async def _refuse_http(request: Request, error: Exception) -> Response:
 
 
 class _Counting:
-    """Counts every request with the status of its answer."""
+    """Counts every request with the status of its answer, and closes connections when the server stops."""
 
     def __init__(self, app: Callable[..., Awaitable[None]], service: Service) -> None:
         self.app, self.service = app, service
@@ -318,6 +318,8 @@ class _Counting:
         async def sending(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
+            if self.service.stopping and message["type"] == "http.response.start":  # or the client sends another one
+                message["headers"] = [*message.get("headers", []), (b"connection", b"close")]
             await send(message)
 
         path = scope["path"][1:]

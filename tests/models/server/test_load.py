@@ -184,8 +184,9 @@ def test_a_graceful_stop_finishes_what_is_queued(start):
         server.gate.open.set()
 
     with server.gate.closed():
-        *found, _ = server.all_at_once([lambda: server.ask("generate", body)] * 3 + [stop])
-    assert [status for status, _ in found] == [200] * 3
+        line = ("POST", "/generate", data, {"Content-Type": "application/json"})
+        *found, _ = server.all_at_once([lambda: server.request(*line)] * 3 + [stop])
+    assert [(status, headers["Connection"]) for status, headers, _ in found] == [(200, "close")] * 3
     server.thread.join(PATIENCE)
     assert not server.thread.is_alive() and not server.service.ready
     kept.close()
