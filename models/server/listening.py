@@ -30,12 +30,12 @@ def connections() -> int:
 def listen(host: str, port: int) -> socket.socket:
     """A socket that takes connections; port 0 = any. Raises UserError where that is not possible."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
-            0
-        ]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
     except (OSError, UnicodeError) as error:
         raise UserError(f"--host {host!r} is no address of this machine: try 127.0.0.1.") from error
-    listener = socket.socket(family, kind)
+    listener = socket.socket(family, kind, protocol)  # asyncio sets TCP_NODELAY where it sees TCP here
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)

@@ -151,6 +151,15 @@ def test_memory_that_runs_out_is_a_sentence_and_forgotten(start, predictor, monk
     assert server.service.ready
 
 
+def test_answers_are_sent_at_once(server):
+    """Without TCP_NODELAY, the second packet of an answer waits 40 ms for the client's word about the first."""
+    with server.connect():
+        connections = server.server.server_state.connections
+        eventually(lambda: connections)
+        accepted = next(iter(connections)).transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_connections_are_bounded(start, monkeypatch):
     monkeypatch.setattr(listening, "connections", lambda: 3)
     server = start()
