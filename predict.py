@@ -282,7 +282,7 @@ def _share(args: argparse.Namespace, command: Command, sources: Sequence[Source]
         summaries = ranks.finish(json.dumps(dataclasses.asdict(counts)))
         if ranks.rank:
             return 0
-        all_counts = [Counts(**json.loads(text)) for text in summaries]
+        all_counts = [Counts(**parse_json(text)) for text in summaries]
     else:
         all_counts = [counts]
     parts.merge()

@@ -177,7 +177,7 @@ class Vocabulary:
 
         Tokens that the dictionary lacks have ids from V on, and are unk; image codes and bins are never made of texts.
         """
-        content = json.loads(self._tokenizer.to_str())
+        content = parse_json(self._tokenizer.to_str())
         missing = itertools.count(len(self))
         tokens = sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])
         ids = {token: self._ids.get(self._symbol_of_token[number], -1) for token, number in tokens}

@@ -16,6 +16,7 @@ from data.answers import AnswerConfig, read_answers
 from data.images import standard_transform
 from data.items import image_files, open_items
 from digits.__main__ import main as build_demo
+from models.predictor.stream import Lines
 from models.weights.convert import main as convert
 from tests.programs import ROOT
 from utils.errors import UserError, one_sentence
@@ -200,4 +201,4 @@ def test_impossible_sides_of_images(side):
 def test_closed_output_is_a_sentence(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)
     with pytest.raises(UserError, match="Standard output is closed"):
-        predict._Standard().__enter__()
+        Lines(None)

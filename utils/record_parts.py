@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils.errors import UserError
-from utils.files import atomic_write
+from utils.files import atomic_write, parse_json
 from utils.record_file import Numbering, record_line
 
 NONE, SKIPPED, ANSWERED = range(3)
@@ -124,7 +124,7 @@ class RecordParts:
                 return
             start = len(header)
             try:
-                if json.loads(header) != {"run": self.run}:
+                if parse_json(header.decode()) != {"run": self.run}:
                     raise UserError(
                         f"{self.folder} was left by a run with other inputs, another checkpoint or other options: "
                         "repeat its command, remove the folder, or name another output."
@@ -141,7 +141,7 @@ class RecordParts:
 
 def _entry(line: bytes) -> Entry:
     """What a line of a part says; ValueError or TypeError if it is none."""
-    entry = Entry(*json.loads(line))
+    entry = Entry(*parse_json(line.decode()))
     if not isinstance(entry.number, int) or entry.number < 0 or not isinstance(entry.result, dict | None):
         raise ValueError("it is not a line of a part")
     return entry

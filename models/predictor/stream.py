@@ -4,7 +4,6 @@ A chunk is consecutive items that are answered together. Which items it holds de
 was answered before or on the number of processes, so that a resumed run and several processes give the same scores.
 """
 
-import json
 import sys
 import time
 from collections import deque
@@ -19,8 +18,8 @@ from data.items import Item, Source
 from data.text import has_words
 from models.predictor.fitting import Fitting
 from models.predictor.predictor import OFAPredictor
-from utils.errors import ItemError
-from utils.files import whole_characters
+from utils.errors import ItemError, UserError
+from utils.files import parse_json, whole_characters
 from utils.record_file import Numbering, RecordFile, record_line
 from utils.record_parts import ANSWERED, Entry, RecordParts
 
@@ -77,6 +76,8 @@ class Lines:
     """Records in input order, to a `RecordFile` or to standard output (None)."""
 
     def __init__(self, output: RecordFile | None) -> None:
+        if output is None and sys.stdout is None:
+            raise UserError("Standard output is closed: pass a file with --output.")
         self.output = output
         self.numbering = Numbering(output.ids if output else ())
 
@@ -148,7 +149,7 @@ def adopt(parts: RecordParts, output: RecordFile, items: Iterable[Item]) -> None
     with open(output.path, "rb") as file:
         for line in file:
             if line.endswith(b"\n"):
-                record = json.loads(line)
+                record = parse_json(line.decode())
                 records[record.pop("id"), record.pop("row", None)] = record
     numbering = Numbering(output.ids)
     for number, item in enumerate(items):

@@ -85,7 +85,13 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
         """The end, for which requests that are not read yet are not awaited."""
         self.service.stop_reading()
-        await super().shutdown(sockets)
+        ending = asyncio.ensure_future(super().shutdown(sockets))
+        while not ending.done():
+            if self.force_exit:  # from Python 3.12 on, the end of a server waits for its connections
+                for connection in list(self.server_state.connections):
+                    connection.transport.abort()
+            await asyncio.wait([ending], timeout=0.1)
+        await ending
 
 
 class _Protocol(H11Protocol):
