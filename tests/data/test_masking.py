@@ -16,7 +16,7 @@ from utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 FIGURES = load_golden("samples_pretrain.json")
-DRAWS = 20_000
+DRAWS = 10_000
 BOS, EOS, MASK = 0, 2, 199
 STARTS = torch.arange(200) % 3 == 0  # ids 6, 9, 12 ... begin a word, the others go on with it
 

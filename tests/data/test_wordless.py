@@ -37,8 +37,8 @@ def vocab():
     return Vocabulary.load(BPE_DIR)
 
 
-def dataset(path, row, task, vocab, split="check", **options):
-    path.write_text("\t".join(row) + "\n", encoding="utf-8")
+def dataset(path, row, task, vocab, split="check", more=(), **options):
+    path.write_text("".join("\t".join(one) + "\n" for one in (row, *more)), encoding="utf-8")
     kind = ROW_KINDS[task]
     columns = ",".join(str(number) for number in range(len(row)))
     config = kind.config(**{"patch_image_size": 8, **options})
@@ -53,19 +53,21 @@ def changed(task, column, value):
 def test_a_text_without_a_word_is_a_bad_row_where_a_model_learns(task, tmp_path, vocab):
     splits = ["check"] if task == "pretrain" else ["check", "train"]
     for split in splits:
-        assert isinstance(dataset(tmp_path / f"{split}.tsv", GOOD[task], task, vocab, split)[0], dict)
-        for number, value in enumerate(WORDLESS):
-            for column in TEXTS[task]:
-                path = tmp_path / f"{split}{number}_{column}.tsv"
-                with pytest.raises(BadRowError, match="line 1: the .* has no words"):
-                    dataset(path, changed(task, column, value), task, vocab, split)[0]
+        bad = [changed(task, column, value) for value in WORDLESS for column in TEXTS[task]]
+        rows = dataset(tmp_path / f"{split}.tsv", GOOD[task], task, vocab, split, bad)
+        assert isinstance(rows[0], dict) and len(rows) == 1 + len(bad)
+        for number in range(1, len(rows)):
+            with pytest.raises(BadRowError, match=f"line {number + 1}: the .* has no words"):
+                rows[number]
 
 
 @pytest.mark.parametrize("task", WITH_ID)
 def test_an_empty_id_is_a_bad_row(task, tmp_path, vocab):
-    for number, value in enumerate(("", " ", "\u00a0")):
-        with pytest.raises(BadRowError, match="line 1: the id is empty"):
-            dataset(tmp_path / f"{number}.tsv", changed(task, 0, value), task, vocab)[0]
+    bad = [changed(task, 0, value) for value in ("", " ", "\u00a0")]
+    rows = dataset(tmp_path / "rows.tsv", GOOD[task], task, vocab, "check", bad)
+    for number in (1, 2, 3):
+        with pytest.raises(BadRowError, match=f"line {number + 1}: the id is empty"):
+            rows[number]
 
 
 @pytest.mark.parametrize(("task", "column"), [("caption", 2), ("gigaword", 1), ("vqa_gen", 2), ("cola", 0)])
