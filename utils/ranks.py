@@ -84,19 +84,25 @@ def start(program: Sequence[str], count: int) -> int:
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), PARENT: str(os.getpid())}
     # The library itself says nothing when the first process ends before another.
     shared = {"WORLD_SIZE": str(count), "TORCH_CPP_LOG_LEVEL": "FATAL", **place}
-    processes = []
-    for rank in range(count):
-        environment = {"OMP_NUM_THREADS": threads, **os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        # Signals of the terminal reach this process only, which passes them on.
-        quiet: Any = subprocess.PIPE if rank else None
-        processes.append(subprocess.Popen(program, env=environment, stderr=quiet, start_new_session=True))
-    listeners = [threading.Thread(target=_listen, args=(process.stderr,)) for process in processes[1:]]
-    for listener in listeners:
-        listener.start()
+    processes: list[subprocess.Popen[bytes]] = []
+    listeners: list[threading.Thread] = []
     try:
+        for rank in range(count):
+            environment = {
+                "OMP_NUM_THREADS": threads,
+                **os.environ,
+                **shared,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+            }
+            # Signals of the terminal reach this process only, which passes them on.
+            quiet: Any = subprocess.PIPE if rank else None
+            processes.append(subprocess.Popen(program, env=environment, stderr=quiet, start_new_session=True))
+            if rank:
+                listeners.append(threading.Thread(target=_listen, args=(processes[-1].stderr,), daemon=True))
+                listeners[-1].start()
         code = _code(processes)
     except KeyboardInterrupt as error:
-        _stop(processes)
         return exit_code(error)
     finally:
         _stop(processes)
