@@ -9,13 +9,8 @@ from utils.options import positive, setting
 if TYPE_CHECKING:  # torch is imported when the command line is known to be right
     from models.predictor import OFAPredictor
 
-PASSED_ON = (
-    "dtype",
-    "batch_size",
-    "compile",
-    "int8",
-    "cuda_graphs",
-)  # flags of the names of `OFAPredictor.load`'s arguments
+# Flags of the names of `OFAPredictor.load`'s arguments.
+PASSED_ON = ("dtype", "batch_size", "compile", "int8", "cuda_graphs")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:

@@ -61,7 +61,7 @@ def no_java(request, monkeypatch):
         monkeypatch.setattr(coco_caption, "shutil", own)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread():
     """As in `tests/programs.py`: small models only lose by a second thread, most of all on a busy machine."""
     threads = torch.get_num_threads()

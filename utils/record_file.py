@@ -61,13 +61,7 @@ class RecordFile:
 
     def write(self, lines: bytes) -> None:
         """Appends whole lines and hands them to the system; OSError if the disk is full."""
-        file, left = self._open(), memoryview(lines)
-        try:
-            while left:
-                left = left[file.write(left) :]
-        except OSError as error:
-            error.filename = str(self.path)
-            raise
+        append(self._open(), lines, self.path)
 
     def _open(self) -> FileIO:
         if self._file is None:
@@ -88,6 +82,17 @@ class RecordFile:
             self._open()  # no answer at all is an empty file
         if self._file is not None:
             self._file.close()
+
+
+def append(file: FileIO, data: bytes, path: Path) -> None:
+    """Writes all of the data to an unbuffered file; OSError, which names its path, if the disk is full."""
+    left = memoryview(data)
+    try:
+        while left:
+            left = left[file.write(left) :]
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 class Numbering:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from utils.errors import UserError
 from utils.files import atomic_write, parse_json
-from utils.record_file import Numbering, record_line
+from utils.record_file import Numbering, append, record_line
 
 NONE, SKIPPED, ANSWERED = range(3)
 
@@ -54,6 +54,7 @@ class RecordParts:
 
     def write(self, entries: Collection[Entry]) -> None:
         """Appends to this process's part, made by its first entries; OSError if the disk is full."""
+        lines = b"".join(json.dumps(entry).encode("ascii") + b"\n" for entry in entries)
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             numbers = (int(path.stem) for path in self._files())
@@ -63,10 +64,8 @@ class RecordParts:
                     self._file = open(path, "xb", buffering=0)
                 except FileExistsError:  # another process took the name
                     path = path.with_stem(f"{int(path.stem) + 1:06}")
-            self._file.write(json.dumps({"run": self.run}).encode() + b"\n")
-        left = memoryview(b"".join(json.dumps(entry).encode("ascii") + b"\n" for entry in entries))
-        while left:
-            left = left[self._file.write(left) :]
+            lines = json.dumps({"run": self.run}).encode() + b"\n" + lines
+        append(self._file, lines, Path(self._file.name))
         for entry in entries:
             self._note(entry)
 

@@ -116,10 +116,7 @@ class Parts:
 
     def finished(self) -> int:
         """How many items are in chunks of which everything is answered."""
-        chunks = (
-            range(first, min(first + self.size, self.parts.total)) for first in range(0, self.parts.total, self.size)
-        )
-        return sum(len(chunk) for chunk in chunks if self._answered(chunk))
+        return sum(len(numbers) for numbers in _numbers(self.parts.total, self.size) if self._answered(numbers))
 
     def wanted(self, numbers: range) -> bool:
         """Whether the chunk is this process's and not answered."""
@@ -269,8 +266,7 @@ class Stream:
         for place in chunk:
             if place.problem and not place.done:
                 self._skip(place, ledger)
-        before = sum(place.done for place in chunk)
-        self.counts.before += before
+        self.counts.before += sum(place.done for place in chunk)
         self._progress(len(chunk))
 
     def _answer(self, places: list[Place], ledger: Ledger) -> None:

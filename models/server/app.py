@@ -114,7 +114,7 @@ def _responses(method: Method) -> dict[int | str, dict[str, Any]]:
 
 
 def _endpoint(service: Service, method: Method) -> Callable[[Request], Awaitable[Response]]:
-    async def endpoint(request: Request) -> Response:
+    async def _respond(request: Request) -> Response:
         deadline = asyncio.get_running_loop().time() + service.limits.timeout
         try:
             return JSONResponse(await _answer(service, method, request, deadline))
@@ -131,7 +131,7 @@ def _endpoint(service: Service, method: Method) -> Callable[[Request], Awaitable
             logger.exception("%s: a request has failed", method.name)
             raise Refused(500, "The server has failed on this request: its log says why.") from None
 
-    return endpoint
+    return _respond
 
 
 async def _answer(service: Service, method: Method, request: Request, deadline: float) -> dict[str, Any]:

@@ -1,20 +1,11 @@
 """The demo model behind servers."""
 
 import pytest
-import torch
 
 import demo
 from models.predictor import OFAPredictor
 from tests.models.server.servers import MOST, Running
 from utils.options import find_vqgan
-
-
-@pytest.fixture(scope="module")
-def one_thread_module():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

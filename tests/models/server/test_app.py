@@ -16,7 +16,7 @@ from models.server.methods import LONGEST, METHODS
 from tests.models.server.servers import encoded, eventually, opened, picture
 
 ROOT = Path(__file__).parents[3]
-pytestmark = pytest.mark.usefixtures("one_thread_module")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def batches(server):

@@ -13,7 +13,7 @@ from models.predictor.predictor import Prediction
 from models.server import listening
 from tests.models.server.servers import MOST, PATIENCE, eventually, head, opened, read_all
 
-pytestmark = pytest.mark.usefixtures("one_thread_module")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_too_large_whatever_the_head_says(server):
