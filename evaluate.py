@@ -33,11 +33,13 @@ from models.weights import load_model
 from models.weights.card import Card
 from models.weights.description import ANSWER_OPTIONS, describe, find_vocabulary
 from ofa_module import cli, evaluation_flags
+from ofa_module.evaluation_share import Share, found_in, resume, run_of
 from tasks.base import Evaluation, OFATask
 from utils.checkpoint import load_checkpoint
-from utils.distributed import gather_objects, is_main, rank, sum_over_ranks, world_size
+from utils.distributed import gather_objects, is_main, rank, world_size
 from utils.errors import UserError
 from utils.files import check_folder
+from utils.part_files import PartFiles
 from utils.predictions import Record, write_json, write_predictions
 
 logger = logging.getLogger("evaluate")
@@ -87,7 +89,8 @@ def parse_args(argv: Sequence[str]) -> DictConfig:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluates as the command line says."""
-    cli.run(evaluate, parse_args(sys.argv[1:] if argv is None else argv))
+    cfg = parse_args(sys.argv[1:] if argv is None else argv)
+    cli.run(evaluate, cfg, lambda _: "Rerun the same command to answer the rows that are left.")
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -115,7 +118,10 @@ def evaluate(cfg: DictConfig) -> None:
     subset = cfg.dataset.gen_subset
     task.needs_references = False
     task.load_dataset(subset)
-    _report(cfg, task, _answer(cfg, task, models, subset, generation), subset)
+    parts = PartFiles(Path(cfg.common_eval.results_path) / f"{subset}_predict.json", run_of(cfg, task.cfg))
+    _report(cfg, task, _answer(cfg, task, models, subset, generation, parts), subset)
+    if is_main():
+        parts.remove()
 
 
 def _task(cfg: DictConfig, paths: list[str], overrides: dict[str, Any]) -> OFATask:
@@ -266,65 +272,56 @@ def _precision(cfg: DictConfig) -> torch.dtype:
     return torch.float16 if cfg.common.fp16 else torch.bfloat16 if cfg.common.bf16 else torch.float32
 
 
-@dataclass
-class _Share:
-    """What a process has found: (row, (record, references)), metric sums, skipped rows' messages, rows not scored."""
-
-    rows: list[tuple[int, tuple[Record, list[str]]]] = field(default_factory=list)
-    sums: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    skipped: list[str] = field(default_factory=list)
-    unscored: int = 0
-
-
 @torch.no_grad()
-def _answer(cfg: DictConfig, task: OFATask, models: Sequence[OFA], subset: str, generation: GenerationConfig) -> _Share:
-    """This process's share of the rows, answered."""
+def _answer(
+    cfg: DictConfig,
+    task: OFATask,
+    models: Sequence[OFA],
+    subset: str,
+    generation: GenerationConfig,
+    parts: PartFiles,
+) -> Share:
+    """This process's share of the rows, answered; what each batch gets is kept in the parts."""
     device, dtype = next(models[0].parameters()).device, _precision(cfg)
-    iterator = task.get_batch_iterator(
+    share = resume(parts)
+    batches = task.get_batch_iterator(
         task.dataset(subset),
         max_sentences=cfg.dataset.batch_size or 1,
         num_shards=world_size(),
         shard_id=rank(),
         num_workers=cfg.dataset.num_workers,
         data_buffer_size=cfg.dataset.data_buffer_size,
-    ).next_epoch_itr(shuffle=False)
-    share = _Share()
+    )
+    batches.leave_out(share.read)
     progress = progress_bar(
-        iterator,
+        batches.next_epoch_itr(shuffle=False),
         (cfg.common.log_format or ("simple" if cfg.common.no_progress_bar else "tqdm")) if is_main() else "none",
         cfg.common.log_interval,
         prefix=subset,
     )
-    for batch in progress:
+    for rows, batch in zip(batches.frozen_batches, progress, strict=True):
         progress.log({})
-        share.skipped += batch.get("skipped", [])
-        if "net_input" not in batch:
-            continue
-        batch = fairseq_utils.apply_to_sample(lambda x: x.to(device), batch)  # boxes and sums stay in float32
-        batch["net_input"] = {k: x.to(dtype) if x.is_floating_point() else x for k, x in batch["net_input"].items()}
-        result: Evaluation = task.evaluate(models, batch, generation)
-        if cfg.evaluation.with_scores:
-            for record, confidence in zip(result.records, result.confidences, strict=True):
-                record.update(confidence)
-        references = result.references or [[]] * len(result.records)
-        share.rows += zip(
-            (int(row) for row in batch["rows"]), zip(result.records, references, strict=True), strict=True
-        )
-        for name, values in result.sums.items():
-            before = share.sums.get(name, [0.0] * len(values))
-            share.sums[name] = tuple(map(sum, zip(values, before, strict=True)))
-        share.unscored += result.unscored
+        result: Evaluation | None = None
+        if "net_input" in batch:
+            batch = fairseq_utils.apply_to_sample(lambda x: x.to(device), batch)  # boxes and sums stay in float32
+            inputs = batch["net_input"].items()
+            batch["net_input"] = {k: x.to(dtype) if x.is_floating_point() else x for k, x in inputs}
+            result = task.evaluate(models, batch, generation)
+        found = found_in(rows, batch, result, cfg.evaluation.with_scores)
+        parts.write([found])
+        share.add(found)
+    parts.close()
     return share
 
 
-def _report(cfg: DictConfig, task: OFATask, share: _Share, subset: str) -> None:
+def _report(cfg: DictConfig, task: OFATask, share: Share, subset: str) -> None:
     """Gathers all processes' answers; rank 0 writes predictions and scores and prints the scores."""
     folder = Path(cfg.common_eval.results_path)
     for message in share.skipped:
         logger.warning("skipped %s", message)
     missing, unscored = (sum(gather_objects(count)) for count in (len(share.skipped), share.unscored))
     file, count = folder / f"{subset}_predict.json", len(task.dataset(subset))
-    records = write_predictions([(row, record) for row, (record, _) in share.rows], file, count, missing)
+    records = write_predictions([(row, record) for row, record, _ in share.answers], file, count, missing)
     scores = _scores(task, share, records, unscored < count - missing)
     if records is None:
         return
@@ -339,20 +336,18 @@ def _report(cfg: DictConfig, task: OFATask, share: _Share, subset: str) -> None:
     logger.info("%d predictions in %s", len(records), file)
 
 
-def _scores(task: OFATask, share: _Share, records: list[Record] | None, some: bool) -> dict[str, float]:
+def _scores(task: OFATask, share: Share, records: list[Record] | None, some: bool) -> dict[str, float]:
     """The metrics over all processes' rows, on rank 0 also those of all records together.
 
     Args:
         records: all of them on rank 0, else None. some: whether a row has a reference; there are no scores without.
     """
-    pairs = sorted(pair for own in gather_objects([(row, refs) for row, (_, refs) in share.rows]) for pair in own)
-    lengths = {name: n for own in gather_objects({n: len(v) for n, v in share.sums.items()}) for name, n in own.items()}
+    pairs = sorted(pair for own in gather_objects([(row, refs) for row, _, refs in share.answers]) for pair in own)
     scores: dict[str, float] = {}
-    for name, length in sorted(lengths.items()):
-        totals = sum_over_ranks(list(share.sums.get(name, [0.0] * length)))
-        # The order of adding, which differs with the number of processes, shows in the last digits only.
+    for name, totals in sorted(share.totals().items()):
+        # Batches differ with the number of processes, and so do the last digits of what is computed in them.
         scores[name] = float(f"{task.metrics[name].value(totals):.12g}")
-        if length == 2 and some:
+        if len(totals) == 2 and some:
             logger.info("score_sum: %s, score_cnt: %s, score: %s (%s)", *totals, round(scores[name], 4), name)
     if not some:
         return {}

@@ -28,10 +28,11 @@ from models import records
 from models.model_flags import add_model_flags, add_pixel_flag, load_predictor
 from utils.files import RepeatedKeyError, check_folder, parse_json
 from utils.options import path_of, positive, program_name, seed
+from utils.part_files import folder_of, identity
 from utils.program import program
 from utils.ranks import Ranks, are_several, start
 from utils.record_file import RecordFile
-from utils.record_parts import RecordParts, folder_of, identity
+from utils.record_parts import RecordParts
 
 if TYPE_CHECKING:  # functions import what needs torch: a wrong command line shall not wait for it
     from models.predictor import OFAPredictor

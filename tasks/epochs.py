@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +74,11 @@ class EpochBatches(iterators.EpochBatchIterator):
             prefetch_factor=ahead, pin_memory=torch.cuda.is_available(),
         )  # fmt: skip
         return Batches(loader, start=offset, total=len(batches))
+
+    def leave_out(self, rows: Container[int]) -> None:
+        """Takes rows out of the batches, and batches that have no row then; not for training."""
+        kept = (batch[[row not in rows for row in batch.tolist()]] for batch in self.frozen_batches if len(batch))
+        self._frozen_batches = tuple(batch for batch in kept if len(batch))
 
     def close(self) -> None:
         """Ends the processes that read this epoch's data, wherever it stands."""

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,10 @@ def checkpoint(tmp_path_factory, save_small_network):
     """Task -> a small random model that was trained for it, by its own account."""
     folder = tmp_path_factory.mktemp("evaluate")
 
+    @cache
     def save(task, **own):
-        return save_small_network(folder / f"{task}.pt", **{"_name": task, "bpe_dir": str(ROOT / "utils/BPE"), **own})
+        path = folder / f"{task}{save.cache_info().misses}.pt"
+        return save_small_network(path, **{"_name": task, "bpe_dir": str(ROOT / "utils/BPE"), **own})
 
     return save
 
@@ -322,3 +325,86 @@ def test_bad_rows_are_skipped_and_progress_is_logged_as_flags_say(run, capfd, tm
                           "--log-format=simple", "--log-interval=2")  # fmt: skip
     said = capfd.readouterr().out
     assert len(records) == 3 and scores["skipped_rows"] == 1 and "test:      3 / 4" in said and "2 / 4" not in said
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Stops a run at its batch of this number; what it returns counts the batches that were answered."""
+
+    own = evaluate.found_in
+
+    def set_stop(number):
+        answered = []
+
+        def found(*batch):
+            if len(answered) == number:
+                raise KeyboardInterrupt
+            answered.append(batch)
+            return own(*batch)
+
+        monkeypatch.setattr(evaluate, "found_in", found)
+        return answered
+
+    return set_stop
+
+
+STOPPED = {  # task -> data, columns, flags, options of the task; rows that cannot be read are among them
+    "caption": (CASES / "cap_norefs.tsv", "1,4,2", [*SHORT, "--with-scores"], {"eval_cider": True}),
+    "vqa_gen": (TSV / "vqa_gen/vqa_val.tsv", "0,5,2,3,4", [], {"ans2label_dict": ANSWERS}),
+    "refcoco": (TSV / "refcoco/refcoco_val.tsv", "0,4,2,3", [], {}),
+}
+
+
+def stoppable(task, run, tmp_path):
+    """A file of a task's rows, one of them unreadable, and what evaluates it."""
+    data, cols, flags, own = STOPPED[task]
+    rows = data.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "rows.tsv").write_text("\n".join([*rows, "not a row"]) + "\n", encoding="utf-8")
+    flags = [*flags, "--skip-bad-rows", "--batch-size=1"]
+    return lambda *more: run(task, tmp_path / "rows.tsv", cols, *flags, *more, **own)
+
+
+def written(tmp_path):
+    return [(tmp_path / f"test_{kind}.json").read_bytes() for kind in ("predict", "scores")]
+
+
+@pytest.mark.parametrize("task", STOPPED)
+def test_a_stopped_run_goes_on_with_the_rows_that_are_left(task, run, stop_after, tmp_path):
+    start = stoppable(task, run, tmp_path)
+    whole = stop_after(None)
+    start()
+    expected = written(tmp_path)
+    for number in (1, len(whole) - 1):
+        for path in tmp_path.glob("test_*.json"):
+            path.unlink()
+        stop_after(number)
+        with pytest.raises(SystemExit, match="130"):
+            start()
+        part = tmp_path / "test_predict.json.parts" / "000001.jsonl"
+        assert part.read_bytes().count(b"\n") == 1 + number and not list(tmp_path.glob("test_*.json"))
+        part.write_bytes(part.read_bytes() + b'{"read": [0')  # as a kill leaves it
+        rest = stop_after(None)
+        start()
+        assert len(rest) == len(whole) - number and written(tmp_path) == expected
+        assert not part.parent.exists()
+
+
+def test_what_another_run_left_is_not_used(run, stop_after, tmp_path, capfd):
+    start = stoppable("refcoco", run, tmp_path)
+    stop_after(2)
+    with pytest.raises(SystemExit, match="130"):
+        start()
+    part = tmp_path / "test_predict.json.parts" / "000001.jsonl"
+    damaged = part.read_bytes() + b'{"read": [5]}\n'
+    answered = stop_after(None)
+    start("--seed=7")
+    assert "was left by an evaluation with other files or options: it is deleted" in capfd.readouterr().out
+    total = len(answered)
+    part.parent.mkdir()
+    part.write_bytes(damaged)
+    with pytest.raises(SystemExit) as stop:
+        start()
+    assert stop.value.code == 2 and f"{part} is damaged: remove it" in capfd.readouterr().err
+    part.unlink()
+    start()
+    assert len(answered) == 2 * total and not part.parent.exists()

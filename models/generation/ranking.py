@@ -10,13 +10,14 @@ Shapes: B samples, N candidates, C model width, E edges of the trie; A is 1 or B
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from models.generation.candidates import DONE, ROOT, SPAN, CandidateTrie
+from models.generation.candidates import DONE, ROOT, SPAN, UNKNOWN, CandidateTrie
 from models.ofa import OFA
 from models.ofa.encoder import EncoderOutput
 from models.ofa.tree import TreeState
@@ -79,12 +80,16 @@ def rank_candidates(
         raise ValueError(f"top_k is {top_k}: it must be at least 1, or None for the scores of all candidates.")
     trie = trie.to(encs[0].out.device)
     B, N = encs[0].out.size(0), trie.leaves.numel()
-    if (highest := int(trie.tokens()[-1])) >= models[0].config.vocab_size:
-        raise ValueError(f"Candidates hold token id {highest}, the model has {models[0].config.vocab_size} ids.")
+    if trie.largest >= models[0].config.vocab_size:
+        raise ValueError(f"Candidates hold token id {trie.largest}, the model has {models[0].config.vocab_size} ids.")
     tokens, lengths = _pad_prompts([[trie.bos]] * B if prompts is None else prompts, B, trie)
-    choices = _Choices(trie, _allowed_mask(allowed, B, N, tokens.device))
-    if not bool(choices.branching.any()):  # one answer each
-        scores, expanded = choices.of_candidates(tokens.new_zeros(B, choices.branching.size(1)).float()), lengths * 0
+    if allowed is None:
+        choices = trie.derived(_Choices)
+    else:
+        choices = _Choices(trie, _allowed_mask(allowed, B, N, tokens.device))
+    if choices.depth is None:  # one answer each
+        scores = choices.of_candidates(torch.zeros(B, choices.branching.size(1), device=tokens.device))
+        expanded = tokens.new_zeros(B)
     else:
         states = [TreeState(m.decoder, e, tokens, lengths, choices.depth) for m, e in zip(models, encs, strict=True)]
         walk = _Walk(models, states, trie)
@@ -101,14 +106,15 @@ def rank_candidates(
 
 
 def _pad_prompts(prompts: Sequence[Sequence[int]], samples: int, trie: CandidateTrie) -> tuple[Tensor, Tensor]:
-    """Prompts as (B, P) ids, padded, and their lengths (B,)."""
+    """Prompts as (B, P) ids, padded, and their lengths (1 or B,)."""
     if len(prompts) != samples:
         raise ValueError(f"{len(prompts)} prompts for {samples} samples: give one each.")
     if any(len(prompt) == 0 or prompt[0] != trie.bos for prompt in prompts):
         raise ValueError(f"A decoder prompt does not begin with begin of sentence (id {trie.bos}).")
-    rows = [torch.as_tensor(prompt, device=trie.edges.device) for prompt in prompts]
-    lengths = torch.tensor([row.numel() for row in rows], device=trie.edges.device)
-    return pad_sequence(rows, batch_first=True, padding_value=PAD), lengths  # nothing attends to padding
+    rows = [torch.as_tensor(prompt) for prompt in prompts]
+    lengths = [row.numel() for row in rows]
+    padded = pad_sequence(rows, batch_first=True, padding_value=PAD).to(trie.edges.device)  # nothing attends to padding
+    return padded, torch.tensor(lengths[:1] if len(set(lengths)) == 1 else lengths, device=padded.device)
 
 
 def _allowed_mask(
@@ -135,19 +141,22 @@ def _allowed_mask(
 class _Choices:
     """What is left of the trie for each sample: (A, ..), where A is 1 when all candidates are allowed.
 
+    Args:
+        allowed: (A, N) bool; None = all.
+
     Attributes:
         open: (A, E) edges on the way to an allowed candidate. branching: (A, nodes) nodes with several open edges.
         onward: (A, nodes) the node where a path continues: the first below that branches or can only end.
         copies: (A, N) allowed candidates with the same tokens.
-        fed: (F,) nodes whose features some sample needs: they branch, or one below does; parents first.
-        depth: depth of the deepest of them.
+        depth: depth of the deepest node that branches for some sample; None if none does.
     """
 
-    def __init__(self, trie: CandidateTrie, allowed: Tensor) -> None:
-        nodes, self.allowed, self.leaves = trie.nodes, allowed, trie.leaves.long()
-        A, count = allowed.size(0), nodes.depths.numel()
-        ending = torch.zeros(A, count, dtype=torch.long, device=allowed.device)
-        ending.index_add_(1, self.leaves, allowed.long())
+    def __init__(self, trie: CandidateTrie, allowed: Tensor | None = None) -> None:
+        self.trie, nodes, self.leaves = trie, trie.nodes, trie.leaves.long()
+        self.allowed = torch.ones_like(trie.leaves, dtype=torch.bool)[None] if allowed is None else allowed
+        A, count = self.allowed.size(0), nodes.depths.numel()
+        ending = torch.zeros(A, count, dtype=torch.long, device=self.leaves.device)
+        ending.index_add_(1, self.leaves, self.allowed.long())
         self.copies = ending[:, self.leaves].clamp(min=1)
         # Nodes are numbered depth first, so what lies below one is a range of numbers, and counting it is a difference
         # of two running sums: no loop over the trie, for all samples at once.
@@ -158,19 +167,25 @@ class _Choices:
         # A single way has probability 1 under the restricted softmax, whatever the model says: only nodes with a
         # choice cost a decoder row.
         self.branching = ways > 1
-        self.onward = self._onward(trie, ways)
-        branching = F.pad(self.branching.any(0).cumsum(0), (1, 0))
-        self.fed = (branching[nodes.ends] > branching[:-1]).nonzero().flatten()
-        self.depth = int(nodes.depths[self.fed].max()) if self.fed.numel() else 0
+        self.onward = self._onward(ways)
+        deepest = int(nodes.depths.masked_fill(~self.branching.any(0), -1).max())
+        self.depth = None if deepest < 0 else deepest
 
-    def _onward(self, trie: CandidateTrie, ways: Tensor) -> Tensor:
+    @cached_property
+    def fed(self) -> list[int]:
+        """The nodes below the root whose features some sample needs: they or one below branch; parents first."""
+        branching = F.pad(self.branching.any(0).cumsum(0), (1, 0))
+        numbers: list[int] = (branching[self.trie.nodes.ends] > branching[:-1]).nonzero().flatten().tolist()
+        return numbers
+
+    def _onward(self, ways: Tensor) -> Tensor:
         # Chains of single ways are followed by pointer doubling: each round makes the jumps twice as long, so the
         # logarithm of the depth is enough.
+        targets, sources = self.trie.targets, self.trie.nodes.sources
+        single = self.open & (ways == 1)[:, sources] & (targets != DONE)
         onward = torch.arange(ways.size(1), device=ways.device).repeat(ways.size(0), 1)
-        single = self.open & (ways == 1)[:, trie.nodes.sources] & (trie.targets != DONE)
-        rows, edges = single.nonzero(as_tuple=True)
-        onward[rows, trie.nodes.sources[edges]] = trie.targets[edges]
-        for _ in range(int(trie.nodes.depths.max()).bit_length()):
+        onward.index_add_(1, sources, (targets - sources) * single)
+        for _ in range(len(self.trie.nodes.levels).bit_length()):
             onward = onward.gather(1, onward)
         return onward
 
@@ -223,8 +238,8 @@ class _Walk:
             parts.append(logits.masked_fill(~is_open, -math.inf).log_softmax(1, dtype=torch.float32))
         return _mean_probability(parts)
 
-    def after(self, features: list[Tensor], rows: Tensor, edges: Tensor) -> Tensor:
-        """Log-probabilities (e,) of edges (e,) after features rows (e,): all edges of a row share its softmax."""
+    def after(self, features: list[Tensor], rows: Tensor, edges: Tensor, is_open: Tensor) -> Tensor:
+        """Log-probabilities (e,) of edges (e,) after features rows (e,): all open edges of a row share its softmax."""
         tokens = self.trie.edges[edges] % SPAN
         parts = []
         for model, x in zip(self.models, features, strict=True):
@@ -235,12 +250,15 @@ class _Walk:
                 torch.linalg.vecdot(x[r].float(), table[t].float())
                 for r, t in zip(rows.split(BLOCK), tokens.split(BLOCK), strict=True)
             ]
-            parts.append(_grouped_log_softmax(torch.cat(logits), rows, x.size(0)))
+            parts.append(_grouped_log_softmax(torch.cat(logits).masked_fill_(~is_open, -math.inf), rows, x.size(0)))
         return _mean_probability(parts)
 
 
 def _grouped_log_softmax(logits: Tensor, groups: Tensor, count: int) -> Tensor:
-    """Log-softmax of logits (e,) within groups (e,) of numbers below `count`; sums in float64, result float32."""
+    """Log-softmax of logits (e,) within groups (e,) of numbers below `count`; sums in float64, result float32.
+
+    Logits of a group of which none is finite give no number.
+    """
     # Groups are ragged, from two edges to thousands, so there is no dimension that a softmax could run over.
     peaks = logits.new_full((count,), -math.inf).scatter_reduce_(0, groups, logits, "amax")
     shifted = (logits - peaks[groups]).double()
@@ -261,39 +279,40 @@ def _score_all(walk: _Walk, choices: _Choices, samples: int, max_rows: int) -> t
 
     Nodes are fed in chunks, each with the ancestors it lacks; between chunks only the prompts stay in memory.
     """
-    trie, nodes = walk.trie, walk.trie.nodes
-    _, edges = trie.outgoing(nodes.depths.new_tensor([ROOT]))
+    trie, nodes, parents = walk.trie, walk.trie.nodes, walk.trie.derived(_parents)
+    edges = torch.arange(trie.root_edges, device=walk.slots.device)
     log_probs = torch.zeros(samples, nodes.sources.numel(), device=edges.device)
     log_probs[:, edges] = walk.after_root(edges, choices.open[:, edges])
-    rows_used = 1
-    chunks = choices.fed.split(max(1, max_rows // samples)) if choices.fed.numel() else ()
-    for chunk in chunks:
+    rows_used, size = 1, max(1, max_rows // samples)
+    for chunk in (choices.fed[first : first + size] for first in range(0, len(choices.fed), size)):
         # In depth-first order, whatever of a later node's path is not in the chunk is on the path of its first node.
-        ancestors = _ancestors(int(chunk[0]), nodes.parents)
-        fed = torch.cat([chunk.new_tensor(ancestors), chunk])
-        features = walk.feed(fed[None])
-        index, edges = trie.outgoing(chunk)
-        wanted = choices.open[:, edges] & choices.branching[:, chunk[index]]
+        ancestors = _ancestors(chunk[0], parents)
+        fed = torch.tensor([*ancestors, *chunk], device=edges.device)
+        features, own = walk.feed(fed[None]), fed[len(ancestors) :]
+        index, edges = trie.outgoing(own)
+        wanted = choices.open[:, edges] & choices.branching[:, own[index]]
         sample, pair = wanted.expand(samples, -1).nonzero(as_tuple=True)
-        rows = sample * fed.numel() + len(ancestors) + index[pair]
-        log_probs[sample, edges[pair]] = walk.after(features, rows, edges[pair])
+        rows, edges = sample * fed.numel() + len(ancestors) + index[pair], edges[pair]
+        log_probs[sample, edges] = walk.after(features, rows, edges, torch.ones_like(rows, dtype=torch.bool))
         rows_used += fed.numel()
         walk.rewind()
     log_probs.masked_fill_(~choices.open, -math.inf)
     totals = torch.zeros(samples, nodes.depths.numel(), device=edges.device)
-    # Down the trie level by level, since a total needs its parent's.
-    for depth in range(1, int(nodes.depths.max()) + 1):
-        level = (nodes.depths == depth).nonzero().flatten()
+    for level in nodes.levels:  # down the trie, since a total needs its parent's
         totals[:, level] = totals[:, nodes.parents[level]] + log_probs[:, nodes.edges[level]]
-    closing = (trie.targets == DONE).nonzero().flatten()
-    totals[:, nodes.sources[closing]] += log_probs[:, closing]
+    totals[:, nodes.sources[nodes.closing]] += log_probs[:, nodes.closing]
     return choices.of_candidates(totals), torch.full((samples,), rows_used, device=edges.device)
 
 
-def _ancestors(node: int, parents: Tensor) -> list[int]:
+def _parents(trie: CandidateTrie) -> list[int]:
+    numbers: list[int] = trie.nodes.parents.tolist()
+    return numbers
+
+
+def _ancestors(node: int, parents: Sequence[int]) -> list[int]:
     """Nodes between the root and a node, the root's child first."""
     path: list[int] = []
-    while (node := int(parents[node])) != ROOT:
+    while (node := parents[node]) != ROOT:
         path.insert(0, node)
     return path
 
@@ -301,10 +320,12 @@ def _ancestors(node: int, parents: Tensor) -> list[int]:
 class _BestFirst:
     """Best-first search: expands nodes in the order of their score so far until no other can hold a better candidate.
 
+    A round waits for the device once, to learn how large the tensors of the round are.
+
     Attributes:
         frontier: (B, nodes) score so far of branching nodes that wait to be expanded, -inf elsewhere.
-        complete: (B, nodes) score of the candidates that end at a node, -inf where not known.
-        expanded: (B,) decoder rows used.
+        complete: (B, nodes) score of the candidates that end at a node, -inf where not known; at UNKNOWN anything.
+        fed: (B, nodes) whether a node's keys are there. expanded: (B,) decoder rows used.
     """
 
     def __init__(self, walk: _Walk, choices: _Choices, samples: int, max_rows: int) -> None:
@@ -315,15 +336,16 @@ class _BestFirst:
         )
         self.frontier = torch.full(shape, -math.inf, device=choices.open.device)
         self.complete = self.frontier.clone()
+        self.fed = torch.zeros(shape, dtype=torch.bool, device=choices.open.device)
         self.expanded = torch.ones(samples, dtype=torch.long, device=choices.open.device)
 
     def run(self, k: int) -> tuple[Tensor, Tensor]:
         """Scores (B, N) of which the k best are exact and all others below them or -inf; decoder rows (B,)."""
         alive = torch.arange(self.expanded.numel(), device=self.expanded.device)
-        _, edges = self.walk.trie.outgoing(alive.new_tensor([ROOT]))
-        sample, index = self.open[:, edges].nonzero(as_tuple=True)
+        edges = torch.arange(self.walk.trie.root_edges, device=alive.device)
         log_probs = self.walk.after_root(edges, self.open[:, edges])
-        self._reach(sample, edges[index], log_probs[sample, index])
+        sample, edge = alive.repeat_interleave(edges.numel()), edges.repeat(alive.numel())
+        self._reach(sample, edge, log_probs.flatten(), self.open[sample, edge])
         width = FIRST_WIDTH
         while True:
             # No term is positive, so the score so far bounds all that can still come below a node. A sample is done
@@ -331,58 +353,69 @@ class _BestFirst:
             worst = self.choices.of_candidates(self.complete)[alive].topk(k).values[:, -1:]
             bounds, nodes = self.frontier[alive].topk(min(width, self.frontier.size(1)))
             wanted = (bounds >= worst) & (bounds > -math.inf)  # an equal bound may hold a tie of lower number
+            if self.walk.slots.numel() >= self.max_rows:
+                self.walk.rewind()  # bounds memory; ancestors that are needed again are fed again
+                self.fed.zero_()
+            fed, degrees = self._unfed(alive, nodes, wanted), self.walk.trie.degrees(nodes) * wanted
             going = wanted.any(1)
-            if not bool(going.all()):
-                if not bool(going.any()):
-                    return self.choices.of_candidates(self.complete), self.expanded
-                self.walk.keep_samples(going.nonzero().flatten())
-                alive, bounds, nodes, wanted = alive[going], bounds[going], nodes[going], wanted[going]
-            row, column = wanted.nonzero(as_tuple=True)
-            self._expand(alive, row, nodes[row, column], bounds[row, column])
+            sizes = torch.stack([going.sum(), wanted.sum(), (fed != DONE).sum(1).max(), degrees.sum()])
+            samples, chosen, most, total = sizes.tolist()
+            if not samples:
+                return self.choices.of_candidates(self.complete), self.expanded
+            if samples < alive.numel():
+                kept = going.int().argsort(descending=True, stable=True)[:samples]
+                self.walk.keep_samples(kept)
+                alive, bounds, nodes, wanted, fed = (x[kept] for x in (alive, bounds, nodes, wanted, fed))
+            picked = wanted.flatten().int().argsort(descending=True, stable=True)[:chosen]
+            self._expand(alive, picked, nodes, bounds, fed[:, :most].contiguous(), total)
             # Few nodes at first, since most questions are settled by then; more later, since a round has a fixed cost.
             width = min(2 * width, max(1, self.max_rows // alive.numel()))
 
-    def _expand(self, alive: Tensor, row: Tensor, nodes: Tensor, bounds: Tensor) -> None:
-        """Expands nodes (n,) with scores so far (n,) of the samples alive[row (n,)]."""
-        if self.walk.slots.numel() >= self.max_rows:
-            self.walk.rewind()  # bounds memory; ancestors that are needed again are fed again
-        fed, place = self._unfed(alive.numel(), row, nodes)
-        features = self.walk.feed(fed)
-        self.expanded[alive] += (fed != DONE).sum(1)
-        self.frontier[alive[row], nodes] = -math.inf
-        index, edges = self.walk.trie.outgoing(nodes)
-        is_open = self.open[alive[row[index]], edges]
-        index, edges = index[is_open], edges[is_open]
-        feature_rows = row * fed.size(1) + place[row, nodes]
-        scores = bounds[index] + self.walk.after(features, feature_rows[index], edges)
-        self._reach(alive[row[index]], edges, scores)
+    def _expand(self, alive: Tensor, picked: Tensor, nodes: Tensor, bounds: Tensor, fed: Tensor, total: int) -> None:
+        """Expands nodes (n, w) with scores so far (n, w) of the samples `alive` (n,).
 
-    def _unfed(self, samples: int, row: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Nodes (n,) of rows (n,) and those of their ancestors that were not fed.
+        Args:
+            picked: which of them, as numbers of the flattened tensors. fed: (n, m) nodes to feed for it, ascending.
+            total: number of edges that leave them.
+        """
+        features = self.walk.feed(fed)
+        self.fed[alive[:, None], fed] = True
+        self.expanded[alive] += (fed != DONE).sum(1)
+        # DONE, which fills up, has a low number: what is searched in must ascend.
+        column = torch.searchsorted(fed.masked_fill(fed == DONE, self.fed.size(1)), nodes)
+        place = (torch.arange(alive.numel(), device=alive.device)[:, None] * fed.size(1) + column).flatten()[picked]
+        sample = alive.repeat_interleave(nodes.size(1), output_size=nodes.numel())[picked]
+        chosen, bounds = nodes.flatten()[picked], bounds.flatten()[picked]
+        self.frontier[sample, chosen] = -math.inf
+        index, edges = self.walk.trie.outgoing(chosen, total)
+        is_open = self.open[sample[index], edges]
+        scores = bounds[index] + self.walk.after(features, place[index], edges, is_open)
+        self._reach(sample[index], edges, scores, is_open)
+
+    def _unfed(self, alive: Tensor, nodes: Tensor, wanted: Tensor) -> Tensor:
+        """Of nodes (n, w), those that are wanted and all their ancestors, without what was fed.
 
         Returns:
-            nodes to feed (rows, m), parents first, DONE where a row has fewer; column of each node (rows, nodes).
+            (n, m) ascending, so that parents come first; DONE at the end where a row has fewer.
         """
-        done = torch.zeros(samples, self.frontier.size(1), dtype=torch.bool, device=nodes.device)
-        done.scatter_(1, self.walk.slots.expand(samples, -1), True)
-        missing = torch.zeros_like(done)
-        at = row
-        while nodes.numel():
-            missing[at, nodes] = True
-            nodes = self.walk.trie.nodes.parents[nodes]
-            further = (nodes != ROOT) & ~done[at, nodes]
-            at, nodes = at[further], nodes[further]
-        place = missing.cumsum(1) - 1
-        fed = place.new_full((samples, int(place[:, -1].max()) + 1), DONE)
-        at, nodes = missing.nonzero(as_tuple=True)
-        fed[at, place[at, nodes]] = nodes
-        return fed, place
+        none, path = self.fed.size(1), nodes.masked_fill(~wanted, ROOT)
+        paths = [path]
+        for _ in range(self.choices.depth or 0):
+            paths.append(self.walk.trie.nodes.parents[paths[-1]])
+        found = torch.cat(paths, dim=1)
+        known = (found == ROOT) | self.fed[alive].gather(1, found)
+        found = found.masked_fill(known, none).sort(1).values
+        repeated = found == F.pad(found, (1, 0), value=ROOT)[:, :-1]
+        found = found.masked_fill(repeated, none).sort(1).values
+        return found.masked_fill(found == none, DONE)
 
-    def _reach(self, samples: Tensor, edges: Tensor, scores: Tensor) -> None:
-        """Follows edges (e,) of samples (e,), with the scores after them, to where the next choice is."""
+    def _reach(self, samples: Tensor, edges: Tensor, scores: Tensor, is_open: Tensor) -> None:
+        """Follows the open ones of edges (e,) of samples (e,), with the scores after them, to where a choice is."""
         trie = self.walk.trie
         ends = trie.targets[edges] == DONE
         nodes = torch.where(ends, trie.nodes.sources[edges], self.onward[samples, trie.targets[edges]])
         ends |= ~self.branching[samples, nodes]
-        self.complete[samples[ends], nodes[ends]] = scores[ends]
-        self.frontier[samples[~ends], nodes[~ends]] = scores[~ends]
+        # What must not be written goes to a node that nothing leads to: shapes stay known.
+        self.complete[samples, nodes.masked_fill(~(ends & is_open), UNKNOWN)] = scores
+        self.frontier[samples, nodes.masked_fill(ends | ~is_open, UNKNOWN)] = scores
+        self.frontier[:, UNKNOWN] = -math.inf

@@ -16,7 +16,7 @@ class TreeState:
 
     Args:
         decoder: the model's decoder, for text. enc: output of the encoder for the B samples.
-        prompts: (B, P) ids, each beginning with bos, right-padded. lengths: (B,) ids of each without padding.
+        prompts: (B, P) ids, each beginning with bos, right-padded. lengths: (1 or B,) ids of each without padding.
         depth: depth of the deepest node that will be fed.
 
     Attributes:
@@ -31,7 +31,7 @@ class TreeState:
         self.state = decoder.start(enc, 1, prompts.size(1) + depth)
         features = decoder.step(prompts, self.state)
         self.root = features[torch.arange(prompts.size(0), device=prompts.device), lengths - 1]
-        self.lengths = lengths[:1] if bool((lengths == lengths[0]).all()) else lengths  # (1 or B,)
+        self.lengths = lengths
         self.rewind()
 
     def rewind(self) -> None:

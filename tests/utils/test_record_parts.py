@@ -5,7 +5,8 @@ import json
 import pytest
 
 from utils.errors import UserError
-from utils.record_parts import ANSWERED, NONE, SKIPPED, Entry, RecordParts, identity
+from utils.part_files import identity
+from utils.record_parts import ANSWERED, NONE, SKIPPED, Entry, RecordParts
 
 
 def answered(number, item_id=None, text="x"):
