@@ -1,6 +1,7 @@
 """On a pretended GPU (`tests/pretended_gpu.py`), whose numbers are real: the CPU's results, and no mix of devices."""
 
 import copy
+import random
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from fairseq.dataclass.configs import EMAConfig
 from PIL import Image
 
 from models.clip import CLIP
-from models.generation import CandidateTrie, GenerationConfig, generate, rank_candidates
+from models.generation import CandidateTrie, GenerationConfig, generate, rank_candidates, ranking
 from models.ofa import OFA, OFAConfig
 from models.vqgan import VQGAN
 from ofa_module.engine.optimizers import Average
@@ -38,15 +39,17 @@ def model() -> OFA:
     return model
 
 
-def both(model: Any, images: torch.Tensor | None, use: Any) -> tuple[Any, Any, dict[str, int]]:
+def both(
+    model: Any, images: torch.Tensor | None, use: Any, sources: torch.Tensor = SOURCES
+) -> tuple[Any, Any, dict[str, int]]:
     """What `use(model, sources, images)` gives on the CPU and on the pretended GPU, and the latter's waits."""
     copied = copy.deepcopy(model)
     with torch.no_grad():
-        expected = use(model, SOURCES, images)
+        expected = use(model, sources, images)
         with pretended_gpu() as gpu:
             moved, other = None if images is None else images.to("cuda:0"), to_gpu(copied)
             gpu.waits.clear()
-            actual = use(other, SOURCES.to("cuda:0"), moved)
+            actual = use(other, sources.to("cuda:0"), moved)
     return expected, actual, dict(gpu.waits)
 
 
@@ -72,6 +75,25 @@ def test_ranking(model: OFA, top_k: int | None, dtype: torch.dtype) -> None:
         if dtype == torch.float32:  # half precision is rounded in other places: attention has no fused kernel here
             assert torch.equal(on_cpu(other.indices), one.indices)
         torch.testing.assert_close(on_cpu(other.scores), one.scores, **({} if dtype == torch.float32 else HALF))
+
+
+def test_a_round_of_ranking_waits_once(model: OFA, monkeypatch: pytest.MonkeyPatch) -> None:
+    """127 waits before, for these questions."""
+    rng = random.Random(0)
+    trie = CandidateTrie([[rng.randrange(5, 85) for _ in range(rng.randint(1, 5))] for _ in range(400)])
+    rounds, expand = [], ranking._BestFirst._expand
+    monkeypatch.setattr(ranking._BestFirst, "_expand", lambda *given: (rounds.append(1), expand(*given)))
+    questions = torch.arange(240).view(40, 6) % 75 + 5
+
+    def rank(model: OFA, sources: torch.Tensor, images: torch.Tensor | None) -> Any:
+        return rank_candidates(model, model.encode(sources), trie, None, top_k=1)
+
+    for _ in range(2):  # the trie is moved once
+        rounds.clear()
+        expected, actual, waits = both(model, None, rank, questions)
+        assert torch.equal(on_cpu(actual.indices), expected.indices)
+    assert len(rounds) > 4 and sum(waits.values()) <= len(rounds) / 2 + 5  # rounds of the CPU's too
+    assert not {"nonzero", "index", "_unique2"} & waits.keys()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
