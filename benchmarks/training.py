@@ -3,17 +3,21 @@
     python -m benchmarks.training [--arch ofa_base] [--size 224] [--batch 4] [--rounds 5] [--frozen] [--sides a,b]
 
 Prints a table: seconds of an update of stage-1 captioning on rows of the golden captions, the best and the median of
-the rounds, the ratio to the first side, and the processor's seconds, which other work on the machine hardly changes.
-All sides are in one process and take turns, so that other work on the machine hits all of them. "fairseq" is its stock
-trainer around the same model, task and loss; --frozen leaves the embeddings as they are, as the recipe does.
+the rounds, the ratio to the first side, the processor's seconds, which other work on the machine hardly changes, and
+the peak of resident memory. Sides take turns, so that other work on the machine hits all of them, each in a process of
+its own, since what the C library does with freed memory depends on all that a process did before. "fairseq" is its
+stock trainer around the same model, task and loss; --frozen leaves the embeddings as they are, as the recipe does.
 """
 
 import ofa_module  # isort: skip  # noqa: F401
 
 import argparse
+import multiprocessing
+import resource
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -21,12 +25,14 @@ from fairseq.trainer import Trainer
 
 import train
 from benchmarks.gpu.training import Setting
+from ofa_module.engine.host_memory import keep_freed_memory
 from ofa_module.engine.trainer import OFATrainer
 
 FROZEN = ("--freeze-encoder-embedding", "--freeze-decoder-embedding")
 SIDES: dict[str, tuple[str, ...]] = {
     "fairseq": (),
     "engine": (),
+    "engine with freed memory returned": (),
     "engine with fairseq's Adam": ("--use-old-adam",),
     "engine with a channels-last trunk": (),
     "engine --compile": ("--compile",),
@@ -46,7 +52,20 @@ def make_update(setting: Setting, side: str, batch: int, frozen: bool) -> Callab
         trainer.get_model().encoder.embed_images.to(memory_format=torch.channels_last)
     trainer.begin_epoch(1)
     rows = setting.batch(batch)
+    if side.startswith("engine") and not side.endswith("returned"):
+        keep_freed_memory()  # as train.py does
     return lambda: trainer.train_step([rows])
+
+
+def work(pipe: Connection, args: argparse.Namespace, side: str) -> None:
+    """One side: an update for each message, answered with its seconds, the processor's, and the peak memory (GB)."""
+    torch.set_num_threads(args.threads)
+    update = make_update(Setting(args.arch, args.size, "cpu"), side, args.batch, args.frozen)
+    while pipe.recv():
+        start, used = time.perf_counter(), time.process_time()
+        update()
+        seconds = time.perf_counter() - start, time.process_time() - used
+        pipe.send((*seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6))
 
 
 def main() -> None:
@@ -60,23 +79,24 @@ def main() -> None:
     parser.add_argument("--frozen", action="store_true", help="freeze the embeddings")
     parser.add_argument("--sides", default="fairseq,engine", help=f"of: {', '.join(SIDES)}")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    setting = Setting(args.arch, args.size, "cpu")
-    updates = {side: make_update(setting, side, args.batch, args.frozen) for side in args.sides.split(",")}
-    seconds: dict[str, list[float]] = {side: [] for side in updates}
-    processor: dict[str, list[float]] = {side: [] for side in updates}
+    pipes: dict[str, Connection] = {}
+    for side in args.sides.split(","):
+        pipes[side], other = multiprocessing.Pipe()
+        multiprocessing.get_context("spawn").Process(target=work, args=(other, args, side), daemon=True).start()
+    measured: dict[str, list[tuple[float, float, float]]] = {side: [] for side in pipes}
     for _ in range(args.rounds + 1):
-        for side, update in updates.items():
-            start, used = time.perf_counter(), time.process_time()
-            update()
-            seconds[side].append(time.perf_counter() - start)
-            processor[side].append(time.process_time() - used)
-    figures = {side: (min(times[1:]), statistics.median(times[1:])) for side, times in seconds.items()}
-    first = next(iter(figures.values()))
-    print("| side | best, s | median, s | times as fast | processor, s |\n|---|---|---|---|---|")
-    for side, (best, median) in figures.items():
-        used = statistics.median(processor[side][1:])
-        print(f"| {side} | {best:.2f} | {median:.2f} | {first[1] / median:.2f} | {used:.2f} |")
+        for side, pipe in pipes.items():
+            pipe.send(True)
+            measured[side].append(pipe.recv())
+    first = 0.0
+    print("| side | best, s | median, s | times as fast | processor, s | peak, GB |\n|---|---|---|---|---|---|")
+    for side, updates in measured.items():
+        pipes[side].send(False)
+        seconds, processor, memory = zip(*updates[1:], strict=True)
+        median = statistics.median(seconds)
+        first = first or median
+        figures = f"{min(seconds):.2f} | {median:.2f} | {first / median:.2f} | {statistics.median(processor):.2f}"
+        print(f"| {side} | {figures} | {max(memory):.1f} |")
 
 
 if __name__ == "__main__":

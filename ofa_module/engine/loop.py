@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ofa_module.continuing import FinishedRun, check_unfinished
 from ofa_module.engine import log
 from ofa_module.engine.files import Checkpoints
+from ofa_module.engine.host_memory import keep_freed_memory
 from ofa_module.engine.trainer import OFATrainer
 from ofa_module.preflight import (
     check_files,
@@ -92,6 +93,8 @@ class Run:
     def train(self) -> None:
         """All epochs that are left."""
         trainer, limits, began = self.trainer, self.cfg.optimization, time.monotonic()
+        if trainer.device.type == "cpu":
+            keep_freed_memory()
         log.header(trainer, len(trainer.task.dataset(self.cfg.dataset.train_subset)))
         rate = trainer.get_lr()
         while self.epoch.next_epoch_idx <= (limits.max_epoch or math.inf):
