@@ -21,10 +21,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from fairseq.trainer import Trainer
+from torch import Tensor
 
 import train
 from benchmarks.gpu.training import Setting
+from models.ofa import attention
 from ofa_module.engine.host_memory import keep_freed_memory
 from ofa_module.engine.trainer import OFATrainer
 
@@ -35,6 +38,8 @@ SIDES: dict[str, tuple[str, ...]] = {
     "engine with freed memory returned": (),
     "engine with fairseq's Adam": ("--use-old-adam",),
     "engine with a channels-last trunk": (),
+    "engine with the original's attention": (),
+    "engine --checkpoint-activations": ("--checkpoint-activations",),
     "engine --compile": ("--compile",),
     "engine --bf16": ("--bf16",),
     "engine --bf16 --compile": ("--bf16", "--compile"),
@@ -42,10 +47,25 @@ SIDES: dict[str, tuple[str, ...]] = {
 }
 
 
+def attend_per_sample(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0, scale: float = 1.0
+) -> Tensor:
+    """`attend` with biases, scores and weights of every sample, (B, H, T, S), as the original has them."""
+    D, width = q.size(3), k.size(3)
+    if width > D:
+        q = torch.cat([q, F.pad(q.new_ones(*q.shape[:-1], 1), (0, width - D - 1))], dim=-1)
+    scores = q @ k.transpose(2, 3) * scale
+    if bias is not None:
+        scores = scores + bias.expand(q.size(0), -1, -1, -1).clone()
+    return (F.dropout(scores.softmax(3), dropout) @ v)[..., :D]
+
+
 def make_update(setting: Setting, side: str, batch: int, frozen: bool) -> Callable[[], Any]:
     """An update of one side."""
     cfg = train.parse_args([flag for flag in setting.flags(*SIDES[side]) if frozen or flag not in FROZEN])
     torch.manual_seed(1)
+    if side.endswith("attention"):
+        attention.attend = attend_per_sample
     kind = Trainer if side == "fairseq" else OFATrainer
     trainer = kind(cfg, setting.task, setting.task.build_model(cfg.model), setting.task.build_criterion(cfg.criterion))
     if "channels-last" in side:
