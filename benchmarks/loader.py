@@ -27,15 +27,15 @@ BPE_DIR = Path(__file__).parents[1] / "utils" / "BPE"
 DEMO_BPE_DIR = Path(__file__).parents[1] / "digits" / "BPE"
 
 
-def write_photographs(path: Path, rows: int) -> None:
-    """Write rows of id, image and caption: random parts of two photographs as 640 x 480 JPEG files."""
+def write_photographs(path: Path, rows: int, size: tuple[int, int] = (640, 480)) -> None:
+    """Write rows of id, image and caption: random parts of two photographs as JPEG files."""
     rng = np.random.default_rng(0)
     photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     with open(path, "w", encoding="utf-8") as file:
         for number in range(rows):
             photograph = photographs[number % len(photographs)]
             left, top = int(rng.integers(160)), int(rng.integers(100))
-            part = photograph.resize((640, 480), box=(left, top, left + 480, top + 320))
+            part = photograph.resize(size, box=(left, top, left + 480, top + 320))
             jpeg = io.BytesIO()
             part.save(jpeg, "JPEG", quality=90)
             image = base64.b64encode(jpeg.getvalue()).decode("ascii")
@@ -64,13 +64,18 @@ def main() -> None:
         folder = Path(name)
         write_photographs(folder / "photographs.tsv", args.rows)
         write_demo([name, "--tasks", "caption", "--train", str(args.rows), "--val", "1", "--test", "1"])
+        write_photographs(folder / "large.tsv", max(args.rows // 10, args.batch_size), (4000, 3000))
+        photographs = {"640 x 480": folder / "photographs.tsv", "4,000 x 3,000": folder / "large.tsv"}
         settings = {
-            "480 px from 640 x 480 JPEG": (folder / "photographs.tsv", "0,1,2", 480, BPE_DIR),
-            "demo, 96 px": (folder / "caption_data" / "caption_stage1_train.tsv", "0,4,2", 96, DEMO_BPE_DIR),
+            f"480 px from {size} JPEG{flag}": (path, "0,1,2", 480, BPE_DIR, bool(flag))
+            for size, path in photographs.items()
+            for flag in ("", ", --fast-decode")
         }
+        demo = folder / "caption_data" / "caption_stage1_train.tsv"
+        settings["demo, 96 px"] = demo, "0,4,2", 96, DEMO_BPE_DIR, False
         print("| setting | workers | samples/s | against 0 workers |\n| --- | --- | --- | --- |")
-        for setting, (path, columns, size, bpe_dir) in settings.items():
-            config = DataConfig(patch_image_size=size, max_tgt_length=20)
+        for setting, (path, columns, size, bpe_dir, fast) in settings.items():
+            config = DataConfig(patch_image_size=size, max_tgt_length=20, fast_decode=fast)
             dataset = CaptionDataset(TsvFile(path, columns), Vocabulary.load(bpe_dir), config, "train")
             rates = [samples_per_second(dataset, workers, args.batch_size) for workers in WORKERS]
             for workers, rate in zip(WORKERS, rates, strict=True):

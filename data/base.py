@@ -79,6 +79,10 @@ class DataConfig:
     max_image_pixels: int = field(
         default=MAX_PIXELS, metadata={"help": "larger images are bad rows; checked in the header, before decoding"}
     )
+    fast_decode: bool = field(
+        default=False,
+        metadata={"help": "decode large JPEG files at a smaller size and resize faster: colors differ slightly"},
+    )
     skip_bad_rows: bool = field(
         default=False, metadata={"help": "leave out and count rows that cannot be read instead of stopping"}
     )
@@ -127,7 +131,9 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
         self.rows, self.vocab, self.config, self.split = rows, vocab, config, split
         self.seed, self.epoch = seed, epoch
         self.strict = split in STRICT_SPLITS
-        self.transform = standard_transform(config.patch_image_size, config.imagenet_default_mean_and_std)
+        self.transform = standard_transform(
+            config.patch_image_size, config.imagenet_default_mean_and_std, config.fast_decode
+        )
         self._image_notes: set[str] = set()  # of the row that is being read
         self._last_image: tuple[bytes, Tensor, set[str]] | None = None  # file, pixels, notes
 
@@ -169,9 +175,9 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
         """RGB image of an image column; ValueError as of `data.images.decode`."""
         return self._decode(image_file(column))
 
-    def _decode(self, data: bytes) -> Image.Image:
+    def _decode(self, data: bytes, side: int | None = None) -> Image.Image:
         upright = self.config.exif_orientation
-        image = decode(data, self.config.max_image_pixels, upright)
+        image = decode(data, self.config.max_image_pixels, upright, side=side)
         if self.on_image is not None:
             self.on_image(data, image)
         notes = (DAMAGED, image.damaged), (LYING, image.lying and not upright)
@@ -234,13 +240,17 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
 
     def _encode(self, index: int, example: Example) -> Sample:
         if isinstance(example.image, bytes):
-            example.image = self._decode(example.image) if self.strict else self._shared_pixels(example.image)
+            example.image = self._whole(example.image) if self.strict else self._shared_pixels(example.image)
         return encode_example(index, example, self.vocab, self.transform, self.allowed_after)
+
+    def _whole(self, data: bytes) -> Image.Image:
+        """Image of a file that becomes a square as a whole, of which no place is known in pixels."""
+        return self._decode(data, self.config.patch_image_size if self.config.fast_decode else None)
 
     def _shared_pixels(self, data: bytes) -> Tensor:
         """Pixels of an image file: one tensor for consecutive rows with the same image, as of questions about it."""
         if self._last_image is None or self._last_image[0] != data:
-            pixels = self.transform(self._decode(data))
+            pixels = self.transform(self._whole(data))
             self._last_image = data, pixels, self._image_notes.copy()
         self._image_notes |= self._last_image[2]
         return self._last_image[1]

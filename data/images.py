@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import io
+import math
 import os
 import re
 import threading
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from utils.errors import UserError
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+REDUCED = 1.5  # how much longer than the square's the sides of an image decoded at a smaller size must be
 LARGEST_SIDE = 4096  # of the images that a model sees, in pixels
 MAX_PIXELS = 2**28  # 16,384 x 16,384: 0.8 GB in memory as RGB
 
@@ -170,11 +173,11 @@ _globals = _Globals()
 _globals.guard_forks()
 
 
-def _load(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
+def _load(data: bytes, max_pixels: int, side: int | None) -> tuple[Image.Image, bool]:
     """The image as stored, loaded, and whether part of the file is missing or spoiled."""
     try:
         with _globals.kept():
-            return _opened(data, max_pixels), False
+            return _opened(data, max_pixels, side), False
     except (TooLargeError, MemoryError):
         raise
     except Exception:  # damaged, or above Pillow's own limit
@@ -182,17 +185,20 @@ def _load(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
     limit = _limit_at_opening(data, max_pixels)
     try:
         with _globals.changed(limit, cut_off=False):
-            return _opened(data, max_pixels), False
+            return _opened(data, max_pixels, side), False
     except (TooLargeError, MemoryError, Image.DecompressionBombError):
         raise
     except Exception:
         with _globals.changed(limit, cut_off=True):
-            return _opened(data, max_pixels), True
+            return _opened(data, max_pixels, side), True
 
 
-def _opened(data: bytes, max_pixels: int) -> Image.Image:
+def _opened(data: bytes, max_pixels: int, side: int | None) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     check_pixels(image.size, max_pixels)
+    if side is not None:
+        least = math.ceil(REDUCED * side)
+        image.draft(None, (least, least))
     if image.format == "EPS":
         raise ValueError("it is PostScript, a program that another program would run")
     stored = getattr(image, "tile", None)
@@ -234,18 +240,26 @@ def _one_reason(max_pixels: int) -> Iterator[None]:
         raise ValueError(f"the image cannot be decoded ({type(error).__name__}: {error})") from error
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS, upright: bool = False, on_white: bool = False) -> Decoded:
+def decode(
+    data: bytes,
+    max_pixels: int = MAX_PIXELS,
+    upright: bool = False,
+    on_white: bool = False,
+    side: int | None = None,
+) -> Decoded:
     """Image of an encoded image file of any format Pillow reads; of a cut-off file what is there.
 
     Args:
         max_pixels: larger images are refused before any pixel is decoded.
         upright: turn the image as its EXIF orientation says. on_white: see `to_rgb`.
+        side: the image will be resized to a square of this side, so that a JPEG file may be decoded at a half, a
+            quarter or an eighth of its size where both of its sides stay `REDUCED` times as long; None: whole images.
 
     Raises:
         ValueError: not an image, too large, without a known range of values, or too damaged to show anything.
     """
     with _one_reason(max_pixels):
-        image, damaged = _load(data, max_pixels)
+        image, damaged = _load(data, max_pixels, side)
     lying = orientation(image) in _TURNS
     return Decoded(to_rgb(turned(image) if upright else image, on_white), damaged, lying, image.mode)
 
@@ -319,7 +333,7 @@ def normalisation(imagenet: bool) -> tuple[tuple[float, ...], tuple[float, ...]]
     return (IMAGENET_MEAN, IMAGENET_STD) if imagenet else (HALF, HALF)
 
 
-def standard_transform(size: int, imagenet_mean_std: bool = False) -> ImageTransform:
+def standard_transform(size: int, imagenet_mean_std: bool = False, fast: bool = False) -> ImageTransform:
     """Transform an image into a (3, R, R) float32 tensor, R = `size`; the aspect ratio is not kept.
 
     Pixel-identical to torchvision's Resize (bicubic), ToTensor and Normalize, with fewer copies after the resize.
@@ -327,6 +341,7 @@ def standard_transform(size: int, imagenet_mean_std: bool = False) -> ImageTrans
     Args:
         size: side of the square image in pixels.
         imagenet_mean_std: normalize with the ImageNet mean and deviation instead of 0.5 and 0.5.
+        fast: resize with PyTorch's kernel, three times as fast; colors differ by at most 3 of 255.
 
     Raises:
         UserError: no possible side.
@@ -341,8 +356,17 @@ def standard_transform(size: int, imagenet_mean_std: bool = False) -> ImageTrans
     def transform(image: Image.Image) -> Tensor:
         if 0 in image.size:
             raise ValueError(f"the image is {image.width} x {image.height} pixels")
-        square = to_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()  # (3, R, R) uint8
+        if fast:
+            pixels = _resized(torch.from_numpy(np.array(to_rgb(image))), size)
+        else:
+            square = to_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
+            pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()  # (3, R, R) uint8
         return pixels.float().div_(255).sub_(mean_3).div_(std_3)
 
     return transform
+
+
+def _resized(image: Tensor, size: int) -> Tensor:
+    """Bytes (H, W, 3) -> (3, R, R), R = `size`, by the filter that Pillow's bicubic resize is."""
+    pixels = image.permute(2, 0, 1)[None]
+    return F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)[0].contiguous()

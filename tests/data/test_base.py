@@ -98,7 +98,7 @@ def test_bad_row_names_file_line_and_reason(tmp_path: Path, vocab: Vocabulary, n
 
 def test_image_without_pixels_is_a_bad_row(tmp_path: Path, vocab: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
     # Pillow's own decoders refuse such files already; a format that does not must still not pass
-    monkeypatch.setattr("data.base.decode", lambda *_: Decoded(Image.new("RGB", (0, 3)), False, False, "RGB"))
+    monkeypatch.setattr("data.base.decode", lambda *_, **__: Decoded(Image.new("RGB", (0, 3)), False, False, "RGB"))
     with pytest.raises(BadRowError, match="line 1: the image is 0 x 3 pixels"):
         captions(tmp_path, vocab, [f"4\ta cap\t{png()}"])[0]
 
@@ -176,7 +176,8 @@ def test_every_option_has_help_and_a_type_that_makes_a_flag() -> None:
         "max_target_positions": 1024, "max_src_length": 128, "max_tgt_length": 30, "code_dict_size": 8192,
         "patch_image_size": 480, "orig_patch_image_size": 256, "num_bins": 1000,
         "imagenet_default_mean_and_std": False, "constraint_range": None, "no_shuffle_rows": False,
-        "exif_orientation": False, "max_image_pixels": 2**28, "skip_bad_rows": False,
+        "exif_orientation": False, "max_image_pixels": 2**28, "fast_decode": False,
+        "skip_bad_rows": False,
     }  # fmt: skip
     assert dataclasses.asdict(DataConfig()) == defaults
     for field in dataclasses.fields(DataConfig):

@@ -58,7 +58,10 @@ def test_images_lie_as_released_unless_asked(task: str, vocab: Vocabulary, tmp_p
     for turn in (False, True):
         rows = dataset(path, task, vocab, exif_orientation=turn)
         seen: list[tuple[int, int]] = []
-        rows._decode = lambda data, decode=rows._decode, seen=seen: (seen.append((i := decode(data)).size), i)[1]
+        rows._decode = lambda data, side=None, decode=rows._decode, seen=seen: (
+            seen.append((i := decode(data)).size),
+            i,
+        )[1]
         assert ("image_notes" in rows[0]) == (not turn)
         sizes += seen[:1]
     assert sizes == [(96, 48), (48, 96)]

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,12 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from data.images import IMAGENET_MEAN, IMAGENET_STD, decode_base64, decode_image, image_size, standard_transform
+from data.images import IMAGENET_MEAN, IMAGENET_STD, decode, decode_base64, decode_image, image_size, standard_transform
+from data.refcoco import RefcocoData, RefcocoDataset
+from data.text import Vocabulary
+from data.tsv import TsvFile
+
+BPE_DIR = Path(__file__).parents[2] / "utils" / "BPE"
 
 
 def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -149,3 +155,54 @@ def test_transform_of_a_known_color() -> None:
 def test_image_without_pixels_is_refused() -> None:
     with pytest.raises(ValueError, match="0 x 5 pixels"):
         standard_transform(8)(Image.new("RGB", (0, 5)))
+
+
+@pytest.mark.parametrize("size", [(64, 48), (37, 200), (3, 5), (1, 300), (300, 1), (224, 224), (1, 1)])
+@pytest.mark.parametrize("side", [48, 224])
+def test_the_fast_transform_differs_by_three_colors_of_256(size: tuple[int, int], side: int) -> None:
+    exact, fast = (standard_transform(side, fast=fast)(picture(*size)) for fast in (False, True))
+    assert fast.shape == exact.shape == (3, side, side) and fast.is_contiguous()
+    differences = (exact - fast).abs() * 127.5
+    assert differences.max() <= 3.01 and differences.mean() < 0.1
+
+
+def smooth(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    """Few details, as a photograph of many pixels has."""
+    return picture(8, 6).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    "size, side, read",
+    [
+        ((800, 600), 100, (200, 150)),  # an eighth would be 100 x 75
+        ((800, 600), 101, (400, 300)),
+        ((800, 600), 50, (100, 75)),
+        ((800, 600), 400, (800, 600)),
+        ((601, 2000), 100, (151, 500)),
+        ((90, 60), 100, (90, 60)),
+    ],
+)
+def test_a_jpeg_that_becomes_a_square_may_be_decoded_smaller(
+    mode: str, size: tuple[int, int], side: int, read: tuple[int, int]
+) -> None:
+    data = encoded(smooth(*size, mode), "JPEG")
+    whole, smaller = decode(data), decode(data, side=side)
+    assert whole.image.size == size and smaller.image.size == read
+    assert (whole.mode, whole.damaged, whole.lying) == (smaller.mode, smaller.damaged, smaller.lying)
+    exact, fast = (standard_transform(side, fast=fast)(x.image) for fast, x in enumerate((whole, smaller)))
+    assert ((exact - fast).abs() * 127.5).mean() < 2
+    assert decode(encoded(smooth(*size), "PNG"), side=side).image.size == size
+    cut = decode(data[: len(data) * 3 // 4], side=side)
+    assert cut.damaged and cut.image.size == read
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_boxes_are_in_pixels_of_the_file(fast: bool, tmp_path: Path) -> None:
+    data = base64.b64encode(encoded(smooth(800, 600), "JPEG")).decode()
+    (tmp_path / "rows.tsv").write_text(f"1\t{data}\ta cup\t80,60,400.5,300\n")
+    config = RefcocoData(patch_image_size=64, fast_decode=fast)
+    dataset = RefcocoDataset(TsvFile(tmp_path / "rows.tsv", "0,1,2,3"), Vocabulary.load(BPE_DIR), config, "train")
+    sample = dataset[0]
+    assert sample["extras"]["region_coords"].tolist() == [80, 60, 400.5, 300]
+    assert sample["extras"]["w_resize_ratios"] == torch.tensor(64 / 800)
