@@ -39,6 +39,7 @@ SETTINGS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
     ("ofa_tiny", 224, 8, ("--bf16", *FROZEN)),
     ("ofa_base", 224, 4, ()),
     ("ofa_base", 224, 4, ("--checkpoint-activations", "--freeze-resnet", *FROZEN)),
+    ("ofa_base", 224, 4, ("--checkpoint-activations", "--checkpoint-trunk")),
     ("ofa_base", 128, 2, ("--bf16", "--memory-efficient-bf16")),
 )
 # Size, rows, precision, peak in GB on an H100 of the loop "plain" at 480 pixels.

@@ -40,6 +40,8 @@ SIDES: dict[str, tuple[str, ...]] = {
     "engine with a channels-last trunk": (),
     "engine with the original's attention": (),
     "engine --checkpoint-activations": ("--checkpoint-activations",),
+    "engine --checkpoint-trunk": ("--checkpoint-trunk",),
+    "engine with both checkpoints": ("--checkpoint-activations", "--checkpoint-trunk"),
     "engine --compile": ("--compile",),
     "engine --bf16": ("--bf16",),
     "engine --bf16 --compile": ("--bf16", "--compile"),

@@ -73,6 +73,7 @@ class OFAConfig:
     freeze_decoder_embedding: bool = option(False, "freeze the (shared) token table")
     checkpoint_activations: bool = option(False, "recompute layer activations in the backward pass to save memory")
     offload_activations: bool = option(False, "like checkpoint_activations, with the saved tensors in CPU memory")
+    checkpoint_trunk: bool = option(False, "recompute the image trunk's blocks in the backward pass to save memory")
     vocab_size: int = option(59457, "number of token ids V; set from the dictionary")
 
     def __post_init__(self) -> None:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from models.ofa.cache import DecoderState, LayerCache, SlotCache
 from models.ofa.config import OFAConfig
-from models.ofa.encoder import EncoderOutput, run_layer
+from models.ofa.encoder import EncoderOutput
 from models.ofa.layers import DecoderLayer
 from models.ofa.positions import MAX_TEXT, DecoderPositions, PositionTables, grid_ids
+from models.ofa.recompute import run_layer
 
 # Position id of code positions beyond the grid, and how many the table holds.
 BEYOND_GRID_ID, BEYOND_GRID = 1024, 769

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from models.ofa.bias_cache import BiasCache, Biases
 from models.ofa.config import OFAConfig
 from models.ofa.embedding import EncoderEmbedding, Patches
 from models.ofa.layers import EncoderLayer
 from models.ofa.positions import MAX_TEXT
+from models.ofa.recompute import run_layer
 from utils.constants import PAD
 
 
@@ -149,13 +149,3 @@ class Encoder(EncoderEmbedding):
     def _apply(self, fn: Any, recurse: bool = True) -> "Encoder":
         self.bias_cache.doubt()
         return super()._apply(fn, recurse)
-
-
-def run_layer(layer: nn.Module, *inputs: object, recompute: bool, offload: bool) -> Tensor:
-    """Calls a layer; in training optionally recomputing it in the backward pass, or keeping its tensors on the CPU."""
-    if not torch.is_grad_enabled() or not (recompute or offload):
-        return layer(*inputs)
-    if not offload:
-        return checkpoint(layer, *inputs, use_reentrant=False)
-    with torch.autograd.graph.save_on_cpu(pin_memory=torch.cuda.is_available()):
-        return checkpoint(layer, *inputs, use_reentrant=False)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.ofa.config import RESNET_BLOCKS, OFAConfig
 from models.ofa.drop_path import DropPath
+from models.ofa.recompute import run_blocks
 from utils.checkpoint import load_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class ResNet(nn.Module):
     def __init__(self, config: OFAConfig) -> None:
         super().__init__()
         norm = _norm_layer(config)
+        self.recompute = config.checkpoint_trunk
         self.conv1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)
         self.bn1 = norm(64)
         self.relu = nn.ReLU()
@@ -116,7 +118,7 @@ class ResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = images.contiguous(memory_format=torch.channels_last)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        return self.layer3(self.layer2(self.layer1(x)))
+        return run_blocks([*self.layer1, *self.layer2, *self.layer3], x, self.recompute)
 
     @staticmethod
     def grid(height: int, width: int) -> tuple[int, int]:

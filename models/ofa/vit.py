@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.ofa.config import OFAConfig
+from models.ofa.recompute import run_blocks
 from models.ofa.resnet import STRIDE, load_trunk
 
 BLOCKS, WIDTH, HEADS = 9, 768, 12
@@ -22,12 +23,12 @@ class ViT(nn.Module):
 
     def __init__(self, config: OFAConfig) -> None:
         super().__init__()
+        self.recompute = config.checkpoint_trunk
         self.conv1 = nn.Conv2d(3, WIDTH, kernel_size=STRIDE, stride=STRIDE, bias=False)
         # The first row belonged to the class token.
         self.positional_embedding = nn.Parameter(torch.randn(1 + SIDE**2, WIDTH) * WIDTH**-0.5)
         self.ln_pre = nn.LayerNorm(WIDTH)
-        blocks = nn.Sequential(*(_Block() for _ in range(BLOCKS)))
-        self.transformer = nn.Sequential(OrderedDict(resblocks=blocks))
+        self.transformer = nn.ModuleDict({"resblocks": nn.Sequential(*(_Block() for _ in range(BLOCKS)))})
         if config.resnet_model_path is not None:
             load_trunk(self, config.resnet_model_path, BEYOND, "name the weights of CLIP's ViT-B/16 or of its trunk")
 
@@ -35,7 +36,7 @@ class ViT(nn.Module):
         x = self.conv1(images)
         height, width = x.shape[-2:]
         x = x.flatten(2).transpose(1, 2) + self._positions(height, width)  # (B, P, 768)
-        x = self.transformer(self.ln_pre(x))
+        x = run_blocks(self.transformer["resblocks"].children(), self.ln_pre(x), self.recompute)
         return x.transpose(1, 2).unflatten(2, (height, width))
 
     def _positions(self, height: int, width: int) -> Tensor:

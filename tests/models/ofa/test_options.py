@@ -62,15 +62,21 @@ def test_padding_changes_nothing(demo):
     torch.testing.assert_close(demo(padded, padded_prev)[:, :4], demo(text, prev), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("saver", ["checkpoint_activations", "offload_activations"])
-def test_memory_savers_keep_the_gradients(saver):
-    gradients = []
+@pytest.mark.parametrize(
+    "trunk", [{}, {"resnet_drop_path_rate": 0.3}, {"freeze_resnet": True}, {"resnet_type": "ViT-B/16"}]
+)
+@pytest.mark.parametrize("saver", ["checkpoint_activations", "offload_activations", "checkpoint_trunk"])
+def test_memory_savers_keep_gradients_and_statistics(saver, trunk):
+    gradients, statistics = [], []
     for options in ({}, {saver: True}):
         torch.manual_seed(3)
-        model = OFA(OFAConfig.from_arch("ofa_demo", vocab_size=60, dropout=0.1, encoder_drop_path_rate=0.2, **options))
+        rates = dict(dropout=0.1, encoder_drop_path_rate=0.2)
+        model = OFA(OFAConfig.from_arch("ofa_demo", vocab_size=60, **rates, **trunk, **options))
         torch.manual_seed(4)
         model(tokens(3, 5, high=60), tokens(3, 4, high=60), images(3)).logsumexp(-1).sum().backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        statistics.append(dict(model.named_buffers()))
+    assert all(torch.equal(statistics[1][name], value) for name, value in statistics[0].items())
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4, msg=name)
