@@ -16,7 +16,7 @@ from digits.caption import MORE_DIGITS
 from utils.errors import UserError
 from utils.files import read_text, text_lines
 
-SUBSETS = {"blank": "exact, blank images"} | {name: f"exact, {count} digits" for count, name in MORE_DIGITS.items()}
+SUBSETS = {"blank": "exact, digits removed"} | {name: f"exact, {count} digits" for count, name in MORE_DIGITS.items()}
 COLUMNS, ROWS = 8, 5  # images of the contact sheet
 
 

@@ -34,6 +34,7 @@ _LAYER_ENTRY = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.([^.]+)\.(.+)")
 VERSION_ENTRIES = ("encoder.version", "decoder.version")
 # A table that the authors' class checks the length of: begin of sentence, the grid, and these; fairseq's has one more.
 CODE_POSITIONS = "decoder.image_position_idx"
+COMPUTED = ("token_rp_bucket", "image_rp_bucket", CODE_POSITIONS)  # ends of names of tables that no file needs
 BEYOND_GRID = 768
 
 # config.json: every field with its default. Some belong to the layout only and change nothing here.

@@ -36,12 +36,11 @@ from utils import hf_layout
 from utils.checkpoint import load_checkpoint, save_checkpoint, without_history
 from utils.errors import UserError, one_sentence
 from utils.files import read_text, text_lines
-from utils.hf_layout import CODE_POSITIONS
+from utils.hf_layout import CODE_POSITIONS, COMPUTED
 from utils.options import path_of, program_name
 from utils.program import program
 from utils.tensor_file import NOT_STORED, write_tensors
 
-COMPUTED = ("token_rp_bucket", "image_rp_bucket", CODE_POSITIONS)  # ends of names
 TOKENIZERS = (*hf_layout.TOKENIZER_FILES, hf_layout.TOKENIZER)
 # Endings of files, which nobody means as a folder's.
 OTHER_ENDINGS = (".bin", ".pth", ".ckpt", ".pkl")

@@ -19,7 +19,7 @@ from models.ofa.vit import BLOCKS as VIT_BLOCKS
 from models.weights import bart
 from utils.errors import UserError
 from utils.hf_layout import BEYOND_GRID as BEYOND_GRID_HF
-from utils.hf_layout import CODE_POSITIONS
+from utils.hf_layout import CODE_POSITIONS, COMPUTED
 
 # One tensor in the model: the name that is loaded last wins.
 TOKEN_TABLES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "decoder.output_projection.weight")
@@ -64,7 +64,8 @@ class LoadReport:
     renamed: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"{group} kept at their initial values" for group in summarise(self.missing)]
+        learned = (name for name in self.missing if not name.endswith(COMPUTED))
+        lines = [f"{group} kept at their initial values" for group in summarise(learned)]
         lines += [f"{group} of the checkpoint left out" for group in summarise(self.unexpected)]
         lines += [f"{entry} resized" for entry in self.resized]
         lines += [f"{group} renamed" for group in summarise(self.renamed)]

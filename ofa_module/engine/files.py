@@ -86,9 +86,9 @@ class Checkpoints:
             for name in names[1:]:
                 link_or_copy(first, self.folder / name)
             logger.info(
-                "Saved checkpoint %s (epoch %d @ %d updates, score %s) in %.1f s; also as %s",
+                "Saved checkpoint %s (epoch %d @ %d updates, score %s) in %.1f s%s",
                 first, iterator.epoch, trainer.get_num_updates(), score, time.monotonic() - started,
-                ", ".join(names[1:]) or "nothing else",
+                f"; also as {', '.join(names[1:])}" if names[1:] else "",
             )  # fmt: skip
         self._remove_old(iterator.end_of_epoch())
 

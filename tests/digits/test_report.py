@@ -28,7 +28,7 @@ def test_report(tmp_path, capsys):
     (tmp_path / "stage1_logs/run.log").write_text(LOG)
     assert report.main([str(tmp_path)]) == 0
     text = (tmp_path / "scores.md").read_text()
-    assert "| exact captions | 0.7500 |" in text and "| exact, blank images | 0.0000 |" in text and "7.5" in text
+    assert "| exact captions | 0.7500 |" in text and "| exact, digits removed | 0.0000 |" in text and "7.5" in text
     assert "| exact, 2 digits | 0.2500 |" in text and "| exact, 3 digits | 0.5000 |" in text
     printed = capsys.readouterr().out
     for name in ("training_curve.png", "contact_sheet.png"):
