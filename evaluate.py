@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence, Set
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Optional
@@ -119,9 +120,10 @@ def evaluate(cfg: DictConfig) -> None:
     task.needs_references = False
     task.load_dataset(subset)
     parts = PartFiles(Path(cfg.common_eval.results_path) / f"{subset}_predict.json", run_of(cfg, task.cfg))
-    _report(cfg, task, _answer(cfg, task, models, subset, generation, parts), subset)
-    if is_main():
-        parts.remove()
+    with parts.locked() if is_main() else nullcontext():
+        _report(cfg, task, _answer(cfg, task, models, subset, generation, parts), subset)
+        if is_main():
+            parts.remove()
 
 
 def _task(cfg: DictConfig, paths: list[str], overrides: dict[str, Any]) -> OFATask:
@@ -283,7 +285,7 @@ def _answer(
 ) -> Share:
     """This process's share of the rows, answered; what each batch gets is kept in the parts."""
     device, dtype = next(models[0].parameters()).device, _precision(cfg)
-    share = resume(parts)
+    share = resume(parts, len(task.dataset(subset)))
     batches = task.get_batch_iterator(
         task.dataset(subset),
         max_sentences=cfg.dataset.batch_size or 1,

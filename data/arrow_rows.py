@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.named_rows import Table
-from data.row_index import CHANGED, Stamp, cache_folder, stamp_of
+from data.row_index import ChangedFileError, Stamp, cache_folder, stamp_of
 from data.table_files import FOLDER, SAVED, source_files
 from utils.errors import UserError, one_sentence
 from utils.files import atomic_write
@@ -53,7 +53,7 @@ class ArrowTable(Table):
     def _check(self, stamps: Mapping[str, Stamp | None]) -> None:
         """UserError if files are no longer as they were."""
         if any(_stamp(path) != stamp for path, stamp in stamps.items()):
-            raise UserError(f"{self.path} {CHANGED}")
+            raise ChangedFileError(self.path)
 
     def record(self, row: int) -> Mapping[str, Any]:
         """Values by column."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.row_index import Rows
+from data.row_index import ChangedFileError, Rows
 from data.table_files import SAVED, is_table
 from data.tsv import LOOKED_AT, TsvFile, check_format
 from utils.errors import BadRowError, UserError, quoted
@@ -244,6 +244,8 @@ def _rows(
                 values["image"] = image_file(values["image"])
             texts = {name: value for name, value in values.items() if name not in unread}
             item.values = {name: value for name, value in texts.items() if value or name in empty}
+        except ChangedFileError:
+            raise
         except BadRowError as error:
             item.problem = error.reason
         except ValueError as error:

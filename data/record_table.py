@@ -59,4 +59,4 @@ def write_table(path: Path, records: list[dict[str, Any]]) -> None:
     for row in zip(*columns.values(), strict=True):
         writer.writerow([json.dumps(value) if isinstance(value, list) else value for value in row])
     with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+        file.write(text.getvalue().encode(errors="backslashreplace"))  # names of files may be no UTF-8

@@ -33,8 +33,14 @@ _SPARSE = 1024  # mean bytes a row from which one memchr per row beats numpy
 _SHOW_PROGRESS = 10**9  # bytes
 
 
-CHANGED = "was changed while it was in use; start again."
 Row = tuple[Any, ...]  # texts; the file of an image is bytes where it is not base64
+
+
+class ChangedFileError(UserError):
+    """A data file is not what it was when it was opened."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(f"{os.fspath(path)} was changed while it was in use; start again.")
 
 
 class Rows(Protocol):
@@ -122,7 +128,7 @@ class IndexedFile(NumberedRows):
         assert self._offsets is not None
         stamp = stamp_of(self._fd)
         if stamp.size >= self._stamp.size and not stamp.same_content(self._stamp):  # a shorter one lacks the last rows
-            raise UserError(f"{self.path} {CHANGED}")
+            raise ChangedFileError(self.path)
         start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
         before = int(start > 0)  # the end of the row before is read too
         # Unlike seek and read, pread has no position that forked workers would move for each other.
@@ -160,7 +166,7 @@ class IndexedFile(NumberedRows):
         if stamp.same_content(self._stamp):
             self._offsets = _open_index(self.path, self._fd, stamp, self.quoted)
         if self._offsets is None or len(self._offsets) != self._num_lines + 1:
-            raise UserError(f"{self.path} {CHANGED}")
+            raise ChangedFileError(self.path)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_fd": -1, "_offsets": None}

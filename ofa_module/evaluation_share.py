@@ -15,6 +15,7 @@ from utils.part_files import OtherRunError, PartFiles, damaged, identity
 from utils.predictions import Record
 
 logger = logging.getLogger("evaluate")
+FREE = ("skip_bad_rows", "valid_batch_size")  # options of tasks that change no answer
 
 
 @dataclass
@@ -33,7 +34,9 @@ class Share:
     unscored: int = 0
 
     def add(self, found: Mapping[str, Any]) -> None:
-        """Adds what `found_in` says of a batch."""
+        """Adds what `found_in` says of a batch, unless a row of it is known already."""
+        if not self.read.isdisjoint(found["read"]):
+            return
         self.read.update(found["read"])
         self.answers += [(row, record, references) for row, record, references in found["answers"]]
         for name, values in found["sums"].items():
@@ -67,25 +70,36 @@ def found_in(rows: Any, batch: Mapping[str, Any], result: Evaluation | None, wit
 
 def run_of(cfg: DictConfig, task: DictConfig) -> str:
     """What decides about the answers of an evaluation: options, checkpoints and files, and when these changed."""
-    options = {
+    options: dict[str, Any] = {
         "generation": OmegaConf.to_container(cfg.generation),
         "evaluation": OmegaConf.to_container(cfg.evaluation),
         "common": [cfg.common.fp16, cfg.common.bf16, cfg.common.seed],
         "overrides": cfg.common_eval.model_overrides,
         "task": OmegaConf.to_container(task),
     }
+    for name in FREE:
+        options["task"].pop(name, None)
     texts = [value for value in task.values() if isinstance(value, str)]
     files = [name for text in [cfg.common_eval.path, *texts] for name in text.replace(":", ",").split(",")]
     return json.dumps([options, identity(files)], sort_keys=True, default=str)
 
 
-def resume(parts: PartFiles) -> Share:
-    """What a stopped run of the same command has found: rank 0 keeps it, the others only the numbers of its rows."""
+def resume(parts: PartFiles, rows: int) -> Share:
+    """What a stopped run of the same command has found: rank 0 keeps it, the others only the numbers of its rows.
+
+    Args:
+        rows: how many the data file has.
+    Raises:
+        UserError: a part is damaged.
+    """
     share, other = Share(), False
     try:
         for path in parts.paths():
             for _, found in parts.lines(path):
                 try:
+                    answered = [row for row, _, _ in found["answers"]]
+                    if not {*answered} <= {*found["read"]} <= {*range(rows)}:
+                        raise ValueError("it has other rows than the data file")
                     share.add(found)
                 except (TypeError, KeyError, AttributeError, ValueError) as error:
                     raise damaged(path) from error

@@ -1,6 +1,5 @@
 """What would stop a run only at its first validation or its first save is checked before its first update."""
 
-import fcntl
 import logging
 import os
 import random
@@ -27,6 +26,7 @@ from data.named_rows import URL
 from data.validate_report import listed
 from utils.distributed import sum_over_ranks
 from utils.errors import UserError
+from utils.files import lock
 
 logger = logging.getLogger(__name__)
 LAST = "checkpoint_last.pt"  # fairseq's default of --restore-file: of the save folder, where it need not exist
@@ -98,10 +98,7 @@ def _is_there(path: str) -> bool:
 
 @contextmanager
 def locked_folder(cfg: DictConfig) -> Iterator[None]:
-    """Keeps the save folder for this run, on its first process; UserError if it is another's or cannot be written.
-
-    The lock is the process's own (unlike flock's, which its data loaders would share), so that it ends with it.
-    """
+    """Keeps the save folder for this run, on its first process; UserError if it is another's or cannot be written."""
     if not is_master(cfg.distributed_training):
         yield
         return
@@ -114,15 +111,11 @@ def locked_folder(cfg: DictConfig) -> Iterator[None]:
         return
     with open(folder / LOCK, "a+", encoding="utf-8") as file:
         file.seek(0)
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
+        if not lock(file):
             raise UserError(
                 f"{folder} is the save folder of another run ({file.read().strip() or 'which is starting'}): "
                 "wait until it ends, or choose another --save-dir."
-            ) from error
-        except OSError as error:  # some network file systems cannot
-            logger.warning("%s cannot be locked (%s): do not start a second run in it.", folder, error.strerror)
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

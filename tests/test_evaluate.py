@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -408,3 +410,46 @@ def test_what_another_run_left_is_not_used(run, stop_after, tmp_path, capfd):
     part.unlink()
     start()
     assert len(answered) == 2 * total and not part.parent.exists()
+
+
+def test_rows_that_two_runs_have_read_count_once(run, stop_after, tmp_path):
+    start = stoppable("caption", run, tmp_path)
+    stop_after(None)
+    start()
+    expected = written(tmp_path)
+    stop_after(3)
+    with pytest.raises(SystemExit, match="130"):
+        start()
+    part = tmp_path / "test_predict.json.parts" / "000001.jsonl"
+    (part.parent / "000002.jsonl").write_bytes(part.read_bytes())
+    (part.parent / "000003.jsonl").mkdir()
+    stop_after(None)
+    start("--skip-bad-rows")
+    assert written(tmp_path) == expected
+
+
+def test_rows_of_another_file_are_damage(run, stop_after, tmp_path, capfd):
+    start = stoppable("caption", run, tmp_path)
+    stop_after(1)
+    with pytest.raises(SystemExit, match="130"):
+        start()
+    part = tmp_path / "test_predict.json.parts" / "000001.jsonl"
+    part.write_text(part.read_text().replace('"read": [0]', '"read": [0, 9999]'))
+    stop_after(None)
+    with pytest.raises(SystemExit, match="2"):
+        start()
+    assert f"{part} is damaged" in capfd.readouterr().err
+
+
+def test_a_second_evaluation_of_the_same_files_is_refused(run, tmp_path, capfd):
+    script = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+    lock = str(tmp_path / "test_predict.json.lock")
+    first = subprocess.Popen([sys.executable, "-c", script, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    first.stdout.readline()
+    start = stoppable("caption", run, tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        start()
+    assert "another program writes these files" in capfd.readouterr().err
+    first.communicate(b"\n")
+    start()
+    assert not list(tmp_path.glob("*.lock"))

@@ -373,7 +373,7 @@ def _die_at(number):
         if next(count) < number:
             return write(self, entries)
         write(self, entries[:1])
-        with open(self._file.fileno(), "rb+", closefd=False) as file:
+        with open(self.files._file.fileno(), "rb+", closefd=False) as file:
             file.truncate(file.seek(0, os.SEEK_END) - 3)
         os.kill(os.getpid(), signal.SIGKILL)
 

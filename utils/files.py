@@ -1,7 +1,9 @@
 """The one door to text files of users, and files that are always whole."""
 
 import errno
+import fcntl
 import json
+import logging
 import os
 import re
 import stat
@@ -9,11 +11,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from utils.errors import UserError, quoted
 
 BYTE_ORDER_MARK = "\ufeff".encode()
+logger = logging.getLogger(__name__)
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -102,6 +105,22 @@ def check_folder(folder: Path, flag: str) -> None:
     if not there.is_dir() or not os.access(there, os.W_OK):
         reason = "does not allow it" if there.is_dir() else "is not a folder"
         raise UserError(f"{flag}={folder} cannot be written to ({there} {reason}): name another folder.")
+
+
+def lock(file: IO[Any]) -> bool:
+    """Locks an open file for this process until it ends or closes it; False if another has it.
+
+    The lock is the process's own (unlike flock's, which its data loaders would share), so that it ends with it.
+    """
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:  # some network file systems cannot
+        logger.warning(
+            "%s cannot be locked (%s): do not start a second program that writes it.", file.name, error.strerror
+        )
+    return True
 
 
 @contextmanager

@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.files import parse_json
+from utils.files import lock, parse_json
 from utils.record_file import append
+
+_NAME = re.compile(r"\d{6,}\.jsonl")
 
 
 class OtherRunError(UserError):
@@ -30,7 +34,24 @@ class PartFiles:
 
     def paths(self) -> list[Path]:
         """The files, by number."""
-        return sorted(self.folder.glob("[0-9]*.jsonl"))
+        return sorted(path for path in self.folder.glob("*.jsonl") if _NAME.fullmatch(path.name) and path.is_file())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps the output and its parts for this process; UserError if they are another's or cannot be written."""
+        path = self.folder.with_suffix(".lock")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "ab")
+        except OSError as error:
+            raise UserError(f"{path.parent} cannot be written ({error.strerror}): name another folder.") from error
+        with file:
+            if not lock(file):
+                raise UserError(f"{path} is locked: another program writes these files; wait until it ends.")
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
     def lines(self, path: Path) -> Iterator[tuple[int, Any]]:
         """Where each whole line of a file begins, and its value.
@@ -57,7 +78,10 @@ class PartFiles:
         """Appends a line for each value to this process's file, made by the first ones; OSError if the disk is full."""
         lines = b"".join(json.dumps(value).encode("ascii") + b"\n" for value in values)
         if self._file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{self.folder} cannot be made ({error.strerror}): name another output.") from error
             numbers = (int(path.stem) for path in self.paths())
             path = self.folder / f"{max(numbers, default=0) + 1:06}.jsonl"
             while self._file is None:

@@ -40,13 +40,20 @@ class Ranks:
 
     def wait(self) -> None:
         """Waits for the first process."""
-        with _connected():
-            self._store.wait(["ofa/ready"], LONG)
+        self._wait("ofa/ready")
+
+    def _wait(self, key: str) -> None:
+        """Waits for a value, so that signals and the end of `start` are noticed: the store's own wait is deaf."""
+        while True:
+            with _connected():
+                if self._store.check([key]):
+                    return
+            _check_parent()
+            time.sleep(0.1)
 
     def count(self, more: int) -> int:
         """Adds to a number that all processes share; the sum."""
-        if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
-            raise Terminated  # `start` was killed, and nobody else would stop this process
+        _check_parent()
         with _connected():
             return int(self._store.add("ofa/count", more))
 
@@ -54,9 +61,19 @@ class Ranks:
         """Waits for all processes; what each of them passed. The others than the first do not wait and get nothing."""
         with _connected():
             self._store.set(f"ofa/summary/{self.rank}", summary)
-            if self.rank:
-                return []
-            return [str(self._store.get(f"ofa/summary/{rank}").decode()) for rank in range(self.world)]
+        if self.rank:
+            return []
+        keys = [f"ofa/summary/{rank}" for rank in range(self.world)]
+        for key in keys:
+            self._wait(key)
+        with _connected():
+            return [str(self._store.get(key).decode()) for key in keys]
+
+
+def _check_parent() -> None:
+    """Ends this process if `start` was killed, since nobody else would stop it."""
+    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
+        raise Terminated
 
 
 @contextmanager

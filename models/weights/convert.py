@@ -47,7 +47,12 @@ OTHER_ENDINGS = (".bin", ".pth", ".ckpt", ".pkl")
 
 
 def convert(
-    source: Path, target: Path, bpe_dir: Path | None = None, half: bool = False, with_code: bool = False
+    source: Path,
+    target: Path,
+    bpe_dir: Path | None = None,
+    half: bool = False,
+    with_code: bool = False,
+    ema: bool = False,
 ) -> list[str]:
     """Reads `source` and writes `target`; kinds are told by name.
 
@@ -55,6 +60,7 @@ def convert(
         bpe_dir: vocabulary folder for a folder's tokenizer files; None finds the checkpoint's as the predictor does.
         half: weights in float16, without `COMPUTED` tables.
         with_code: add the classes to a folder, for `trust_remote_code=True` (models/weights/hf_code.py).
+        ema: take the running average of the weights instead of the last ones.
 
     Returns:
         sentences on what could not be taken along. A folder is written whole or not at all.
@@ -70,7 +76,13 @@ def convert(
         raise UserError(f"{target} is the checkpoint that is read: choose another name.")
     checkpoint = load_checkpoint(source)
     config = model_config(checkpoint, source=str(source))
-    state: dict[str, torch.Tensor] = dict(checkpoint["model"])
+    average = (checkpoint.get("extra_state") or {}).get("ema")
+    if ema and average is None:
+        raise UserError(f"{source} holds no running average of the weights: leave out --ema.")
+    state: dict[str, torch.Tensor] = dict(average if ema and average else checkpoint["model"])
+    not_taken = []
+    if average is not None and not ema:
+        not_taken = [f"The running average of the weights in {source} is left out: pass --ema to convert it instead."]
     if CODE_POSITIONS in state:  # of another length in older files and in folders
         state[CODE_POSITIONS] = code_position_ids(config.code_window, config.image_bucket_size)
     if half:
@@ -79,11 +91,11 @@ def convert(
     if target.suffix == ".pt":
         kept = {key: value for key, value in checkpoint.items() if key not in NOT_STORED}
         save_checkpoint({**without_history(_complete(state)), **kept}, target)
-        return []
+        return not_taken
     stored = _without_copies(state)
     if target.suffix == ".safetensors":
         write_tensors(target, stored, checkpoint)
-        return []
+        return not_taken
     _check_target(target)
     with _whole_folder(target) as draft:
         hf_layout.write_json(draft / "config.json", hf_layout.to_config(asdict(config), asdict(OFAConfig())))
@@ -98,7 +110,7 @@ def convert(
         if with_code:
             write_code(draft)
         write_tensors(draft / hf_layout.WEIGHT_FILES[0], hf_layout.to_layout_names(stored), checkpoint)
-    return notes
+    return [*notes, *not_taken]
 
 
 def _check_target(folder: Path) -> None:
@@ -249,9 +261,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("target", type=path_of, metavar="OUT", help="name ending in .pt or .safetensors, or a folder")
     parser.add_argument("--bpe-dir", type=path_of, help="vocabulary folder (default: found as predict.py does)")
     parser.add_argument("--half", action="store_true", help="half precision, without tables that are recomputed")
+    parser.add_argument("--ema", action="store_true", help="the running average of the weights, not the last ones")
     parser.add_argument("--with-code", action="store_true", help="add our classes, for trust_remote_code=True")
     args = parser.parse_args(argv)
-    notes = convert(args.source, args.target, args.bpe_dir, args.half, args.with_code)
+    notes = convert(args.source, args.target, args.bpe_dir, args.half, args.with_code, args.ema)
     print(*notes, f"Wrote {args.target}.", sep="\n")
     return 0
 

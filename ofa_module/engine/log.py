@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -120,5 +119,6 @@ def closing(trainer: OFATrainer, checkpoints: Checkpoints, began: float) -> None
         logger.info("best %s: %.4g%s", cfg.checkpoint.best_checkpoint_metric, checkpoints.best, at)
     path = best if best.exists() else checkpoints.folder / f"checkpoint_last{checkpoints.suffix}.pt"
     if path.exists():
-        data = Path(trainer.task.paths[-1])
-        logger.info("evaluate it: python evaluate.py %s --path=%s --task=%s", data, path, cfg.task._name)
+        data, average = trainer.task.paths[-1], " --ema-eval" if cfg.ema.store_ema else ""
+        command = f"python evaluate.py {data} --path={path} --task={cfg.task._name} --gen-subset=val{average}"
+        logger.info("evaluate it: %s --results-path=%s", command, checkpoints.folder / "results")

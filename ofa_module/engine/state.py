@@ -91,6 +91,8 @@ def restore(
         trainer.set_num_updates(history[-1]["num_updates"])
         if trainer.scaler is not None and "loss_scale" in extra:
             trainer.scaler.loss_scale = extra["loss_scale"]
+    elif saved is None and not reset_optimizer and history:
+        logger.warning("%s has no optimizer state: the optimizer and the learning rate start over.", filename)
     if extra is not None:
         _restore_extra(trainer, extra, reset_meters)
         epoch = extra["train_iterator"]["epoch"]
