@@ -60,9 +60,12 @@ def parse(
         if not 0 <= flags.seed <= LARGEST_SEED:
             raise UserError(f"--seed {flags.seed}: choose a number from 0 to {LARGEST_SEED}.")
         cfg = configuration(flags)
-        for name, least in (("num_workers", 0), ("batch_size", 1), ("batch_size_valid", 1)):
-            if (value := cfg.dataset[name]) is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')} {value}: choose a number of at least {least}.")
+        least = {"num_workers": 0, "batch_size": 1, "batch_size_valid": 1, "log_interval": 1, "update_freq": 1}
+        values = {**cfg.dataset, "log_interval": cfg.common.log_interval}
+        values |= {"update_freq": min(cfg.optimization.update_freq, default=1)}
+        for name, lowest in least.items():
+            if values[name] is not None and values[name] < lowest:
+                raise UserError(f"--{name.replace('_', '-')} {values[name]}: choose a number of at least {lowest}.")
         _prepare_processes(cfg)
     except (UserError, ValueError, AssertionError) as error:
         parser.error(one_sentence(error))
@@ -85,6 +88,12 @@ def _with_file(parser_of: Callable[[], argparse.ArgumentParser], argv: Sequence[
     chosen = settings.words(parser, _given(parser, plain), known_only=True)
     first = _with_plugin([*chosen, *plain])
     options.parse_args_and_arch(parser, first, parse_known=True, modify_parser=run_file.make_optional)
+    # Flags of a task, loss or optimizer of the file that the command line replaces mean nothing.
+    own = parser_of()
+    exclusive = set(_given(parser, plain)) & run_file.EXCLUSIVE.keys()
+    file_wins = _with_plugin([*plain, *settings.words(own, exclusive, known_only=True), *words[-1:]])
+    options.parse_args_and_arch(own, file_wins, parse_known=True, modify_parser=run_file.make_optional)
+    settings = settings.chosen_by(parser, own)
     line, switches = run_file.switched(parser, argv)
     return [*settings.words(parser, {*_given(parser, line), *switches}), *line]
 

@@ -53,6 +53,12 @@ def check_start(cfg: DictConfig) -> None:
     given = {"--finetune-from-model": cfg.finetune_from_model}
     if cfg.restore_file != LAST:
         given["--restore-file"] = cfg.restore_file
+        own = os.path.dirname(os.path.realpath(cfg.restore_file)) == os.path.realpath(cfg.save_dir)
+        if os.path.isfile(os.path.join(cfg.save_dir, LAST)) and not own:
+            logger.warning(
+                "%s holds a run, whose checkpoints this one replaces: to resume it, leave out --restore-file and "
+                "--reset-*.", cfg.save_dir
+            )  # fmt: skip
     elif os.path.isfile(os.path.join(cfg.save_dir, LAST)):
         return  # the others are for a first start
     given["--continue-once"] = cfg.get("continue_once")
@@ -116,6 +122,8 @@ def locked_folder(cfg: DictConfig) -> Iterator[None]:
                 f"{folder} is the save folder of another run ({file.read().strip() or 'which is starting'}): "
                 "wait until it ends, or choose another --save-dir."
             )
+        for left in folder.glob("checkpoint*.pt.tmp*"):  # by a run that was killed while it saved
+            left.unlink(missing_ok=True)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

@@ -67,6 +67,11 @@ class RunFile:
                 words += self._words(parser, action, name, node)
         return words
 
+    def chosen_by(self, parser: argparse.ArgumentParser, own: argparse.ArgumentParser) -> "RunFile":
+        """The file without flags of what the command line replaced: only the parser of the file's choices has them."""
+        replaced = _actions(own).keys() - _actions(parser).keys()
+        return RunFile(self.path, {name: node for name, node in self.values.items() if name not in replaced})
+
     def _words(
         self, parser: argparse.ArgumentParser, action: argparse.Action, name: str, node: yaml.Node
     ) -> Sequence[str]:

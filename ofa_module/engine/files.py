@@ -28,6 +28,7 @@ class Checkpoints:
 
     Attributes:
         best: the best score of validation so far. best_update: after how many updates; None if not in this run.
+        patience: the best score that --patience knows, and how many validations since were not better.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -35,6 +36,7 @@ class Checkpoints:
         self.suffix = cfg.checkpoint_suffix or ""
         self.best: float | None = None
         self.best_update: int | None = None
+        self.patience: tuple[float | None, int] = (None, 0)
 
     def is_better(self, score: float, other: float | None) -> bool:
         """Whether a score of --best-checkpoint-metric is at least as good as another."""
@@ -59,6 +61,8 @@ class Checkpoints:
         extra = trainer.load_checkpoint(path, optimizer, schedule, overrides, reset_meters=meters)
         if extra is not None and "best" in extra and not (optimizer or meters):
             self.best = extra["best"]
+            best, waited = extra.get("patience") or (None, 0)
+            self.patience = best, waited
         if extra is not None and not rows:
             state = extra["train_iterator"]
             epoch = trainer.get_train_iterator(state["epoch"])
@@ -79,6 +83,7 @@ class Checkpoints:
         if names:
             state = trainer.state_dict()
             state["extra_state"] |= {"train_iterator": iterator.state_dict(), "val_loss": score}
+            state["extra_state"]["patience"] = list(self.patience)
             if self.best is not None:
                 state["extra_state"]["best"] = self.best
             first = self.folder / names[0]

@@ -82,8 +82,6 @@ class Run:
         self.trainer = OFATrainer(cfg, task, model, criterion)
         self.checkpoints = Checkpoints(cfg.checkpoint)
         self.epoch = self.checkpoints.restore(self.trainer)
-        self._best_so_far: float | None = None
-        self._without_progress = 0
         check_unfinished(self.trainer, self.epoch.next_epoch_idx)
         check_room(self.trainer)
         check_validation(self.trainer)
@@ -183,12 +181,12 @@ class Run:
         patience = self.cfg.checkpoint.patience
         if score is None or patience <= 0:
             return False
-        best = self._best_so_far
+        best, waited = self.checkpoints.patience
         if best is None or (score != best and self.checkpoints.is_better(score, best)):
-            self._best_so_far, self._without_progress = score, 0
+            self.checkpoints.patience = score, 0
             return False
-        self._without_progress += 1
-        if self._without_progress < patience:
+        self.checkpoints.patience = best, waited + 1
+        if waited + 1 < patience:
             return False
         logger.info("The last %d validations (--patience) did not improve: training stops.", patience)
         return True

@@ -73,6 +73,7 @@ def restore(
 ) -> dict[str, Any] | None:
     """Brings a run to where a file was written; its `extra_state`. See `OFATrainer.load_checkpoint`."""
     state = _read(trainer, filename, None if reset_optimizer else trainer.get_model())
+    filename = state["read_from"]
     history, criterion = state["optimizer_history"] or [], trainer.get_criterion()
     try:
         if history and "num_updates" in history[-1]:
@@ -162,7 +163,7 @@ def read_for(cfg: DictConfig, vocab: Vocabulary, path: str, trained: nn.Module |
         if other is None:
             raise
         logger.warning("%s Resuming from %s.", error, other)
-        state = load_checkpoint(other)
+        state, path = load_checkpoint(other), str(other)
     if (card := Card.read(state, path)) is not None:
         given = f"--bpe-dir={cfg.task.bpe_dir}"
         advice = "pass the --bpe-dir, --code-dict-size and --num-bins it was trained with"
@@ -173,7 +174,7 @@ def read_for(cfg: DictConfig, vocab: Vocabulary, path: str, trained: nn.Module |
         state["last_optimizer_state"] = _fitted(saved, state["model"], trained, path)
     log_differences(cfg, state, path)
     _choose_weights(cfg, state, path)
-    return state
+    return {**state, "read_from": path}
 
 
 def _choose_weights(cfg: DictConfig, state: dict[str, Any], path: str) -> None:

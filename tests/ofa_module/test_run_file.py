@@ -85,6 +85,33 @@ def test_the_command_line_wins(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "choice, gone",
+    [
+        ("--optimizer=sgd", "adam_betas: (0.9, 0.98)"),
+        ("--lr-scheduler=fixed", "lr_scheduler: polynomial_decay\nwarmup_ratio: 0.1"),
+        ("--criterion=cross_entropy", "criterion: adjust_label_smoothed_cross_entropy\nlabel_smoothing: 0.1"),
+        ("--task=gigaword", "eval_bleu: false"),
+    ],
+)
+def test_flags_of_what_the_command_line_replaces_are_left_out(choice: str, gone: str, file: Path) -> None:
+    lines = [
+        line for line in file.read_text("utf-8-sig").splitlines() if line.split(":")[0].replace("-", "_") not in gone
+    ]
+    file.write_text("\n".join([*lines, gone]) + "\n")
+    train.parse_args([f"--config={file}"])
+    cfg = train.parse_args([f"--config={file}", choice])
+    name, value = choice.removeprefix("--").split("=")
+    assert cfg[name.replace("-", "_")]._name == value
+
+
+@pytest.mark.parametrize("flag", ["--update-freq=0", "--log-interval=0", "--update-freq=2,0"])
+def test_numbers_that_nothing_is_divided_by(flag: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.parse_args([f"--config={file}", flag])
+    assert f"{flag.split('=')[0]} 0: choose a number of at least 1." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "content, words",
     [
         ("batchsize: 8", "run.yaml, line 1: there is no flag 'batchsize'; the nearest flag is 'batch_size'"),

@@ -60,7 +60,6 @@ def test_decisions_are_those_of_fairseq(seed, monkeypatch):
     run = object.__new__(Run)
     run.cfg, run.checkpoints = cfg, Checkpoints(cfg.checkpoint)
     run.subsets = [] if cfg.dataset.disable_validation else ["valid"]
-    run._best_so_far, run._without_progress = None, 0
     scores = [rng.choice((1.0, 2.0, 3.0)) for _ in range(20)]
     theirs, ours = iter(scores), iter(scores)
     for updates in range(1, 10):
