@@ -225,7 +225,9 @@ def test_one_run_per_save_folder_and_ctrl_c(data, tmp_path, refused, capsys):
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
+    (tmp_path / "checkpoint_1_4.pt.tmp").write_text("half of it")  # as a kill during a save leaves it
     train.main(argv(data, tmp_path, "--max-update=1"))
+    assert not (tmp_path / "checkpoint_1_4.pt.tmp").exists()
     assert "This run is finished" in capsys.readouterr().out
 
     process = start_and_wait(data, tmp_path, "--num-workers=1")

@@ -248,3 +248,18 @@ def test_half(tmp_path, capsys):
     image = render(TASKS["caption"].row(2, 0, seed=1, size=96)[-1])
     whole, half = (OFAPredictor.load(path, device="cpu").caption(image) for path in (source, target))
     assert whole.text == half.text and whole.score == pytest.approx(half.score, rel=0.02)
+
+
+@pytest.mark.parametrize("target", ["b.pt", "b.safetensors", "hf"])
+def test_averaged_weights_are_converted_on_request(checkpoint, tmp_path, capsys, target):
+    average = {name: value + 1 for name, value in checkpoint["model"].items() if value.is_floating_point()}
+    average = {**checkpoint["model"], **average}
+    torch.save({**checkpoint, "extra_state": {"ema": average}}, tmp_path / "a.pt")
+    for flags, weights in (([], checkpoint["model"]), (["--ema"], average)):
+        assert main([str(tmp_path / "a.pt"), str(tmp_path / target), *flags]) == 0
+        assert ("is left out: pass --ema" in capsys.readouterr().out) == (not flags)
+        name = "encoder.layer_norm.weight"
+        assert torch.equal(load_checkpoint(tmp_path / target)["model"][name], weights[name])
+    torch.save(checkpoint, tmp_path / "plain.pt")
+    assert main([str(tmp_path / "plain.pt"), str(tmp_path / target), "--ema"]) == 2
+    assert "plain.pt holds no running average of the weights" in capsys.readouterr().err

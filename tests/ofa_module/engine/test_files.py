@@ -109,3 +109,21 @@ def test_the_first_start_and_the_next(tmp_path):
     Checkpoints(OmegaConf.merge(cfg, {"restore_file": "y.pt", "reset_optimizer": True})).restore(trainer)
     assert asked == [("x.pt", True, True, True), (f"{tmp_path}/checkpoint_last.pt", False, False, False),
                      ("y.pt", True, False, False)]  # fmt: skip
+
+
+@pytest.mark.parametrize("extra, patience", [({"patience": [0.5, 1]}, (0.5, 1)), ({}, (None, 0))])
+def test_patience_goes_on(extra, patience, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(files, "save_checkpoint", lambda state, path: kept.append(state["extra_state"]["patience"]))
+    monkeypatch.setattr(files, "link_or_copy", lambda *_: None)
+    content = {"best": 1.0, "train_iterator": {"epoch": 1}, **extra}
+    iterator = SimpleNamespace(epoch=1, load_state_dict=lambda _: None, end_of_epoch=lambda: True, state_dict=dict)
+    trainer = SimpleNamespace(
+        load_checkpoint=lambda *_, **__: content, get_train_iterator=lambda _: iterator, end_epoch=lambda _: None,
+        get_num_updates=lambda: 3, is_data_parallel_master=True, state_dict=lambda: {"extra_state": {}},
+    )  # fmt: skip
+    checkpoints = Checkpoints(train.parse_args([*ARGV, f"--save-dir={tmp_path}"]).checkpoint)
+    checkpoints.restore(trainer)
+    assert checkpoints.patience == patience
+    checkpoints.save(trainer, iterator, None)
+    assert kept == [list(patience)]
