@@ -1,5 +1,6 @@
 """Command lines of train.py and evaluate.py: fairseq's parsers, checked early, with one-sentence errors."""
 
+import _thread
 import argparse
 import ast
 import logging
@@ -235,7 +236,8 @@ def _logged(program: Callable[[DictConfig], None], log_file: str | None, logging
 class Interruption:
     """Inside, a first Ctrl-C raises KeyboardInterrupt and is remembered (`asked`); a second one ends the process.
 
-    A process that was started to ignore Ctrl-C (in the background of a script) keeps ignoring it.
+    A process that was started to ignore Ctrl-C (in the background of a script) keeps ignoring it. What Python ignores,
+    an exception in a finalizer or while a process is forked, is raised again.
     """
 
     asked = False
@@ -243,14 +245,24 @@ class Interruption:
     def __enter__(self) -> None:
         main = threading.current_thread() is threading.main_thread()
         self._before = signal.getsignal(signal.SIGINT) if main else None
+        self._hook = sys.unraisablehook
         if self._before not in (None, signal.SIG_IGN):
             signal.signal(signal.SIGINT, self._stop)
+            sys.unraisablehook = self._again
 
     def _stop(self, *_: Any) -> None:
         self.asked = True
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise KeyboardInterrupt
 
+    def _again(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            self._hook(unraisable)
+        elif threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._stop)
+            _thread.interrupt_main()
+
     def __exit__(self, *_: Any) -> None:
+        sys.unraisablehook = self._hook
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)

@@ -3,8 +3,10 @@
 import io
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,3 +105,23 @@ def test_imports_configure_no_logging(program):
     """Not even those of fairseq's modules that do so themselves; for the core see `test_layers`."""
     code = f"import logging, {program}; assert not logging.root.handlers and logging.root.level == logging.WARNING"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_an_interrupt_that_python_ignores_comes_again(cfg, capsys):
+    """As in a finalizer, or in what runs when a process is forked."""
+
+    class Finalized:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def program(_):
+        made = Finalized()
+        del made
+        for _ in range(1000):
+            time.sleep(0.001)
+        raise AssertionError("the interrupt was lost")
+
+    hook = sys.unraisablehook
+    with pytest.raises(SystemExit, match="130"):
+        cli.run(program, cfg)
+    assert "interrupted." in capsys.readouterr().err and sys.unraisablehook is hook
