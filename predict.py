@@ -364,6 +364,8 @@ def _report(args: argparse.Namespace, counts: "Sequence[Counts]", finished: int 
     written, skipped = sum(c.written for c in counts), sum(c.skipped for c in counts)
     before = finished + sum(c.before for c in counts)
     print(f"{written} written, {skipped} skipped, {before} there before.", file=sys.stderr)
+    if before and not written:
+        print(f"{args.output} is as it was: name another file for another question or model.", file=sys.stderr)
     if args.json:
         seconds = max(c.seconds for c in counts)
         summary = {

@@ -1,6 +1,5 @@
 """Command lines of train.py and evaluate.py: fairseq's parsers, checked early, with one-sentence errors."""
 
-import _thread
 import argparse
 import ast
 import logging
@@ -258,11 +257,12 @@ class Interruption:
     def _again(self, unraisable: "sys.UnraisableHookArgs") -> None:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             self._hook(unraisable)
-        elif threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._stop)
-            _thread.interrupt_main()
+        else:  # not at once: what ignored this one may not have ended yet
+            signal.signal(signal.SIGALRM, self._stop)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
 
     def __exit__(self, *_: Any) -> None:
         sys.unraisablehook = self._hook
         if self._before is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGINT, self._before)

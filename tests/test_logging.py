@@ -121,7 +121,8 @@ def test_an_interrupt_that_python_ignores_comes_again(cfg, capsys):
             time.sleep(0.001)
         raise AssertionError("the interrupt was lost")
 
-    hook = sys.unraisablehook
+    hook, before = sys.unraisablehook, signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(SystemExit, match="130"):
         cli.run(program, cfg)
+    signal.signal(signal.SIGINT, before)  # ignored where the tests run in the background of a script
     assert "interrupted." in capsys.readouterr().err and sys.unraisablehook is hook
