@@ -366,6 +366,14 @@ def stoppable(task, run, tmp_path):
     return lambda *more: run(task, tmp_path / "rows.tsv", cols, *flags, *more, **own)
 
 
+def stopped_part(start, stop_after, number, tmp_path):
+    """The file that a run leaves which is stopped at its batch of this number."""
+    stop_after(number)
+    with pytest.raises(SystemExit, match="130"):
+        start()
+    return tmp_path / "test_predict.json.parts" / "000001.jsonl"
+
+
 def written(tmp_path):
     return [(tmp_path / f"test_{kind}.json").read_bytes() for kind in ("predict", "scores")]
 
@@ -379,10 +387,7 @@ def test_a_stopped_run_goes_on_with_the_rows_that_are_left(task, run, stop_after
     for number in (1, len(whole) - 1):
         for path in tmp_path.glob("test_*.json"):
             path.unlink()
-        stop_after(number)
-        with pytest.raises(SystemExit, match="130"):
-            start()
-        part = tmp_path / "test_predict.json.parts" / "000001.jsonl"
+        part = stopped_part(start, stop_after, number, tmp_path)
         assert part.read_bytes().count(b"\n") == 1 + number and not list(tmp_path.glob("test_*.json"))
         part.write_bytes(part.read_bytes() + b'{"read": [0')  # as a kill leaves it
         rest = stop_after(None)
@@ -393,10 +398,7 @@ def test_a_stopped_run_goes_on_with_the_rows_that_are_left(task, run, stop_after
 
 def test_what_another_run_left_is_not_used(run, stop_after, tmp_path, capfd):
     start = stoppable("refcoco", run, tmp_path)
-    stop_after(2)
-    with pytest.raises(SystemExit, match="130"):
-        start()
-    part = tmp_path / "test_predict.json.parts" / "000001.jsonl"
+    part = stopped_part(start, stop_after, 2, tmp_path)
     damaged = part.read_bytes() + b'{"read": [5]}\n'
     answered = stop_after(None)
     start("--seed=7")
@@ -417,10 +419,7 @@ def test_rows_that_two_runs_have_read_count_once(run, stop_after, tmp_path):
     stop_after(None)
     start()
     expected = written(tmp_path)
-    stop_after(3)
-    with pytest.raises(SystemExit, match="130"):
-        start()
-    part = tmp_path / "test_predict.json.parts" / "000001.jsonl"
+    part = stopped_part(start, stop_after, 3, tmp_path)
     (part.parent / "000002.jsonl").write_bytes(part.read_bytes())
     (part.parent / "000003.jsonl").mkdir()
     stop_after(None)
@@ -430,10 +429,7 @@ def test_rows_that_two_runs_have_read_count_once(run, stop_after, tmp_path):
 
 def test_rows_of_another_file_are_damage(run, stop_after, tmp_path, capfd):
     start = stoppable("caption", run, tmp_path)
-    stop_after(1)
-    with pytest.raises(SystemExit, match="130"):
-        start()
-    part = tmp_path / "test_predict.json.parts" / "000001.jsonl"
+    part = stopped_part(start, stop_after, 1, tmp_path)
     part.write_text(part.read_text().replace('"read": [0]', '"read": [0, 9999]'))
     stop_after(None)
     with pytest.raises(SystemExit, match="2"):
