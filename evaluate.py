@@ -320,7 +320,7 @@ def _report(cfg: DictConfig, task: OFATask, share: Share, subset: str) -> None:
     """Gathers all processes' answers; rank 0 writes predictions and scores and prints the scores."""
     folder = Path(cfg.common_eval.results_path)
     for message in share.skipped:
-        logger.warning("skipped %s", message)
+        logger.warning("skipped %s.", message)
     missing, unscored = (sum(gather_objects(count)) for count in (len(share.skipped), share.unscored))
     file, count = folder / f"{subset}_predict.json", len(task.dataset(subset))
     records = write_predictions([(row, record) for row, record, _ in share.answers], file, count, missing)

@@ -16,7 +16,7 @@ from typing import Any
 from data.named_rows import Table
 from data.row_index import ChangedFileError, Stamp, cache_folder, stamp_of
 from data.table_files import FOLDER, SAVED, source_files
-from utils.errors import UserError, one_sentence
+from utils.errors import UserError, one_sentence, shortened
 from utils.files import atomic_write
 
 
@@ -70,6 +70,16 @@ class ArrowTable(Table):
                 values[name] = labels[number] if 0 <= number < len(labels) else None
         return {column: _field(values, column) for column in self.source.values()}
 
+    def place(self, row: int) -> str:
+        """What messages call the row: its number from 1 and, if it has one, the name of its image file."""
+        try:
+            image = self.record(row).get(self.source.get("image", ""))
+        except ValueError:
+            image = None
+        name = str((image.get("path") or "") if isinstance(image, dict) else "")
+        name = name.removeprefix(os.path.join(os.path.abspath(self.path), ""))
+        return f"row {row + 1} ({shortened(name, 300)})" if name else f"row {row + 1}"
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_parts": []}
 
@@ -102,19 +112,31 @@ def _load(path: str) -> tuple[Any, dict[str, Stamp | None]]:
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # which would ask the network
     if not os.isatty(2):
         datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # errors are raised, and would be said twice
     sources = {name: _stamp(name) for name in files}
     patterns = [os.path.join(escape(os.path.abspath(path)), "**")] if reader == FOLDER else list(map(escape, files))
     options: dict[str, Any] = {"drop_labels": False} if reader == FOLDER else {}  # classes also where there is one
     try:
+        if reader == "parquet" and not (patterns := [escape(name) for name in files if _has_rows(name)]):
+            raise UserError(f"{path} has no rows; check how it was made.")
         if reader == SAVED:
             return datasets.load_from_disk(path, keep_in_memory=False), sources
         options |= {"cache_dir": str(cache_folder() / "datasets"), "keep_in_memory": False}
         return datasets.load_dataset(reader, data_files={"rows": patterns}, split="rows", **options), sources
+    except UserError:
+        raise
     except Exception as error:  # of any library
         cause = error.__cause__ or error
         advice = "set OFA_CACHE to a folder" if isinstance(cause, OSError) and cause.errno else "check how it was made"
         reason = one_sentence(cause).rstrip(".")
         raise UserError(f"{path} cannot be read as {reader} ({reason}): {advice}.") from error
+
+
+def _has_rows(path: str) -> bool:
+    """Whether a Parquet file has rows, without which the library does not read it."""
+    import pyarrow.parquet
+
+    return int(pyarrow.parquet.read_metadata(path).num_rows) > 0
 
 
 def write_parquet(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:

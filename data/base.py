@@ -168,7 +168,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
             return self._sample(index)
         except BadRowError as error:
             if self.config.skip_bad_rows:
-                return SkippedRow(str(error))
+                return SkippedRow(error.fault)
             raise
 
     def image(self, column: str | bytes) -> Image.Image:
@@ -209,7 +209,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
             sample = self._encode(index, example)
             self._check_length(sample)
         if self._image_notes:
-            row = f"{self.rows.path}, line {self.rows.line(index)}"
+            row = f"{self.rows.path}, {self.rows.place(index)}"
             sample["image_notes"] = [f"{row}: {note}" for note in sorted(self._image_notes)]
         return sample
 
@@ -236,7 +236,7 @@ class OFADataset(Dataset[Sample | SkippedRow], ABC):
         except UserError:
             raise
         except ValueError as error:
-            raise BadRowError(self.rows.path, self.rows.line(index), str(error)) from error
+            raise BadRowError(self.rows.path, self.rows.place(index), str(error)) from error
 
     def _encode(self, index: int, example: Example) -> Sample:
         if isinstance(example.image, bytes):

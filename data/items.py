@@ -236,7 +236,7 @@ def _rows(
     from data.images import image_file  # brings torch, for which a wrong path shall not wait
 
     for number in numbers:
-        item = Item(f"{rows.path}, line {rows.line(number)}")
+        item = Item(f"{rows.path}, {rows.place(number)}")
         try:
             values: dict[str, Any] = dict(zip(names, rows[number], strict=False))
             item.id = values.pop("id", None)

@@ -19,7 +19,7 @@ from utils.files import read_file
 LONGEST_PATH = 1024  # characters
 URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # with one slash too: `Path` drops the second
 SHOWN = 20  # columns that a message lists
-_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)  # base64 is often too long for a name
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)  # base64 is often too long for a name
 
 
 class Table(NumberedRows):
@@ -92,7 +92,7 @@ class Table(NumberedRows):
         except UserError:  # of the file, not of the row: it is not to be skipped
             raise
         except ValueError as error:
-            raise BadRowError(self.path, self.line(number), str(error)) from error
+            raise BadRowError(self.path, self.place(number), str(error)) from error
 
     def _value(self, name: str, value: Any, row: int) -> str | bytes | int:
         if value is None or value != value:  # NaN, as pandas writes what is missing
@@ -118,7 +118,7 @@ def image_of(value: Any, root: Path) -> str | bytes:
         return value
     if not isinstance(value, str):
         raise ValueError(f"the image is of the type {type(value).__name__}: write a path, base64 or encoded bytes")
-    if len(value) > LONGEST_PATH or value[:5].lower() == "data:":
+    if len(value) > LONGEST_PATH or value[:5].lower() == "data:" or not value.strip():
         return value
     if URL.match(value.strip()):
         raise ValueError(f"the image {quoted(value)} is a URL: download it and write the path of the file")
@@ -129,7 +129,8 @@ def image_of(value: Any, root: Path) -> str | bytes:
             return read_file(place)
         except (OSError, ValueError) as error:
             if getattr(error, "errno", None) not in _NO_FILE:
-                raise ValueError(f"the image {shown} cannot be read ({error!s:.80})") from error
+                reason = getattr(error, "strerror", None) or f"{error!s:.80}"
+                raise ValueError(f"the image {shown} cannot be read ({reason})") from error
     if PATH.fullmatch(value.strip()):
         raise ValueError(f"there is no image {shown}: correct the path or the folder that paths start from")
     return value

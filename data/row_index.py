@@ -59,6 +59,9 @@ class Rows(Protocol):
     def line(self, row: int) -> int:
         """Number of the row's line, from 1."""
 
+    def place(self, row: int) -> str:
+        """What messages call the row, such as `line 3`."""
+
     def other_format(self) -> str | None:
         """What the file seems to be in place of what it should be."""
 
@@ -95,6 +98,10 @@ class NumberedRows(ABC):
     def line(self, row: int) -> int:
         """Number of the row's line, from 1."""
         return row + 1
+
+    def place(self, row: int) -> str:
+        """What messages call the row."""
+        return f"line {self.line(row)}"
 
 
 class IndexedFile(NumberedRows):

@@ -71,7 +71,7 @@ def answer_ids(sample: Sample) -> Tensor:
 
 
 class SkippedRow(NamedTuple):
-    """Takes the place of a sample whose row is bad, so that the batch can count it."""
+    """Takes the place of a sample whose row is bad, so that the batch can count it; the message gives no advice."""
 
     message: str
 

@@ -42,6 +42,10 @@ class CsvTable(Table, IndexedFile):
         """The first line, which also tells the delimiter."""
         try:
             text = _decoded(self._read(0))
+            if "\r" in text.partition('"')[0]:
+                raise UserError(
+                    f"{self.path} has lines that end in CR alone, as on old Macs: save it with LF or CR-LF."
+                )
             self.delimiter = max(DELIMITERS, key=text.count)
             names = [name.strip() for name in self._split(text)]
             if not any(names):
@@ -94,7 +98,7 @@ class PathTsv(TsvFile):
         try:
             values[self._image : self._image + 1] = [image_of(v, self._root) for v in values[self._image :][:1]]
         except ValueError as error:
-            raise BadRowError(self.path, self.line(self.number(row)), str(error)) from error
+            raise BadRowError(self.path, self.place(self.number(row)), str(error)) from error
         return tuple(values)
 
 

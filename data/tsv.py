@@ -39,14 +39,14 @@ class TsvFile(IndexedFile):
         count, width = len(fields), self._width
         if count < width or (self.columns is None and count > width):
             rule = f"the first row {width}" if self.columns is None else f"the selected ones need {width}"
-            raise BadRowError(self.path, number + 1, f"the row has {count} columns, {rule}")
+            raise BadRowError(self.path, self.place(number), f"the row has {count} columns, {rule}")
         texts = []
         for column in range(width) if self.columns is None else self.columns:
             try:
                 texts.append(fields[column].decode("utf-8"))
             except UnicodeDecodeError as error:
                 reason = f"column {column} is not UTF-8 at its byte {error.start}"
-                raise BadRowError(self.path, number + 1, reason) from None
+                raise BadRowError(self.path, self.place(number), reason) from None
         return tuple(texts)
 
     def other_format(self) -> str | None:

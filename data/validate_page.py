@@ -18,7 +18,7 @@ from data.images import normalisation
 from data.sample import Sample, SkippedRow, answer_ids
 from data.text import Vocabulary
 from data.validate_report import Report
-from utils.errors import ADVICE, UserError, one_sentence
+from utils.errors import UserError, one_sentence
 from utils.files import atomic_write
 
 ROWS = 24  # that are shown
@@ -69,11 +69,11 @@ def write_page(report: Report, dataset: OFADataset, path: Path) -> None:
 
 
 def _row(dataset: OFADataset, row: int) -> str:
-    sample, line = dataset[row], f"line {dataset.rows.line(row)}"
+    sample, place = dataset[row], dataset.rows.place(row)
     if isinstance(sample, SkippedRow):
-        reason = sample.message.removesuffix(ADVICE).removeprefix(f"{dataset.rows.path}, {line}: ")
-        return f'<div class="row bad"><h3>{line}</h3><div class="wrong">{_text(reason)}</div></div>'
-    parts = [f"<h3>{line}, id {_text(sample['id'])}</h3>"]
+        reason = sample.message.removeprefix(f"{dataset.rows.path}, {place}: ")
+        return f'<div class="row bad"><h3>{_text(place)}</h3><div class="wrong">{_text(reason)}</div></div>'
+    parts = [f"<h3>{_text(place)}, id {_text(sample['id'])}</h3>"]
     for one in (sample, sample.get("second")):
         if one is not None:
             parts.append(_picture(dataset, one) if one is sample else "")

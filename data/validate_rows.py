@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from data.base import OFADataset
 from data.images import Decoded, image_file
 from data.sample import Example, Sample, SkippedRow, answer_ids
-from utils.errors import ADVICE, UserError, quoted
+from utils.errors import UserError, quoted
 
 BATCH = 32  # rows that a process hands over together
 UNLIMITED = 10**9
@@ -80,13 +80,13 @@ class _Checked(Dataset[Found]):
         item = self.dataset[index]
         images, words = tuple(self.images), list(unknown)
         if isinstance(item, SkippedRow):
-            return Found(item.message.removesuffix(ADVICE), [], images=images)
+            return Found(item.message, [], images=images)
         answers = item["extras"].get("ref_dict")
         answer = max(answers, key=answers.get) if answers else None
         outside = answer is not None and bool(item["target"].eq(self.dataset.vocab.pad).all())
         message = min(item.get("image_notes", ()), default=None)
         if outside:  # evaluation tolerates it, a check reports it
-            place = f"{self.dataset.rows.path}, line {self.dataset.rows.line(index)}"
+            place = f"{self.dataset.rows.path}, {self.dataset.rows.place(index)}"
             message = f"{place}: the answer {quoted(answer)} is not in the answer set"
         return Found(message, words, item["id"], images, *self._lengths(index, item), answer, outside)
 

@@ -45,26 +45,28 @@ class ItemError(UserError):
     """One of several items cannot be answered; the others can."""
 
 
-ADVICE = "; correct the row or pass --skip-bad-rows."
-
-
 class BadRowError(UserError):
     """A row of a data file that cannot become a sample.
 
     Args:
         path: the data file; or the whole message, when a data loader's worker process hands the error on.
-        line: line number in it, counted from 1.
+        place: the row in it, such as `line 3`.
         reason: what is wrong, without a full stop.
     """
 
-    def __init__(self, path: str, line: int = 0, reason: str = "") -> None:
-        super().__init__(path, line, reason)
-        self.path, self.line, self.reason = path, line, reason
+    def __init__(self, path: str, place: str = "", reason: str = "") -> None:
+        super().__init__(path, place, reason)
+        self.path, self.place, self.reason = path, place, reason
+
+    @property
+    def fault(self) -> str:
+        """The message without advice, for a row that is skipped."""
+        return shortened(f"{self.path}, {self.place}: {self.reason}")
 
     def __str__(self) -> str:
-        if not self.line:
+        if not self.place:
             return self.path
-        return shortened(f"{self.path}, line {self.line}: {self.reason}{ADVICE}")
+        return shortened(f"{self.path}, {self.place}: {self.reason}; correct the row or pass --skip-bad-rows.")
 
 
 def one_sentence(error: BaseException) -> str:

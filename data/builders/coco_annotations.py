@@ -194,23 +194,39 @@ class Annotations:
     def add_questions(self, questions: Path, annotations: Path | None) -> None:
         """Both files of VQA: the questions, and annotations with the answers of several people, if there are any."""
         texts: dict[Hashable, str] = {}
+        images: dict[Hashable, Any] = {}
+        named, answered = set[Hashable](), set[Hashable]()
 
         def add_text(_: int, entry: dict[str, Any]) -> None:
-            text = texts[entry["question_id"]] = _words(entry["question"], "question")
+            name, text = entry["question_id"], _words(entry["question"], "question")
+            if name in texts:
+                raise ValueError(f"a question before has the question_id {quoted(name)} too")
+            texts[name], images[name] = text, entry.get("image_id")
             if annotations is None:
-                self._image(entry).questions.append(Question(str(entry["question_id"]), text, {}))
+                self._image(entry).questions.append(Question(str(name), text, {}))
 
         def add(_: int, entry: dict[str, Any]) -> None:
             name = entry["question_id"]
+            named.add(name)
             if name not in texts:
-                raise ValueError(f"there is no question {quoted(name)}")
+                raise ValueError(f"{questions.name}, whose answers these should be, has no question {quoted(name)}")
+            if name in answered:
+                raise ValueError(f"an annotation before has the question_id {quoted(name)} too")
+            if images[name] not in (None, entry["image_id"]):
+                raise ValueError(
+                    f"its image_id is {quoted(entry['image_id'])}, and {quoted(images[name])} that of its question"
+                )
             answers = soft_scores(_clean(answer["answer"]) for answer in entry["answers"])
             kind = answer_kind(texts[name], entry.get("question_type") or "", entry.get("answer_type") or "")
             self._image(entry).questions.append(Question(str(name), texts[name], answers, kind))
+            answered.add(name)
 
         self._each(questions, self._open(questions), "questions", add_text)
-        if annotations is not None:
-            self._each(annotations, self._open(annotations), "annotations", add)
+        if annotations is None:
+            return
+        self._each(annotations, self._open(annotations), "annotations", add)
+        if left := len(texts.keys() - named):
+            print(f"Questions of {questions} that are left out, since {annotations} has no annotation of them: {left}.")
 
     def _content(self, path: Path) -> Any:
         return self._contents.pop(path) if path in self._contents else read_content(path)

@@ -134,7 +134,7 @@ def _fields(file: Rows, row: int) -> tuple[Any, ...]:
     try:
         return file[row]
     except BadRowError as error:  # its advice names a flag of the trainer
-        raise ItemError(f"{error.path}, line {error.line}: {error.reason}; correct the row.") from error
+        raise ItemError(f"{error.path}, {error.place}: {error.reason}; correct the row.") from error
 
 
 def _check_unique(ids: Sequence[str], source: str) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -71,7 +72,7 @@ class DataFile(NamedTuple):
         """The row of an entry; ValueError if its image or box cannot be used."""
         values = {**entry.values, **(self.extra(entry) if self.extra else {})}
         if entry.image is not None and "image" in self.kind.names:
-            stored = _load(entry.image, self.is_tsv)
+            stored = (_in_base64 if self.is_tsv else _at_its_path)(entry.image)
             values["image"] = stored.text
             if entry.box is not None:
                 values["box"] = stored.box(entry.box)
@@ -87,30 +88,41 @@ class DataFile(NamedTuple):
         return "\t".join(columns.get(n, "") for n in range(max(self.kind.columns.values()) + 1)).encode() + b"\n"
 
 
-@lru_cache(maxsize=2 * BATCH)
-def _load(path: Path, in_base64: bool) -> Stored:
-    """An image's size, and its path or base64; ValueError if it is no image."""
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Errors inside are ValueErrors that name the image."""
     try:
-        if in_base64:
-            data = read_file(path)
-            return Stored(base64.urlsafe_b64encode(data).decode(), *image_size(data))
-        with open(path, "rb") as file:
-            head = file.read(HEAD)
-            try:
-                size = image_size(head)
-            except ValueError:  # some formats say it at the end
-                size = image_size(head + file.read())
+        yield
     except OSError as error:
         raise ValueError(f"the image {str(path)!r} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: {error}") from error
+
+
+@lru_cache(maxsize=2 * BATCH)
+def _in_base64(path: Path) -> Stored:
+    """An image's base64 and size; ValueError if it is no image."""
+    with _reading(path):
+        data = read_file(path)
+        return Stored(base64.urlsafe_b64encode(data).decode(), *image_size(data))
+
+
+@cache
+def _at_its_path(path: Path) -> Stored:
+    """An image's path and size; ValueError if it is no image."""
+    with _reading(path), open(path, "rb") as file:
+        head = file.read(HEAD)
+        try:
+            size = image_size(head)
+        except ValueError:  # some formats say it at the end
+            size = image_size(head + file.read())
     return Stored(os.path.abspath(path), *size)
 
 
 def unreadable(path: Path) -> str:
     """Why the file of an image cannot be used, or ''."""
     try:
-        _load(path, in_base64=False)
+        _at_its_path(path)
     except ValueError as error:
         return str(error)
     return ""

@@ -23,6 +23,7 @@ from utils.files import json_object, read_text, text_lines
 Split = dict[str, list[Entry]]
 Layouts = Mapping[str, Callable[[Any], bool]]
 SPLITS = ("train", "val", "test")
+LISTS = ("images", "annotations", "questions", "categories")  # what holds entries in all layouts
 LOOKED_AT = 20  # entries of a list that tell what a file is
 KARPATHY = {"restval": "train"}  # images that belong to training since COCO's validation images were shared out
 
@@ -34,6 +35,9 @@ def given(flags: argparse.Namespace) -> dict[str, list[Path]]:
     if splits[""] and any(splits[split] for split in SPLITS):
         raise UserError("--annotations names the splits itself: leave --train, --val and --test out.")
     found = {split: paths for split, paths in splits.items() if paths}
+    for split, paths in found.items():
+        if repeated := [path for path in paths if paths.count(path) > 1]:
+            raise UserError(f"--{split or 'annotations'} names {repeated[0]} twice: leave one out.")
     if not found:
         raise UserError("There is nothing to build from: name files with --train, --val or --test.")
     return found
@@ -89,8 +93,10 @@ REFS: Layouts = {
 
 def layout(path: Path, content: Any, known: Layouts) -> str:
     """The first of the known layouts that a file has; UserError that says what it has instead."""
+    entries = content if isinstance(content, dict) else {}
+    wrong = [key for key in LISTS if not isinstance(entries.get(key, []), list)]
     for name, test in known.items():
-        if test(content):
+        if test(content) and not wrong:
             return name
     found = _shown(content)
     if isinstance(content, dict) and content:

@@ -29,7 +29,7 @@ def example_batch(task: Any, rows: int) -> Any:
     positions for them, and an answer is the longest of the answer set. Of tasks whose rows this does not know, such as
     pretraining, it is the first batch of the data file.
     """
-    problem = BadRowError("", 0, "--max-src-length and --max-tgt-length are 0")
+    problem = BadRowError("", reason="--max-src-length and --max-tgt-length are 0")
     length = max(task.cfg.max_src_length, task.cfg.max_tgt_length)
     while length and hasattr(task, "row"):
         for label in LABELS:
@@ -45,7 +45,7 @@ def example_batch(task: Any, rows: int) -> Any:
     batches = task.get_batch_iterator(task.dataset("train"), max_sentences=rows)
     batch, messages = without_skipped(batches.first_batch)
     if not batch:
-        raise UserError(f"No row of the batch can be read: {messages[0]}")
+        raise UserError(f"No row of the batch can be read: {messages[0]}.")
     return batch
 
 

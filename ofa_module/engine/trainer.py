@@ -171,7 +171,7 @@ class OFATrainer:
         """The batch that processes without data run; it must hold a good row."""
         good, messages = without_skipped(batch)
         if not good:
-            raise UserError(f"No row of the batch can be read: {messages[0]}")
+            raise UserError(f"No row of the batch can be read: {messages[0]}.")
         self._dummy = good
 
     def _prepare_sample(self, sample: Any) -> tuple[Any, bool]:
@@ -179,7 +179,7 @@ class OFATrainer:
         if sample:
             sample, messages = without_skipped(sample)
             for message in messages:
-                logger.warning("skipped %s", message)
+                logger.warning("skipped %s.", message)
             if messages:
                 self.skipped_rows += len(messages)
                 metrics.log_scalar("skipped_rows", self.skipped_rows, weight=0)

@@ -90,7 +90,7 @@ def test_bad_row_names_file_line_and_reason(tmp_path: Path, vocab: Vocabulary, n
     dataset = captions(tmp_path, vocab, [f"4\ta cap\t{png()}", BAD_ROWS[name], f"6\ta hat\t{png()}"])
     with pytest.raises(BadRowError) as caught:
         dataset[1]
-    assert caught.value.line == 2 and caught.value.path.endswith("rows.tsv") and caught.value.reason
+    assert caught.value.place == "line 2" and caught.value.path.endswith("rows.tsv") and caught.value.reason
     assert "rows.tsv, line 2: " in str(caught.value) and "--skip-bad-rows" in str(caught.value)
     assert [good(dataset, index)["id"] for index in (0, 2)] == ["4", "6"]
     assert good(dataset, 2)["row"] == 2

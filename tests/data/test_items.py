@@ -52,7 +52,7 @@ def test_tables_have_the_keys_of_jsonl(kind, tmp_path, rows):
     assert [Path(x).read_bytes() if isinstance(x, str) else x for x in images] == [b"an image"] * 2
     assert one.values["question"] == "what,\nwhere?" and three.values.keys() == {"image"}
     if kind not in ("jsonl", "json"):  # whose images are read later
-        assert two.where.endswith(f"line {4 if kind == 'csv' else 2}") and "there is no image" in two.problem
+        assert two.where.endswith("line 4" if kind == "csv" else "row 2") and "there is no image" in two.problem
     texts = open_it(path, names=("id", "question"), **options)
     assert [item.values.get("question") for item in texts.read()] == ["what,\nwhere?", "who?", None]
     if kind not in ("jsonl", "json"):

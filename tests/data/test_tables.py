@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Features, Value, disable_progress_bars
@@ -147,7 +148,7 @@ def test_one_engine_reads_all(kind, tmp_path, vocab):
     dataset = CaptionDataset(rows, vocab, config, "train")
     with pytest.raises(IndexError):
         rows[9]
-    with pytest.raises(BadRowError, match=re.escape(f"{rows.path}, line {rows.line(4)}: ")):
+    with pytest.raises(BadRowError, match=re.escape(f"{rows.path}, {rows.place(4)}: ")):
         CaptionDataset(rows, vocab, replace(config, skip_bad_rows=False), "train")[4]
     plan = plan_batches(len(dataset), 2, 0, 1, seed=3, epoch=2, shuffle=True)
     rest = plan_batches(len(dataset), 2, 0, 1, seed=3, epoch=2, shuffle=True, read=[Read(1, 2, 2)])
@@ -158,7 +159,7 @@ def test_one_engine_reads_all(kind, tmp_path, vocab):
         for numbers, samples in zip(batches, loader, strict=True):
             for number, sample in zip(numbers, samples, strict=True):
                 if number == 4:
-                    assert isinstance(sample, SkippedRow) and "line" in sample.message
+                    assert isinstance(sample, SkippedRow) and rows.place(4) in sample.message
                 else:
                     assert sample["id"] == f"n{number}"
                     assert torch.equal(sample["patch_image"], expected[number]["patch_image"])
@@ -213,7 +214,7 @@ def test_folders_of_images(table, classes, tmp_path):
     rows = open_rows(str(tmp_path / "a"), None, TASKS["image_classify"], options(columns=columns))
     assert [rows[i] for i in range(classes)] == [(png(number), name) for number, name in enumerate(names)]
     min((tmp_path / "a").rglob("*.*g")).unlink()
-    with pytest.raises(BadRowError, match="line 1: there is no image"):
+    with pytest.raises(BadRowError, match=r"row 1 \((photos/00000 test\.jpg|cat/test_0\.png)\): there is no image"):
         rows[0]
 
 
@@ -321,8 +322,8 @@ GOOD = GOOD_ROWS[0]
     [
         ({"image": "b.png"}, "line 1: there is no image '.*b.png': correct the path"),
         ({"image": "https://x.org/b.png"}, "is a URL: download it"),
-        ({"image": "."}, "there is no image|not valid base64"),
-        ({"image": "folder.png"}, "there is no image"),
+        ({"image": "."}, "not valid base64|Is a directory"),
+        ({"image": "folder.png"}, r"the image .*folder\.png. cannot be read .Is a directory"),
         ({"image": 5}, "the image is of the type int"),
         ({"image": "\0.png"}, "cannot be read|there is no image"),
         ({"caption": None}, "there is no 'caption'"),
@@ -350,6 +351,11 @@ def test_bad_rows_name_file_line_and_reason(change, words, tmp_path):
     [
         ("a.csv", "id,file,caption\n1,a.png,x\n", "no column 'image'.*--columns=image=NAME.*'id', 'file', 'caption'"),
         ("a.csv", "id,image,caption\n", "has a header and no rows"),
+        (
+            "a.csv",
+            "id,image,caption\r1,a.png,a cat\r",
+            "has lines that end in CR alone, as on old Macs: save it with LF",
+        ),
         ("a.csv", "id,image,image\n1,a,b\n", "two columns 'image'"),
         ("a.csv", "", "has no rows"),
         ("a.csv", "\nid,image,caption\n1,a,b\n", r"a\.csv, line 1: the line is empty; write the names"),
@@ -371,6 +377,20 @@ def test_bad_files(name, text, words, tmp_path):
         open_rows(str(tmp_path / name), None, TASKS["caption"], options())
 
 
+def test_parquet_files_without_rows(tmp_path, capfd):
+    rows = captions(3)
+    whole, empty = write_source("shards", tmp_path, rows), write_source("parquet", tmp_path, rows)
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(empty).slice(0, 0), empty)
+    with pytest.raises(UserError, match=r"a\.parquet has no rows; check how it was made\.$"):
+        open_captions("parquet", empty)
+    empty.rename(whole / "train-00007.parquet")
+    assert [open_captions("shards", whole)[n][0] for n in range(3)] == ["n0", "n1", "n2"]
+    (whole / "train-00007.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="cannot be read as parquet .*: check how it was made"):
+        open_captions("shards", whole)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("text", ['1,"a', '1,a"b"', "1", "1,2,3"])
 def test_bad_lines_of_csv(text, tmp_path):
     (tmp_path / "a.csv").write_text(f"article,summary\nx,y\n{text}\n")
@@ -378,7 +398,7 @@ def test_bad_lines_of_csv(text, tmp_path):
     assert table[0] == ("x", "y")
     with pytest.raises(BadRowError, match=r"a\.csv, line 3: the row "):
         if table[1] == ("1", 'a"b"'):  # which Python takes
-            raise BadRowError(table.path, 3, "the row is read")
+            raise BadRowError(table.path, "line 3", "the row is read")
 
 
 def test_a_quote_inside_a_value_does_not_hide_rows(tmp_path):

@@ -137,7 +137,7 @@ def test_wrong_number_of_columns(tmp_path):
     for row, count in ((1, 0), (3, 2)):
         with pytest.raises(BadRowError, match=f"has {count} columns, the selected ones need 3") as caught:
             file[row]
-        assert (caught.value.path, caught.value.line) == (file.path, row + 1)
+        assert (caught.value.path, caught.value.place) == (file.path, f"line {row + 1}")
 
 
 def test_all_columns_must_be_as_many_as_in_the_first_row(tmp_path):

@@ -96,7 +96,7 @@ def run(task: str, count: int, seed: int, folder: Path, vocab: Vocabulary) -> tu
             found["good"] += 1
         except BadRowError as error:
             found["named"] += 1
-            if error.line != number + 1 or "\n" in str(error) or len(str(error)) > 1000:
+            if error.place != f"line {number + 1}" or "\n" in str(error) or len(str(error)) > 1000:
                 wrong.append(f"{task}, row {number + 1}: {str(error)!r:.300}")
         except Exception as error:
             text = re.sub(r"\s+", " ", str(error))

@@ -259,6 +259,39 @@ def test_soft_scores_and_the_most_frequent_answers(folder, capsys):
     assert found == {"red": 0, "no": 1}
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"question_id": 101}, "a.json, annotations[2]: an annotation before has the question_id 101 too"),
+        ({"image_id": 1}, "a.json, annotations[2]: its image_id is 1, and 3 that of its question"),
+        ({"question_id": 7}, "a.json, annotations[2]: q.json, whose answers these should be, has no question 7"),
+    ],
+)
+def test_annotations_that_do_not_fit_their_questions(change, words, folder, capsys):
+    files = write_vqa(folder, ["red"] * 10, ["no"] * 10, ["tall"] * 10)
+    said = json.loads((folder / "a.json").read_text())["annotations"]
+    save(folder / "a.json", {"annotations": [*said[:2], said[2] | change]})
+    argv = ["--images", "@val2014", "--train", *files]
+    run(folder, "vqa_gen", *argv, code=2)
+    assert f"{words}; correct it or pass --skip-bad-entries." in capsys.readouterr().err
+    rows = run(folder, "vqa_gen", *argv, "--skip-bad-entries", split="train")
+    assert [(row["id"], row["answers"]) for row in rows] == [("101", "1.0|!+red"), ("102", "1.0|!+no")]
+    assert ("left out" in capsys.readouterr().out) == ("question_id" in change)
+
+
+def test_questions_that_are_there_twice_or_have_no_annotation(folder, capsys):
+    files = write_vqa(folder, ["red"] * 10, ["no"] * 10, ["tall"] * 10)
+    said = json.loads((folder / "a.json").read_text())["annotations"]
+    save(folder / "a.json", {"annotations": said[:1]})
+    assert len(run(folder, "vqa_gen", "--images", "@val2014", "--train", *files, split="train")) == 1
+    shown = capsys.readouterr().out
+    assert f"Questions of {folder}/q.json that are left out, since {folder}/a.json has no" in shown
+    assert "annotation of them: 2.\n" in shown
+    save(folder / "q.json", {"questions": [*json.loads((folder / "q.json").read_text())["questions"], said[0]]})
+    run(folder, "vqa_gen", "--images", "@val2014", "--train", *files, out="again", code=2)
+    assert "q.json, questions[3]: a question before has the question_id 101 too" in capsys.readouterr().err
+
+
 def test_questions_of_a_test_set_have_no_answers(folder, vocab):
     write_vqa(folder, ["yes"] * 10, ["no"] * 10)
     rows = run(folder, "vqa_gen", "--images", "@val2014", "--test", "@q.json", split="test")
@@ -550,6 +583,7 @@ WRONG = [
      "(a list of 1 with 'question_id'), 'info' (a value of the type dict); name another file."),
     ([1, 2], "it holds a list of 2; name another file."),
     ("text", "it holds a value of the type str; name another file."),
+    (captions(annotations={}), "with 'id', 'file_name'), 'annotations' (a value of the type dict); name another file."),
     (captions(annotations=[]), "There are no rows for {}/out/caption_data: check the files and"),
     ({"images": [karpathy(1, "dev", "a cat")]}, "have the split 'dev': the splits of caption are train, val, test."),
 ]  # fmt: skip
@@ -614,6 +648,7 @@ REFUSED = [
     ("caption", ["--images", "@val2014", "--val", "@lost.json"], "lost.json cannot be read"),
     ("caption", ["--images", "@val2014", "--val", "@c.json", "--annotations", "@c.json"], "leave --train, --val and"),
     ("caption", ["--images", "@val2014", "--annotations", "@one.json"], "names no splits: pass it with --train, --val"),
+    ("caption", ["--images", "@val2014", "--val", "@c.json", "@c.json"], "--val names {}/c.json twice: leave one out."),
     ("vqa_gen", ["--images", "@val2014", "--train", "@q.json"], "--train has 1 files of questions and 0 of"),
     ("image_classify", ["--train", "@nowhere"], "There is no folder {}/nowhere: --train names a folder with a folder"),
     ("image_classify", ["--train", "@flickr"], "{}/flickr has no folders: --train names a folder with"),

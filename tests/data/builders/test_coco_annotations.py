@@ -118,7 +118,7 @@ def test_questions_need_both_files(save: Any) -> None:
     (question,) = found.images[2].questions
     assert question == ("4", "How many cats?", {"2": 1.0, "3": 0.3}, "how many")
     assert found.answer_kinds == {("2", "how many"): 1}
-    with pytest.raises(UserError, match="there is no question 5"):
+    with pytest.raises(UserError, match="has no question 5"):
         found.add_questions(questions, save("a.json", {"annotations": [{**answer, "question_id": 5}]}))
 
 
