@@ -214,7 +214,7 @@ def _check(
     if zero_shot:
         return
     card.check_prompts(path)
-    for name, value in card.image_options(path).items():
+    for name, value in card.picture.options(path).items():
         run = task.cfg[name]
         if run != value and overrides.get(name) != run:
             raise UserError(

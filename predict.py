@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.items import Item, Source, open_items
-from data.table_files import column_names
+from data.table_files import column_names, is_table
 from data.tasks import TASKS
 from models import records
 from models.model_flags import add_model_flags, add_pixel_flag, load_predictor
+from utils.errors import UserError
 from utils.files import RepeatedKeyError, check_folder, parse_json
 from utils.options import path_of, positive, program_name, seed
 from utils.part_files import folder_of, identity
@@ -41,6 +43,7 @@ if TYPE_CHECKING:  # functions import what needs torch: a wrong command line sha
 STEP = 1_000_003  # between the seeds of two chunks of drawings
 # What does not change the records of a run: it may differ when the run is resumed.
 FREE = ("output", "processes", "num_workers", "json", "device")
+FREE_ALONE = ("input", "recursive", "batch_size", "max_image_pixels")  # in one process, if ids stay the same
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,8 @@ def predict(args: argparse.Namespace, argv: Sequence[str]) -> int:
     command = COMMANDS[args.command]
     selected = args.selected_cols or command.selected
     sources = [_source(path, args, command.columns, selected) for path in args.input]
+    for path, source in zip(args.input, sources, strict=True):
+        _check_texts(path, source, args, command)
     first = not are_several() or os.environ["RANK"] == "0"
     for source in sources if first and args.processes == 1 else ():
         if source.left_out:
@@ -315,13 +320,49 @@ def _source(path: str, args: argparse.Namespace, names: Sequence[str], selected:
     return open_items(path, names, selected, args.recursive, columns, args.image_root)
 
 
+def _check_texts(path: str, source: Source, args: argparse.Namespace, command: Command) -> None:
+    """UserError if none of the items of an input can have a text that is needed."""
+    if source.has is None:
+        return
+    for name in command.needed:
+        if name not in source.has and getattr(args, name, None) is None:
+            given = [f"--{name}"] if name in TEXTS.get(args.command, ()) else []
+            raise UserError(
+                f"{path} has no {name}: pass {' or '.join([*given, f'a table with a column {name!r}'])} (--columns "
+                f"names one that is called otherwise)."
+            )
+
+
 def _output(args: argparse.Namespace, command: Command) -> RecordFile:
     inputs = (*args.input, args.checkpoint)
     if args.output.suffix.lower() not in (".csv", ".parquet"):
-        return RecordFile(args.output, command.field, inputs)
+        return RecordFile(args.output, command.field, inputs, _run_of(args))
     from data.record_table import RecordTable  # brings torch
 
-    return RecordTable(args.output, command.field, inputs)
+    return RecordTable(args.output, command.field, inputs, _run_of(args))
+
+
+def _run_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What decides about the records of items with the same ids, for `RecordFile`.
+
+    Images are not among it: their ids are their paths.
+    """
+    free = {*FREE, *FREE_ALONE} - ({"batch_size"} if args.command == "draw" else set())  # of which chunks' seeds depend
+    run = {name: value for name, value in vars(args).items() if name not in free}
+    run = {name: str(value) if value else None for name, value in run.items()}
+    for name in ("checkpoint", "candidates"):
+        if (path := getattr(args, name, None)) and os.path.exists(path):
+            run[name] = [os.path.abspath(path), *_size_and_time(path)]
+    ending = re.compile(r"\.(jsonl|csv|tsv|txt)", re.IGNORECASE)
+    there = {path: os.path.exists(path) for path in args.input}
+    listed = [path for path in args.input if ending.search(path[-6:]) or is_table(path) or not there[path]]
+    return {**run, "input": [os.path.abspath(path) if there[path] else path for path in listed]}
+
+
+def _size_and_time(path: str) -> list[int]:
+    """Of a file, or of the largest one in a folder: bytes, and time of the last change."""
+    files = [entry.stat() for entry in os.scandir(path) if entry.is_file()] if os.path.isdir(path) else [os.stat(path)]
+    return [*max(((file.st_size, file.st_mtime_ns) for file in files), default=(0, 0))]
 
 
 class _Run:
@@ -364,8 +405,6 @@ def _report(args: argparse.Namespace, counts: "Sequence[Counts]", finished: int 
     written, skipped = sum(c.written for c in counts), sum(c.skipped for c in counts)
     before = finished + sum(c.before for c in counts)
     print(f"{written} written, {skipped} skipped, {before} there before.", file=sys.stderr)
-    if before and not written:
-        print(f"{args.output} is as it was: name another file for another question or model.", file=sys.stderr)
     if args.json:
         seconds = max(c.seconds for c in counts)
         summary = {

@@ -49,11 +49,13 @@ class Source(NamedTuple):
         size: how many items it has.
         items: (numbers, unread, empty) -> items, as of `read`.
         left_out: a sentence on the files of a folder that are no items, if there are any.
+        has: names of what items may have; None = each item its own.
     """
 
     size: int
     items: Callable[[range, Collection[str], Collection[str]], Iterator[Item]]
     left_out: str = ""
+    has: Collection[str] | None = None
 
     def read(
         self, unread: Collection[str] = (), empty: Collection[str] = (), numbers: range | None = None
@@ -131,7 +133,8 @@ def open_items(
             raise UserError(f"--selected-cols {selected_cols}: the columns are {', '.join(names)}.")
         check_format(rows, len(rows.columns or ()))
         _check_columns(rows, names, selected_cols)
-        return Source(len(rows), lambda *which: _rows(rows, names, *which))
+        read = names[: len(rows.columns or ())]
+        return Source(len(rows), lambda *which: _rows(rows, names, *which), has=read)
     if ending == ".csv" or (ending != ".json" and is_table(path) and not _images_of(place, recursive)):
         return _table(path, names, columns or {}, image_root)
     if ending == ".jsonl":
@@ -146,7 +149,7 @@ def open_items(
             )
         texts = _lines(place) if ending == ".txt" else [path]
         items = [Item(f"text {quoted(text)}", None, {names[-1]: text}) for text in texts]
-        return Source(len(items), lambda numbers, *_: iter(items[numbers.start : numbers.stop]))
+        return Source(len(items), lambda numbers, *_: iter(items[numbers.start : numbers.stop]), has=names[-1:])
     if ending == ".json":
         raise UserError(f"{path} is JSON, but objects are read from .jsonl files: write one object per line.")
     images, left_out = [place], ""
@@ -155,7 +158,7 @@ def open_items(
         if not images:
             raise UserError(f"{place} holds no images: name another folder. {left_out}".rstrip())
     items = [Item(str(file), str(file), {"image": str(file)}) for file in images]
-    return Source(len(items), lambda numbers, *_: iter(items[numbers.start : numbers.stop]), left_out)
+    return Source(len(items), lambda numbers, *_: iter(items[numbers.start : numbers.stop]), left_out, ("image",))
 
 
 def _tsv(path: str, names: Sequence[str], selected_cols: str, image_root: str | None) -> TsvFile:
@@ -227,7 +230,7 @@ def _table(path: str, names: Sequence[str], columns: Mapping[str, str], image_ro
         )
     rows = kind(path, known, columns, known, image_root)
     rows.plain_ids = True
-    return Source(len(rows), lambda *which: _rows(rows, known, *which))
+    return Source(len(rows), lambda *which: _rows(rows, known, *which), has=known)
 
 
 def _rows(

@@ -34,7 +34,8 @@ class Table(NumberedRows):
         optional: names without which a row is whole; their texts are empty, an id the row's number.
         image_root: folder that paths of images start from; None = the one of the file, or the folder itself.
     Attributes:
-        header: names of the file's columns. plain_ids: whether integer ids stay integers.
+        header: names of the file's columns.
+        plain_ids: whether ids that are whole numbers are integers, and missing ones None.
     Raises:
         UserError: a file that cannot be read or has no rows, or a column that is not there.
     """
@@ -94,15 +95,15 @@ class Table(NumberedRows):
         except ValueError as error:
             raise BadRowError(self.path, self.place(number), str(error)) from error
 
-    def _value(self, name: str, value: Any, row: int) -> str | bytes | int:
+    def _value(self, name: str, value: Any, row: int) -> str | bytes | int | None:
         if value is None or value != value:  # NaN, as pandas writes what is missing
             if name not in self.optional:
                 raise ValueError(f"there is no {self.source[name]!r}")
-            return str(row) if name == "id" else ""
+            return "" if name != "id" else None if self.plain_ids else str(row)
         if name == "image":
             return image_of(value, self.image_root)
-        if name == "id" and self.plain_ids and type(value) is int:
-            return value
+        if name == "id" and self.plain_ids and (type(value) is int or (type(value) is float and value.is_integer())):
+            return int(value)  # pandas makes integers beside a missing one floats
         if name == "answers" and isinstance(value, dict | str | int) and CONFIDENCE_MARK not in str(value):
             # In Arrow, each row has the answers of all rows, most of them null.
             scores = value if isinstance(value, dict) else {str(value): 1.0}

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,19 +19,25 @@ class RecordTable(RecordFile):
     """Records in `NAME.jsonl`, which a stopped run resumes, and all of them in `NAME` at the end of a run.
 
     Args:
-        table: the path NAME, a .csv or .parquet file. field, inputs: as of `RecordFile`.
+        table: the path NAME, a .csv or .parquet file. field, inputs, run: as of `RecordFile`.
     Raises:
         UserError: a table that is not made of the records beside it, or as of `RecordFile`.
     """
 
-    def __init__(self, table: Path, field: str, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
+    def __init__(
+        self,
+        table: Path,
+        field: str,
+        inputs: Iterable[str | os.PathLike[str]] = (),
+        run: Mapping[str, Any] | None = None,
+    ) -> None:
         self.table, inputs = table, list(inputs)
         records = table.with_name(f"{table.name}.jsonl")
         if table.exists() and not records.exists():
             raise UserError(f"{table} is there without {records}, which a run resumes: name another file.")
         if table.suffix.lower() == ".parquet":
             require_library(table)
-        super().__init__(records, field, inputs)
+        super().__init__(records, field, inputs, run)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

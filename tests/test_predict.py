@@ -132,6 +132,41 @@ def test_a_stopped_run_goes_on(run, album, tmp_path):
     assert [{**record, "answer": record["answer"].removeprefix("kept ")} for record in records] == whole
 
 
+def test_records_of_another_run_are_not_taken_for_those_of_this_one(start, album, checkpoint, capsys):
+    rows = [{"id": n, "image": "album/b.png", "question": "what?"} for n in range(3)]
+    for name in ("one.jsonl", "two.jsonl", "three.jsonl"):
+        Path(name).write_text("".join(json.dumps({**row, "id": f"{name}{row['id']}"}) + "\n" for row in rows))
+    argv = ["answer", "one.jsonl", "album/a.jpg", "--question=who?"]
+    assert start("out.jsonl", *argv) == 0
+    found = Path("out.jsonl").read_bytes()
+    others = {
+        "with --question 'who?' and not --question 'where?'": (*argv, "--question=where?"),
+        "with no --candidates and not --candidates ": (*argv, f"--candidates={TSV}/vqa_gen/trainval_ans2label.pkl"),
+        f"with input ['{Path.cwd()}/one.jsonl'] and not input ['{Path.cwd()}/two.jsonl']": (
+            "answer", "two.jsonl", *argv[2:],
+        ),
+        "with no --free and not --free 'True'": (*argv, "--free"),
+    }  # fmt: skip
+    for words, other in others.items():
+        assert start("out.jsonl", *other) == 2 and Path("out.jsonl").read_bytes() == found
+        said = capsys.readouterr().err
+        assert words in said and "name another file, or remove out.jsonl.run beside it to keep them." in said
+    shutil.copy2(checkpoint, "moved.pt")
+    more = ["answer", "one.jsonl", "three.jsonl", "album/a.jpg", "album/b.png", "--question=who?", "--batch-size=2"]
+    more += ["--checkpoint=moved.pt", "--device=cpu", "--output=out.jsonl"]
+    assert predict.main(more) == 0
+    assert "4 written, 0 skipped, 4 there before." in capsys.readouterr().err
+    os.utime("moved.pt", (1, 1))
+    assert predict.main(more) == 2
+    assert "with --checkpoint '" in capsys.readouterr().err
+    Path("out.jsonl.run").write_text("{")
+    assert start("out.jsonl", *argv) == 2 and "out.jsonl.run cannot be read" in capsys.readouterr().err
+    Path("out.jsonl.run").unlink()  # as of a file that was written before there were such
+    assert start("out.jsonl", *argv) == 0 and "0 written" in capsys.readouterr().err
+    assert start("out.csv", *argv) == 0 and start("out.csv", *argv, "--question=where?") == 2
+    assert "out.csv.jsonl holds records of another run, with --question 'who?'" in capsys.readouterr().err
+
+
 def read_table(name):
     if name.endswith("parquet"):
         return pyarrow.parquet.read_table(name).to_pylist()
@@ -265,6 +300,11 @@ def test_results_go_to_standard_output_without_a_file(checkpoint, album, capfdbi
         (["caption", "a.png", "--set=patch_size=3"], "There is no option patch_size"),
         (["caption", "a.png", "--set=device=cpu"], "pass --device"),
         (["caption", "a.png", "--decoding", '{"beams": 3}'], "no decoding option 'beams'"),
+        (["answer", "a.png"], "a.png has no question: pass --question or a table with a column 'question'"),
+        (["entail", "rows.csv"], "rows.csv has no hypothesis: pass --hypothesis or a table with a column 'hypothesis'"),
+        (["caption", "rows.csv", "--columns=image=caption"], "has no column 'caption'"),
+        (["answer", "coco.json"], "coco.json has no question: pass --question or"),
+        (["answer", "rows.tsv", "--selected-cols=0,1"], "rows.tsv has no question: pass --question or"),
         (["answer", "rows.tsv", "--selected-cols=0,1,2,3,4"], "the columns are id, image, question, objects"),
     ],
 )
@@ -276,6 +316,8 @@ def test_wrong_inputs_are_one_sentence_and_code_2(argv, message, checkpoint, tmp
         argv = ["caption", "a.png", argv[2]]
         Path("out.jsonl").write_text('{"id": 1, "answer": "a"}\n')
     Path("rows.tsv").write_text("1\t2\t3\t4\t5\n")
+    Path("rows.csv").write_text("id,image\n1,a.png\n")
+    Path("coco.json").write_text('{"images": [{"id": 1, "file_name": "a.png"}]}')
     assert predict.main([*argv, f"--checkpoint={checkpoint}", "--device=cpu"]) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and said[0].startswith("predict.py: error: ") and message in said[0]

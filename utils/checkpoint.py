@@ -61,7 +61,7 @@ def load_checkpoint(path: PathLike, mmap: bool = False) -> dict[str, Any]:
 
     Returns:
         dict with "model" (state dict under fairseq's names) and, where the file has them, "cfg" or "args",
-        "extra_state" (EMA in "ema"), "optimizer_history", "last_optimizer_state".
+        "extra_state" (EMA in "ema"), "optimizer_history", "last_optimizer_state"; of a folder "image_processor".
 
     Raises:
         DamagedCheckpointError: an empty, truncated or altered file; files of before torch 1.6 have no checksums.
@@ -90,6 +90,8 @@ def load_checkpoint(path: PathLike, mmap: bool = False) -> dict[str, Any]:
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
         raise UserError(f"{path} is not a checkpoint (no entry 'model'): name a fairseq checkpoint or a state dict.")
     _check_parts(entries, path)
+    if source != path and (images := hf_layout.read_image_processor(path)):
+        entries = {"image_processor": images, **entries}
     if {"cfg", "args"} & set(entries):  # of the run that made the weights: they say more than config.json
         options = {}
     return {**without_history(hf_layout.to_fairseq_names(content), options or None), **entries}

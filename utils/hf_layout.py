@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("vocab.json", "merges.txt")
+# File that describes the images -> where in it; None = all of it.
+IMAGE_PROCESSORS = {"preprocessor_config.json": None, "processor_config.json": "image_processor"}
 TOKENIZER = "tokenizer.json"  # both in one, as `transformers` writes it
 # Inside layers.N.: their name -> ours. No name stands on both sides, so renaming twice changes nothing.
 LAYER_NAMES = {
@@ -171,6 +173,27 @@ def read_options(folder: Path) -> dict[str, Any]:
     if "code_image_size" not in config:
         del options["code_image_size"]
     return options
+
+
+def read_image_processor(folder: Path) -> dict[str, Any] | None:
+    """What a folder says of its images, in a file of their own or in the processor's; None if it says nothing.
+
+    Raises UserError for a file that cannot be read.
+    """
+    for name, key in IMAGE_PROCESSORS.items():
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            content = parse_json(read_text(path))
+            found = content if key is None else content.get(key)
+            if found is not None:
+                return dict(found.items())
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise UserError(f"{path} is not a JSON object ({error!s:.200}): copy the folder again.") from error
+    return None
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""The file that `predict.py --output` writes: one JSON record per line; the same command resumes it."""
+"""The file that `predict.py --output` writes: one JSON record per line; the same command resumes it.
+
+`NAME.run` beside the file NAME says what decides about its records, so that a run with others is refused.
+"""
 
 import json
 import os
@@ -10,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from utils.errors import UserError
-from utils.files import nearest_existing
+from utils.errors import UserError, one_sentence, quoted
+from utils.files import atomic_write, nearest_existing, parse_json, read_text
 
 START = b'{"id": '
 _ID = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+')
@@ -27,14 +30,23 @@ class RecordFile:
     Args:
         path: a regular file, a device such as /dev/null, or nothing yet. field: the key that stands behind the id.
         inputs: files that are read, which must not be written.
+        run: what decides about records, by flag: a value, or [path, size, time] of a file, of which the path may
+            differ. Of the list "input" only what the file's records are of must be the same.
     Attributes:
         ids: (id, "row" or None) of the records that are there.
     Raises:
         UserError: what stands there is not of this command, or cannot be written.
     """
 
-    def __init__(self, path: Path, field: str, inputs: Iterable[str | os.PathLike[str]] = ()) -> None:
-        self.path, self.ids = path, set[tuple[Any, int | None]]()
+    def __init__(
+        self,
+        path: Path,
+        field: str,
+        inputs: Iterable[str | os.PathLike[str]] = (),
+        run: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path, self.ids, self.run = path, set[tuple[Any, int | None]](), run
+        self._run_path = path.with_name(f"{path.name}.run")
         self._file: FileIO | None = None
         self._size = self._whole = 0
         if any(os.path.exists(name) and path.exists() and os.path.samefile(name, path) for name in inputs):
@@ -55,6 +67,22 @@ class RecordFile:
             self.ids.add(_id_of(line, field, f"{path}, line {number}"))
         if not _begins_record(data[self._whole :], field):
             raise UserError(f"{path} does not end in a record of '{field}': name another file.")
+        if self.ids and run is not None and self._run_path.exists():
+            self._check_run(run)
+
+    def _check_run(self, run: Mapping[str, Any]) -> None:
+        """UserError if the records are of another run."""
+        try:
+            there = parse_json(read_text(self._run_path))
+            changed = [name for name in run if name in there and not _agree(there[name], run[name])]
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{self._run_path} cannot be read ({one_sentence(error)}): remove it.") from error
+        if changed:
+            name = changed[0]
+            raise UserError(
+                f"{self.path} holds records of another run, with {_shown(name, there[name])} and not "
+                f"{_shown(name, run[name])}: name another file, or remove {self._run_path.name} beside it to keep them."
+            )
 
     def __enter__(self) -> "RecordFile":
         return self
@@ -73,6 +101,9 @@ class RecordFile:
                     raise UserError(f"{self.path} was changed by another program in the meantime: start again.")
                 if self._whole < self._size:
                     self._file.truncate(self._whole)
+                if self.run is not None:
+                    with atomic_write(self._run_path) as file:
+                        file.write(json.dumps(self.run, indent=1).encode() + b"\n")
         return self._file
 
     def __exit__(
@@ -134,6 +165,25 @@ def _id_of(line: bytes, field: str, where: str) -> tuple[Any, int | None]:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{where} is not a record with 'id' and '{field}' and its score: name another file.") from error
     return record["id"], row
+
+
+def _agree(there: Any, now: Any) -> bool:
+    """Whether a run with the value `now` of a flag may add to the records of one with the other."""
+    if isinstance(there, list) and isinstance(now, list):
+        return now[1:] == there[1:] if _is_file(there) and _is_file(now) else now[: len(there)] == there
+    return bool(there == now)
+
+
+def _is_file(value: list[Any]) -> bool:
+    return len(value) == 3 and not isinstance(value[1], str)
+
+
+def _shown(name: str, value: Any) -> str:
+    """A flag and its value, in a message."""
+    flag = "the command" if name == "command" else name if name == "input" else f"--{name.replace('_', '-')}"
+    if value is None:
+        return f"no {flag}"
+    return f"{flag} {quoted(value[0] if isinstance(value, list) and _is_file(value) else value)}"
 
 
 def _begins_record(text: bytes, field: str) -> bool:

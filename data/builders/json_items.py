@@ -42,7 +42,8 @@ def open_json(path: str, names: Sequence[str], columns: Mapping[str, str], image
         raise UserError(f"There is no folder {root}: --image-root names the one of the images.")
     entries = content[there[0]]
     images = ImageFolders([root])
-    return Source(len(entries), lambda numbers, *_: _entries(path, there[0], entries, names, images, numbers))
+    has = [name for name in names if name in LAYOUTS[there[0]]]
+    return Source(len(entries), lambda numbers, *_: _entries(path, there[0], entries, names, images, numbers), has=has)
 
 
 def _entries(

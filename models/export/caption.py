@@ -30,7 +30,10 @@ class Captioner:
 
     def pixels(self, image: Image.Image) -> Any:
         """Image -> (1, 3, R, R): upright, on white, resized, normalized."""
-        rgba, options = ImageOps.exif_transpose(image).convert("RGBA"), self.config["image"]
+        image, options = ImageOps.exif_transpose(image), self.config["image"]
+        if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off the high ones
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        rgba = image.convert("RGBA")
         rgb = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
         square = rgb.resize((options["side"], options["side"]), Image.Resampling.BICUBIC)
         pixels = (np.asarray(square, np.float32) / 255 - np.float32(options["mean"])) / np.float32(options["std"])
@@ -85,6 +88,13 @@ def _repeats(text: list[int], size: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    captioner = Captioner(Path(__file__).parent)
+    if not sys.argv[1:]:
+        sys.exit("usage: python caption.py IMAGE...")
+    captioner, failed = Captioner(Path(__file__).parent), 0
     for path in sys.argv[1:]:
-        print(path, captioner.caption(Image.open(path)), sep="\t")
+        try:
+            print(path, captioner.caption(Image.open(path)), sep="\t")
+        except OSError as error:  # also of a file that is no image
+            print(f"{path} cannot be read: {error}", file=sys.stderr)
+            failed = 1
+    sys.exit(failed)

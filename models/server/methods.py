@@ -193,7 +193,8 @@ def _image(name: str, value: Any) -> bytes:
     if not isinstance(value, bytes | str):
         raise UserError(f"{name} must be base64 of an image file, not {_shown(value)}.")
     try:
-        data = decode_base64(value) if isinstance(value, str) else value
+        # Programs such as `base64` end a line after 76 characters.
+        data = decode_base64("".join(value.splitlines())) if isinstance(value, str) else value
     except (ValueError, binascii.Error):
         raise UserError(f"{name} must be base64 of an image file; paths and URLs are not read.") from None
     if not data:

@@ -13,7 +13,7 @@ from typing import Any
 from data.images import normalisation
 from data.prompts import PROMPTS, prompt
 from data.text import Vocabulary
-from utils.errors import UserError
+from utils.errors import UserError, quoted
 
 KEY = "ofa_card"
 FORMAT = 1
@@ -53,6 +53,27 @@ class Picture:
     side: int
     mean: Sequence[float]
     std: Sequence[float]
+
+    @classmethod
+    def of_processor(cls, content: Mapping[str, Any], source: str) -> "Picture":
+        """What the image processor of a Hugging Face folder says; UserError if that makes no sense."""
+        mean, std = normalisation(False)
+        size = content.get("size")
+        sides = set(size.values()) if isinstance(size, dict) else {size}
+        side = sides.pop() if len(sides) == 1 else None
+        if not isinstance(side, int) or side < 1:
+            raise UserError(f"The image processor of {source} has the size {quoted(size)}: name one square size there.")
+        return cls(side, content.get("image_mean") or mean, content.get("image_std") or std)
+
+    def options(self, source: str) -> dict[str, Any]:
+        """These as options of `DataConfig`; UserError for a normalization that is none of them."""
+        for imagenet in (False, True):
+            if tuple(map(tuple, (self.mean, self.std))) == normalisation(imagenet):
+                return {"patch_image_size": self.side, "imagenet_default_mean_and_std": imagenet}
+        raise UserError(
+            f"{source} was trained with images of mean {list(self.mean)} and deviation {list(self.std)}, which is not "
+            "supported here: use the repository that trained it."
+        )
 
 
 @dataclass(frozen=True)
@@ -144,24 +165,14 @@ class Card:
         if self.candidates and self.candidates.answers is not None:
             if answers_digest(self.candidates.answers) != self.candidates.digest:
                 raise ValueError("its candidates do not match its digest")
-        self.image_options(source)
-
-    def image_options(self, source: str) -> dict[str, Any]:
-        """Side and normalization as options of `DataConfig`; UserError for a normalization that is none of them."""
-        for imagenet in (False, True):
-            if tuple(map(tuple, (self.picture.mean, self.picture.std))) == normalisation(imagenet):
-                return {"patch_image_size": self.picture.side, "imagenet_default_mean_and_std": imagenet}
-        raise UserError(
-            f"{source} was trained with images of mean {list(self.picture.mean)} and deviation "
-            f"{list(self.picture.std)}, which is not supported here: use the repository that trained it."
-        )
+        self.picture.options(source)
 
     def task_options(self, source: str) -> dict[str, Any]:
         """All that the card says as options of a task."""
         vocabulary = self.vocabulary
         numbers = {"bpe": vocabulary.bpe, "code_dict_size": vocabulary.code_dict_size, "num_bins": vocabulary.num_bins}
         rows = {name: value for name, value in self.options.items() if name in ROW_OPTIONS and value is not None}
-        return {**rows, **numbers, **self.image_options(source)}
+        return {**rows, **numbers, **self.picture.options(source)}
 
     def fits(self, vocab: Vocabulary, grown: bool = False) -> bool:
         """Whether a vocabulary is the checkpoint's; with `grown`, other ids may follow behind its own."""

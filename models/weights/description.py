@@ -14,7 +14,7 @@ from data.text import Vocabulary
 from models.generation import GenerationConfig
 from models.ofa import OFAConfig
 from models.weights import model_config
-from models.weights.card import Card
+from models.weights.card import Card, Picture
 from utils.errors import UserError
 from utils.files import parse_json
 from utils.option_values import odd_option
@@ -151,6 +151,8 @@ def describe(checkpoint: Mapping[str, Any], source: str = "The checkpoint", **gi
     options = {name: value for name, value in options.items() if value is not None}
     if (card := Card.read(checkpoint, source)) is not None:
         options |= card.task_options(source)
+    if "patch_image_size" not in options and (images := checkpoint.get("image_processor")):
+        options |= Picture.of_processor(images, source).options(source)
     if odd := odd_option(AnswerConfig, {name: options[name] for name in USED if name in options}):
         raise UserError(f"{source} was trained with an impossible option ({odd}): copy the file again.")
     if "patch_image_size" not in {**options, **given}:

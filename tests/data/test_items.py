@@ -4,6 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -36,6 +37,14 @@ def rows(tmp_path: Path, monkeypatch) -> list[dict]:
         {"key": 8, "image": "b.png", "question": "who?", "note": None},
         {"key": 9, "image": "a.png", "question": None, "note": None},
     ]
+
+
+def test_ids_that_pandas_has_made_floats_are_integers_again(tmp_path, rows):
+    columns = {"id": [4.0, float("nan"), 1.5, float("inf")], "image": ["photos/a.png"] * 4}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    items = list(open_items(str(tmp_path / "a.parquet"), ("id", "image"), "0,1").read())
+    assert [item.id for item in items] == [4, None, "1.5", None]
+    assert [item.problem for item in items] == ["", "", "", "'id' is inf: write a text, a number, or a list of either"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", *ARROW_SOURCES])

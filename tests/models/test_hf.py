@@ -31,6 +31,9 @@ from models.hf.model import CACHE_NAME
 from models.ofa import OFAConfig
 from models.weights import load_model
 from models.weights.convert import convert
+from models.weights.description import describe
+from utils.checkpoint import load_checkpoint
+from utils.errors import UserError
 from utils.hf_layout import DEFAULTS, to_layout_names
 
 EOS, PAD = 2, 1
@@ -285,6 +288,35 @@ def folder(tmp_path_factory):
     return folder / "hf"
 
 
+DESCRIBED = ("patch_image_size", "imagenet_default_mean_and_std")
+
+
+def test_images_are_those_of_the_folders_processor(folder, tmp_path):
+    """Also where no checkpoint of this repository has left its own description."""
+    AutoModel.from_pretrained(folder).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="does not say how large its images are"):
+        describe(load_checkpoint(tmp_path), str(tmp_path))
+    processors = {
+        "processor_config.json": {"image_processor": {"size": {"height": 32, "width": 32}, "image_mean": IMAGENET_MEAN,
+                                                      "image_std": IMAGENET_STD}},
+        "preprocessor_config.json": {"size": 64},
+    }  # fmt: skip
+    for (name, content), expected in zip(processors.items(), ([32, True], [64, False]), strict=True):
+        (tmp_path / name).write_text(json.dumps(content))
+        found = describe(load_checkpoint(tmp_path), str(tmp_path))
+        assert [found.option(name) for name in DESCRIBED] == expected
+    bad = {
+        '{"size": {"shortest_edge": 32, "longest_edge": 64}}': "has the size {'shortest_edge': 32, .*one square size",
+        '{"size": 32, "image_mean": [0, 0, 0]}': "was trained with images of mean",
+        "[]": "preprocessor_config.json is not a JSON object",
+        "{": "preprocessor_config.json is not a JSON object",
+    }
+    for text, words in bad.items():
+        (tmp_path / "preprocessor_config.json").write_text(text)
+        with pytest.raises(UserError, match=words):
+            describe(load_checkpoint(tmp_path), str(tmp_path))
+
+
 def test_tokenizer(folder, tmp_path):
     tokenizer, vocab = AutoTokenizer.from_pretrained(folder), Vocabulary.load(GPT2_DIR)
     assert type(tokenizer) is OFATokenizer and len(tokenizer) == len(vocab) == 59457
@@ -313,11 +345,15 @@ def test_processor(folder, tmp_path):
     with pytest.raises(ValueError, match="text, images, or both"):
         processor()
     processor.save_pretrained(tmp_path)
+    for part in (AutoModel.from_pretrained(folder), processor):
+        part.save_pretrained(tmp_path / "saved")
     AutoConfig.from_pretrained(folder).save_pretrained(tmp_path)
     assert AutoProcessor.from_pretrained(tmp_path).image_processor.size == {"height": 48, "width": 48}
     images = AutoImageProcessor.from_pretrained(tmp_path, size=32, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD)
     expected = standard_transform(32, imagenet_mean_std=True)(image)
     assert torch.equal(images(image)["patch_images"][0], expected)
+    found = describe(load_checkpoint(tmp_path / "saved"))
+    assert [found.option(name) for name in DESCRIBED] == [48, False]
     (folder / "preprocessor_config.json").unlink()
     assert OFAProcessor.from_pretrained(folder).image_processor.size["height"] == 384
     assert OFAProcessor.from_pretrained(folder, size=256).image_processor.size["width"] == 256

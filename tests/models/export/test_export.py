@@ -10,8 +10,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from digits.scene import render
 from digits.tasks import TASKS
@@ -149,22 +151,31 @@ def test_onnx_names(exported):
 
 
 def test_the_example_captions_without_torch(exported, predictor, tmp_path):
-    images = [CASES / "rgba_black_on_transparent.png", CASES / "exif6.jpg"]
+    images = [CASES / "rgba_black_on_transparent.png", CASES / "exif6.jpg", tmp_path / "gray16.png"]
+    gray = np.asarray(render(TASKS["caption"].row(2, 9, seed=1, size=96)[-1]).convert("L"), np.uint16)
+    Image.fromarray(gray * 256 + 17).save(images[-1])
     for row in range(4):
         images.append(tmp_path / f"{row}.png")
         render(TASKS["caption"].row(2, row, seed=1, size=96)[-1]).save(images[-1])
     code = "import runpy, sys; sys.modules['torch'] = None; del sys.argv[0]; "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code, exported[0] / "caption.py", *images],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+
+    def say(*paths: Path | str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-I", "-c", code, exported[0] / "caption.py", *paths]
+        return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+
+    done = say(*images)
     assert done.returncode == 0, done.stderr
     found = [line.split("\t") for line in done.stdout.splitlines()]
     assert found == [[str(image), predictor.caption(image).text] for image in images]
     assert len({text for _, text in found}) > 2
+    assert (say().returncode, say().stderr) == (1, "usage: python caption.py IMAGE...\n")
+    (tmp_path / "text.png").write_text("no image")
+    done = say("lost.png", "text.png", images[0])
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 1
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
+        f"{n}.png cannot be read" for n in ("lost", "text")
+    ]
 
 
 def test_a_failed_export_leaves_the_earlier_one(exported, tmp_path, monkeypatch, capsys):

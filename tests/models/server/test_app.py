@@ -27,7 +27,8 @@ def batches(server):
 
 def test_32_clients_get_what_the_predictor_says(server, predictor):
     asked = {
-        "caption": [{"image": encoded(n)} for n in range(8)],
+        "caption": [{"image": encoded(n)} for n in range(7)]
+        + [{"image": base64.encodebytes(picture(7)).decode()}],  # in lines
         "answer": [{"image": encoded(n), "question": f"where is the {n}?", "candidates": ["a", "b"]} for n in range(8)],
         "ground": [{"image": encoded(n), "phrase": f"the {n}", "n_best": 2} for n in range(8)],
         "generate": [{"prompt": f"what is {n}?", "decoding": {"beam": 2, "max_len_b": 4}} for n in range(8)],
