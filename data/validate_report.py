@@ -77,8 +77,10 @@ class Report:
         if isinstance(leaderboard_id(row_id), str):
             self.ids_of_texts += 1
             self.first_text_id = self.first_text_id or row_id
-        if (first := self.ids.setdefault(row_id, row)) != row:
-            rows = self.repeated_ids.setdefault(row_id, [first])
+        # A file for the leaderboard has the same number for 7 and 007.
+        key = str(leaderboard_id(row_id)) if self.server else row_id
+        if (first := self.ids.setdefault(key, row)) != row:
+            rows = self.repeated_ids.setdefault(key, [first])
             if len(rows) < SHOWN:
                 rows.append(row)
 

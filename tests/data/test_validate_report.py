@@ -125,6 +125,17 @@ def test_cut_texts_of_every_kind(task: str, tmp_path: Path, capsys: pytest.Captu
     assert not any(text["cut_rows"] for text in found["texts"].values())
 
 
+@pytest.mark.parametrize("task, text, repeated", [("caption", "caption", {"7": [2, 3]}), ("refcoco", "text", {})])
+def test_ids_that_are_one_number_on_a_leaderboard_are_repeated(
+    task: str, text: str, repeated: dict[str, list[int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").write_bytes(png((9, 9)))
+    rows = "".join(f'{row_id},a.png,a cup,"0,0,5,5"\n' for row_id in ("007", "7", "8"))
+    (tmp_path / "a.csv").write_text(f"id,image,{text},box\n{rows}")
+    found, said = report(capsys, task, str(tmp_path / "a.csv"), code=0)
+    assert found["ids"]["first_lines"] == repeated and ("Repeated ids: 1, such as '7'" in said) == bool(repeated)
+
+
 def test_answers_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = base64.b64encode(png((40, 40))).decode()
     answers = "yes", "no", "yes", "perhaps"
