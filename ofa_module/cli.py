@@ -50,6 +50,9 @@ def parse(
         if "--config" in parser._option_string_actions and (path := run_file.named_file(argv)) is not None:
             argv = _with_file(parser_of, argv, path)
         args = _with_plugin(argv)
+        for action in parser._actions:  # argparse puts the name of a type into its message
+            if getattr(action.type, "__name__", "") == "<lambda>":
+                action.type.__name__ = "list of numbers"  # type: ignore[union-attr]
         if {"--fp16", "--bf16"} <= set(args):
             raise UserError("--fp16 and --bf16 cannot be combined: leave one out.")  # fairseq speaks of TPUs
         flags = options.parse_args_and_arch(parser, input_args=args)
@@ -61,7 +64,8 @@ def parse(
             raise UserError(f"--seed {flags.seed}: choose a number from 0 to {LARGEST_SEED}.")
         cfg = configuration(flags)
         least = {"num_workers": 0, "batch_size": 1, "batch_size_valid": 1, "log_interval": 1, "update_freq": 1}
-        values = {**cfg.dataset, "log_interval": cfg.common.log_interval}
+        least |= {"max_epoch": 0, "max_update": 0}
+        values = {**cfg.dataset, **cfg.optimization, "log_interval": cfg.common.log_interval}
         values |= {"update_freq": min(cfg.optimization.update_freq, default=1)}
         for name, lowest in least.items():
             if values[name] is not None and values[name] < lowest:
@@ -147,6 +151,11 @@ def _prepare_processes(cfg: DictConfig) -> None:
             distributed.device_id = int(os.environ.get("LOCAL_RANK", distributed.device_id))
             distributed.distributed_no_spawn = True
         elif cfg.common.cpu:
+            if distributed.distributed_world_size > 1 and not torch.cuda.is_available():
+                logger.warning(
+                    "--distributed-world-size=%d without a GPU: training in one process; start several with torchrun.",
+                    distributed.distributed_world_size,
+                )
             distributed.distributed_world_size = 1
 
 

@@ -110,6 +110,26 @@ def test_bad_flags_end_the_program(bad, capsys):
     assert bad.split("=")[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "flag, words",
+    [
+        ("--lr=x", "argument --lr: invalid list of numbers value: 'x'"),
+        ("--update-freq=1,b", "argument --update-freq: invalid list of numbers value: '1,b'"),
+        ("--max-epoch=-1", "--max-epoch -1: choose a number of at least 0."),
+        ("--max-update=-5", "--max-update -5: choose a number of at least 0."),
+    ],
+)
+def test_numbers_that_make_no_sense(flag, words, capsys):
+    with pytest.raises(SystemExit):
+        train.parse_args([*STAGE1, flag])
+    assert capsys.readouterr().err.endswith(f"error: {words}\n")
+
+
+def test_processes_that_are_not_started_are_named(caplog):
+    assert train.parse_args([*STAGE1, "--distributed-world-size=2"]).distributed_training.distributed_world_size == 1
+    assert "--distributed-world-size=2 without a GPU: training in one process; start several" in caplog.text
+
+
 def test_two_precisions_are_one_sentence(capsys):
     with pytest.raises(SystemExit):
         evaluate.parse_args([*EVALUATION, "--bf16"])

@@ -30,6 +30,8 @@ def sigterm_interrupts() -> Iterator[None]:
 
     def stop(*_: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # A scheduler sends SIGTERM to a data loader's workers too; that they end is no error, up to the exit.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         raise Terminated
 
     signal.signal(signal.SIGTERM, stop)

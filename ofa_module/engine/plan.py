@@ -204,9 +204,10 @@ def choose_batch(cfg: DictConfig) -> None:
         cfg.dataset.batch_size = rows
         cfg.optimization.update_freq = [freq * wanted // rows for freq in cfg.optimization.update_freq]
     freq = ",".join(map(str, cfg.optimization.update_freq))
+    takes = [f"{_size(needed(count))} with {count}" for count in dict.fromkeys((wanted, rows))]
     logger.info(
-        "--auto-batch: --batch-size=%d --update-freq=%s, since an update takes %s and %s are free.",
-        rows, freq, _size(needed(rows)), _size(free),
+        "--auto-batch: --batch-size=%d --update-freq=%s, since an update takes %s rows and %s are free.",
+        rows, freq, ", ".join(takes), _size(free),
     )  # fmt: skip
 
 

@@ -141,6 +141,8 @@ def _restore_extra(trainer: Any, extra: dict[str, Any], reset_meters: bool) -> N
         for meter in metrics.get_meters("default"):
             if isinstance(meter, meters.TimeMeter):
                 meter.reset()
+        if (wall := metrics.get_meter("default", "wall")) is not None:
+            wall.start()  # which its state does not hold
     if trainer.ema is not None:
         trainer.ema.restore(extra["ema"])
         if trainer.cfg.ema.ema_fp32:

@@ -57,6 +57,36 @@ def test_sigterm_is_one_line_and_cleans_up(name, monkeypatch, capsys):
     assert cleaned == [signal.SIG_DFL] == [signal.getsignal(signal.SIGTERM)]  # a second one ends the process
 
 
+LOADS = """
+import sys, time
+from torch.utils.data import DataLoader
+from utils.program import program
+
+class Slow(list):
+    def __getitem__(self, n):
+        time.sleep(0.1)
+        return n
+
+@program("slow.py")
+def main(argv=None):
+    for n in DataLoader(Slow(range(1000)), num_workers=2):
+        print(n, flush=True)
+
+sys.exit(main())
+"""
+
+
+def test_sigterm_to_workers_of_a_data_loader_too_is_one_line():
+    argv = [sys.executable, "-c", LOADS]
+    with subprocess.Popen(
+        argv, cwd=ofa_names.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        assert running.stdout is not None and running.stdout.readline()
+        os.killpg(running.pid, signal.SIGTERM)
+        _, error = running.communicate(timeout=60)
+    assert (running.returncode, error.count("\n")) == (143, 1) and "interrupted." in error
+
+
 def test_sigterm_that_the_caller_handles_stays_theirs():
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:

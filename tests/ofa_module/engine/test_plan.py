@@ -157,6 +157,9 @@ def test_the_largest_batch_that_fits(fits, totals, planned_once, monkeypatch, ca
     assert list(cfg.optimization.update_freq) == [freq * 8 // fits for freq in freqs]
     (line,) = (record.getMessage() for record in caplog.records if "--auto-batch" in record.getMessage())
     assert f"--batch-size={fits} --update-freq={','.join(str(freq * 8 // fits) for freq in freqs)}, since" in line
+    counts = dict.fromkeys((8, fits))
+    takes = ", ".join(f"{totals[count] / 2**20:,.0f} MiB with {count}" for count in counts)
+    assert f"since an update takes {takes} rows and " in line
 
 
 def test_a_row_that_does_not_fit_is_refused(totals, planned_once, monkeypatch, capsys, tmp_path):

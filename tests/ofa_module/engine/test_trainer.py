@@ -2,6 +2,7 @@
 
 from functools import partial
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from fairseq.logging import metrics
 import train
 from data.sample import DAMAGED
 from models.ofa.compiling import compile_layers
+from ofa_module.engine.state import _restore_extra
 from ofa_module.engine.trainer import OFATrainer
 from utils.checkpoint import save_checkpoint, without_history
 
@@ -202,3 +204,12 @@ def test_images_that_are_read_in_part_are_counted_and_the_first_are_named(monkey
             assert trainer._prepare_sample(given)[0] == given
     assert found.get_smoothed_value("damaged_images") == 21
     assert len([record for record in caplog.records if record.message.endswith(DAMAGED)]) == 10
+
+
+def test_the_clock_runs_after_a_resume_in_the_middle_of_an_epoch():
+    with metrics.aggregate(new_root=True):
+        metrics.log_start_time("wall")
+        saved = metrics.state_dict()
+        extra = {"metrics": saved, "train_iterator": {"version": 2, "epoch": 1, "iterations_in_epoch": 3}}
+        _restore_extra(Mock(ema=None), extra, reset_meters=False)
+        assert metrics.get_meter("default", "wall").elapsed_time > 0
