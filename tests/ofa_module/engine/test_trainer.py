@@ -207,9 +207,9 @@ def test_images_that_are_read_in_part_are_counted_and_the_first_are_named(monkey
 
 
 def test_the_clock_runs_after_a_resume_in_the_middle_of_an_epoch():
-    with metrics.aggregate(new_root=True):
-        metrics.log_start_time("wall")
-        saved = metrics.state_dict()
-        extra = {"metrics": saved, "train_iterator": {"version": 2, "epoch": 1, "iterations_in_epoch": 3}}
-        _restore_extra(Mock(ema=None), extra, reset_meters=False)
-        assert metrics.get_meter("default", "wall").elapsed_time > 0
+    metrics.reset()
+    metrics.log_start_time("wall")
+    saved = metrics.state_dict()
+    extra = {"metrics": saved, "train_iterator": {"version": 2, "epoch": 1, "iterations_in_epoch": 3}}
+    _restore_extra(Mock(ema=None), extra, reset_meters=False)
+    assert metrics.get_meter("default", "wall").elapsed_time > 0
