@@ -294,7 +294,9 @@ def _answer(
         num_workers=cfg.dataset.num_workers,
         data_buffer_size=cfg.dataset.data_buffer_size,
     )
-    batches.leave_out(share.read)
+    # Without images, the length of its text is what a row costs. Random numbers belong to rows in the file's order.
+    sorts = "image" not in task.dataset(subset).columns and not generation.sampling
+    batches.arrange(share.read, task.dataset(subset).rows.sizes() if sorts else None)
     progress = progress_bar(
         batches.next_epoch_itr(shuffle=False),
         (cfg.common.log_format or ("simple" if cfg.common.no_progress_bar else "tqdm")) if is_main() else "none",

@@ -1,4 +1,4 @@
-"""Rows per second of predict.py with one and two processes against calling the predictor in a loop; shared images.
+"""Rows per second of predict.py with one and two processes against a loop; shared images; texts sorted by length.
 
 Run from the repository root: python -m benchmarks.rows [--rows N] [--passes N]
 """
@@ -6,10 +6,12 @@ Run from the repository root: python -m benchmarks.rows [--rows N] [--passes N]
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ from data.items import open_items
 from data.tasks import TASKS
 from models.ofa import OFA, OFAConfig
 from models.predictor import OFAPredictor
+from utils.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINT = ROOT / "checkpoints" / "ofa_demo.pt"
 BATCH = 16
 QUESTIONS = 5  # about each image; VQA has 5.4
 SIDE = 224
+LABELS = ("entailment", "not_entailment")
 
 
 def write_rows(folder: Path, rows: int) -> Path:
@@ -82,11 +86,41 @@ def encodings(images: int, passes: int) -> dict[str, float]:
     return best
 
 
+def write_texts(folder: Path, rows: int) -> tuple[Path, Path]:
+    """Pairs of sentences of very different lengths, as RTE has them, and a random base-size model."""
+    rng, words = random.Random(0), (ROOT / "README.md").read_text(encoding="utf-8").split()
+
+    def text(mean: float, deviation: float, most: int) -> str:
+        count = max(3, min(most, int(rng.lognormvariate(mean, deviation))))
+        return " ".join(rng.choice(words) for _ in range(count))
+
+    lines = (f"{text(3.6, 0.7, 120)}\t{text(2.2, 0.4, 25)}\t{rng.choice(LABELS)}\n" for _ in range(rows))
+    (folder / "rte.tsv").write_text("".join(lines), encoding="utf-8")
+    torch.manual_seed(0)
+    config = OFAConfig.from_arch("ofa_base")
+    cfg = {"model": {**asdict(config), "_name": "ofa_base"}, "task": {"_name": "rte", "patch_image_size": SIDE}}
+    content = {"args": None, "cfg": cfg, "model": OFA(config).state_dict(), "extra_state": {}}
+    save_checkpoint(content, folder / "rte.pt")
+    return folder / "rte.tsv", folder / "rte.pt"
+
+
+def evaluated(data: Path, checkpoint: Path, sorts: bool) -> float:
+    """Seconds of a run of evaluate.py, its start among them."""
+    code = "import evaluate, sys; from data.row_index import IndexedFile; "
+    code += "" if sorts else "IndexedFile.sizes = lambda self: None; "
+    command = [sys.executable, "-c", f"{code}evaluate.main(sys.argv[1:])", str(data), f"--path={checkpoint}"]
+    command += ["--task=rte", "--bpe-dir=utils/BPE", "--batch-size=32", "--selected-cols=0,1,2", "--cpu"]
+    start = time.perf_counter()
+    subprocess.run([*command, f"--results-path={data.parent}"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
 def main() -> None:
-    """Print two markdown tables."""
+    """Print three markdown tables."""
     parser = argparse.ArgumentParser("python -m benchmarks.rows", description="Time predictions of many rows.")
     parser.add_argument("--rows", type=int, default=2000, help="digit scenes (default %(default)s)")
     parser.add_argument("--images", type=int, default=3, help="images asked about (default %(default)s)")
+    parser.add_argument("--texts", type=int, default=600, help="pairs of sentences (default %(default)s)")
     parser.add_argument("--passes", type=int, default=2, help="passes over each (default %(default)s)")
     args = parser.parse_args()
     best: dict[str, tuple[float, float]] = {}
@@ -107,6 +141,14 @@ def main() -> None:
     print("| trunk | seconds | times faster |\n| --- | --- | --- |")
     for key, text in (("own", "for each question"), ("shared", "for each image")):
         print(f"| {text} | {seconds[key]:.2f} | {seconds['own'] / seconds[key]:.2f} |")
+    with tempfile.TemporaryDirectory() as name:
+        files = write_texts(Path(name), args.texts)
+        runs = [(evaluated(*files, sorts=False), evaluated(*files, sorts=True)) for _ in range(args.passes)]
+    plain, by_length = map(min, zip(*runs, strict=True))
+    print(f"\nevaluate.py, base size, {args.texts} pairs of sentences in batches of 32, whole command\n")
+    print("| batches | seconds | times faster |\n| --- | --- | --- |")
+    for label, seconds_of in (("in the order of the file", plain), ("by length", by_length)):
+        print(f"| {label} | {seconds_of:.1f} | {plain / seconds_of:.2f} |")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,9 @@ class Rows(Protocol):
     def place(self, row: int) -> str:
         """What messages call the row, such as `line 3`."""
 
+    def sizes(self) -> np.ndarray | None:
+        """Bytes of each row (N,), int64; None where only reading tells them."""
+
     def other_format(self) -> str | None:
         """What the file seems to be in place of what it should be."""
 
@@ -103,6 +106,10 @@ class NumberedRows(ABC):
         """What messages call the row."""
         return f"line {self.line(row)}"
 
+    def sizes(self) -> np.ndarray | None:
+        """Bytes of each row (N,), int64; None where only reading tells them."""
+        return None
+
 
 class IndexedFile(NumberedRows):
     """Rows of a UTF-8 text file as bytes; lines end in LF or CR-LF, and blank lines at the end are not rows.
@@ -127,6 +134,13 @@ class IndexedFile(NumberedRows):
 
     def __len__(self) -> int:
         return self._num_lines
+
+    def sizes(self) -> np.ndarray | None:
+        """Bytes of each line (N,), int64."""
+        if self._offsets is None:
+            self._reopen()
+        assert self._offsets is not None
+        return np.diff(self._offsets).astype(np.int64)
 
     def _read(self, row: int) -> bytes:
         """The line without its end."""

@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from data.arrow_rows import ArrowTable
 from data.named_rows import URL, Table, image_of
 from data.row_index import IndexedFile, Row
@@ -37,6 +39,11 @@ class CsvTable(Table, IndexedFile):
     def line(self, row: int) -> int:
         """Number of the row's first line: values may have several."""
         return self._line_ends_before(row + 1) + 1
+
+    def sizes(self) -> np.ndarray | None:
+        """As of other files, without the header."""
+        sizes = super().sizes()
+        return None if sizes is None else sizes[1:]
 
     def _read_header(self) -> list[str]:
         """The first line, which also tells the delimiter."""

@@ -75,10 +75,18 @@ class EpochBatches(iterators.EpochBatchIterator):
         )  # fmt: skip
         return Batches(loader, start=offset, total=len(batches))
 
-    def leave_out(self, rows: Container[int]) -> None:
-        """Takes rows out of the batches, and batches that have no row then; not for training."""
-        kept = (batch[[row not in rows for row in batch.tolist()]] for batch in self.frozen_batches if len(batch))
-        self._frozen_batches = tuple(batch for batch in kept if len(batch))
+    def arrange(self, done: Container[int], sizes: np.ndarray | None = None) -> None:
+        """Batches anew, of the rows that are not done; not for training.
+
+        Args:
+            sizes: (N,) of all rows of the file: equally long ones come together, the longest first; None = as they are.
+        """
+        rows = np.concatenate(self.frozen_batches)
+        rows = rows[[row not in done for row in rows.tolist()]]
+        if sizes is not None:
+            rows = rows[np.argsort(-sizes[rows], kind="stable")]
+        size = self._setting.batch_size
+        self._frozen_batches = tuple(rows[first : first + size] for first in range(0, len(rows), size))
 
     def close(self) -> None:
         """Ends the processes that read this epoch's data, wherever it stands."""

@@ -15,7 +15,9 @@ import data.validate as validate
 import evaluate
 from models.generation import GenerationConfig
 from ofa_module import evaluation_flags
+from tasks.gigaword import GigawordTask
 from tests.programs import ROOT
+from tests.sources import write_source
 from utils.errors import UserError
 
 CASES, TSV = ROOT / "tests" / "cases", ROOT / "tests" / "golden" / "tsv"
@@ -318,6 +320,26 @@ def test_options_of_generation_that_the_task_does_not_follow(task, cols, flag, w
             task, CASES / "vqa_string_ids.tsv", cols, flag, **({"ans2label_dict": ANSWERS} if task == "vqa_gen" else {})
         )
     assert stop.value.code == 2 and words in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("flags", [SHORT, ["--sampling", "--max-len-b=3", "--beam=1"]], ids=["beam", "sampling"])
+def test_texts_of_similar_length_come_together_the_longest_first(kind, flags, run, monkeypatch, tmp_path):
+    counts = [3, 30, 5, 1, 60, 2, 20, 4, 9]
+    rows = [{"article": "word " * count, "summary": f"text {number}"} for number, count in enumerate(counts)]
+    path = write_source(kind, tmp_path, rows)
+    seen, evaluated = [], GigawordTask.evaluate
+
+    def look(task, models, batch, generation):
+        seen.append(batch["rows"].tolist())
+        return evaluated(task, models, batch, generation)
+
+    monkeypatch.setattr(GigawordTask, "evaluate", look)
+    by_name = [] if kind == "tsv" else ["--columns=article=article"]
+    records, _ = run("gigaword", path, "0,1", *flags, *by_name)
+    in_file_order = "--sampling" in flags or kind == "parquet"
+    assert seen == ([[0, 1, 2, 3], [4, 5, 6, 7], [8]] if in_file_order else [[4, 1, 6, 8], [2, 7, 0, 5], [3]])
+    assert [record["ref"] for record in records] == [f"text {number}" for number in range(9)]
 
 
 def test_bad_rows_are_skipped_and_progress_is_logged_as_flags_say(run, capfd, tmp_path):
