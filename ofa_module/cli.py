@@ -208,7 +208,7 @@ def run(
         alone_here = cfg.distributed_training.distributed_world_size == 1
         ends = sigterm_interrupts() if alone_here else nullcontext()
         with warnings.catch_warnings(), program_logging(log_file if first else None), stop, ends:
-            warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")
+            _filter_warnings()
             if alone:
                 program(cfg)
             else:
@@ -228,6 +228,13 @@ def run(
         raise SystemExit(exit_code(error) if isinstance(error, KeyboardInterrupt) else 128 + signal.SIGINT) from None
 
 
+def _filter_warnings() -> None:
+    """Leaves out what libraries warn of and no user can change."""
+    warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")
+    # Of convolutions of one pixel, whose two ways to count strides name the same memory.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+
+
 def _logged(program: Callable[[DictConfig], None], log_file: str | None, logging_process: int, cfg: DictConfig) -> None:
     """The program; with its own logging in a process that fairseq started for a GPU, which inherits none."""
     if os.getpid() == logging_process:
@@ -235,7 +242,7 @@ def _logged(program: Callable[[DictConfig], None], log_file: str | None, logging
         return
     master = distributed_utils.is_master(cfg.distributed_training)
     with warnings.catch_warnings(), program_logging(log_file if master else None):
-        warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator")
+        _filter_warnings()
         if not master:
             logging.getLogger().setLevel(logging.WARNING)  # as fairseq does
         program(cfg)

@@ -1,5 +1,6 @@
 """One update and one validation step of a run, over everything that they change."""
 
+import inspect
 import logging
 import math
 import os
@@ -217,12 +218,14 @@ class OFATrainer:
             return self._objective
         if self._parallel is None:
             given = self.cfg.distributed_training
+            known = inspect.signature(DistributedDataParallel.__init__).parameters
+            sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # PyTorch < 2.14
             parallel = DistributedDataParallel(
                 self._objective, process_group=distributed_utils.get_data_parallel_group(),
-                broadcast_buffers=given.broadcast_buffers, bucket_cap_mb=given.bucket_cap_mb,
-                gradient_as_bucket_view=given.gradient_as_bucket_view,
+                bucket_cap_mb=given.bucket_cap_mb, gradient_as_bucket_view=given.gradient_as_bucket_view,
                 find_unused_parameters=given.find_unused_parameters or "legacy" in given.ddp_backend
                 or given.ddp_backend == "no_c10d",
+                **{sync: given.broadcast_buffers},
             )  # fmt: skip
             if given.ddp_comm_hook == "fp16":
                 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
@@ -387,7 +390,8 @@ class OFATrainer:
         behind them, and for the state of an optimizer that does not fit.
         """
         if not os.path.isfile(filename):
-            logger.warning("No --restore-file: training starts from random weights.")
+            if self.is_data_parallel_master:
+                logger.warning("No --restore-file: training starts from random weights.")
             return None
         return restore(self, filename, reset_optimizer, reset_lr_scheduler, optimizer_overrides or {}, reset_meters)
 
