@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -25,7 +24,7 @@ from ofa_module.configuration import configuration
 from utils.errors import SYSTEM_ADVICE, UserError, one_sentence
 from utils.logs import program_logging
 from utils.options import LARGEST_SEED
-from utils.program import exit_code, sigterm_interrupts
+from utils.program import Interruption, exit_code, sigterm_interrupts
 
 logger = logging.getLogger(__name__)
 PLUGIN = Path(__file__).resolve().parent
@@ -246,39 +245,3 @@ def _logged(program: Callable[[DictConfig], None], log_file: str | None, logging
         if not master:
             logging.getLogger().setLevel(logging.WARNING)  # as fairseq does
         program(cfg)
-
-
-class Interruption:
-    """Inside, a first Ctrl-C raises KeyboardInterrupt and is remembered (`asked`); a second one ends the process.
-
-    A process that was started to ignore Ctrl-C (in the background of a script) keeps ignoring it. What Python ignores,
-    an exception in a finalizer or while a process is forked, is raised again.
-    """
-
-    asked = False
-
-    def __enter__(self) -> None:
-        main = threading.current_thread() is threading.main_thread()
-        self._before = signal.getsignal(signal.SIGINT) if main else None
-        self._hook = sys.unraisablehook
-        if self._before not in (None, signal.SIG_IGN):
-            signal.signal(signal.SIGINT, self._stop)
-            sys.unraisablehook = self._again
-
-    def _stop(self, *_: Any) -> None:
-        self.asked = True
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        raise KeyboardInterrupt
-
-    def _again(self, unraisable: "sys.UnraisableHookArgs") -> None:
-        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-            self._hook(unraisable)
-        else:  # not at once: what ignored this one may not have ended yet
-            signal.signal(signal.SIGALRM, self._stop)
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-
-    def __exit__(self, *_: Any) -> None:
-        sys.unraisablehook = self._hook
-        if self._before is not None:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGINT, self._before)

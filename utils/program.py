@@ -41,6 +41,46 @@ def sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+class Interruption:
+    """Inside, a first Ctrl-C raises KeyboardInterrupt and is remembered (`asked`); a second one ends the process.
+
+    A process that was started to ignore Ctrl-C (in the background of a script) keeps ignoring it. What Python ignores,
+    an exception in a finalizer or while a process is forked, is raised again.
+    """
+
+    asked = False
+
+    def __enter__(self) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        self._before = signal.getsignal(signal.SIGINT) if main else None
+        self._hook = sys.unraisablehook
+        if self._before not in (None, signal.SIG_IGN):
+            signal.signal(signal.SIGINT, self._stop)
+            sys.unraisablehook = self._again
+
+    def _stop(self, *_: Any) -> None:
+        self._end(KeyboardInterrupt)
+
+    def _end(self, kind: type[BaseException]) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise kind
+
+    def _again(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            self._hook(unraisable)
+        else:  # not at once: what ignored this one may not have ended yet
+            kind = unraisable.exc_type
+            signal.signal(signal.SIGALRM, lambda *_: self._end(kind))
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    def __exit__(self, *_: Any) -> None:
+        sys.unraisablehook = self._hook
+        if self._before is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGINT, self._before)
+
+
 def exit_code(error: KeyboardInterrupt) -> int:
     """What a shell sees of a program that a signal has ended."""
     return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
@@ -58,7 +98,7 @@ def program(usual: str, resume: str = "") -> Callable[[Main], Main]:
         @wraps(main)
         def run(argv: Sequence[str] | None = None) -> int:
             try:
-                with sigterm_interrupts():
+                with Interruption(), sigterm_interrupts():
                     return main(argv)
             except (UserError, OSError) as error:
                 print(f"{program_name(usual)}: error: {one_sentence(error)}", file=sys.stderr)

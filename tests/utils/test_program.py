@@ -87,6 +87,29 @@ def test_sigterm_to_workers_of_a_data_loader_too_is_one_line():
     assert (running.returncode, error.count("\n")) == (143, 1) and "interrupted." in error
 
 
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_python_ignores_comes_again(number, code, monkeypatch, capsys):
+    """As in a finalizer, or in what runs when a process is forked."""
+
+    class Finalized:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    def work(*args, **kwargs):
+        made = Finalized()
+        del made
+        for _ in range(1000):
+            time.sleep(0.001)
+
+    monkeypatch.setattr("data.validate.open_rows", work)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script
+    try:
+        assert importlib.import_module("data.validate").main(["caption", __file__]) == code
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.endswith("data.validate: interrupted.\n")
+
+
 def test_sigterm_that_the_caller_handles_stays_theirs():
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
