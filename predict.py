@@ -353,7 +353,7 @@ def _run_of(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("checkpoint", "candidates"):
         if (path := getattr(args, name, None)) and os.path.exists(path):
             run[name] = [os.path.abspath(path), *_size_and_time(path)]
-    ending = re.compile(r"\.(jsonl|csv|tsv|txt)", re.IGNORECASE)
+    ending = re.compile(r"\.(jsonl?|csv|tsv|txt)", re.IGNORECASE)
     there = {path: os.path.exists(path) for path in args.input}
     listed = [path for path in args.input if ending.search(path[-6:]) or is_table(path) or not there[path]]
     return {**run, "input": [os.path.abspath(path) if there[path] else path for path in listed]}

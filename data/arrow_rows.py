@@ -1,27 +1,30 @@
-"""Tables that Hugging Face `datasets` reads: Parquet, JSON arrays, webdataset tars, image folders, saved datasets.
+"""Tables that Hugging Face `datasets` reads: Parquet, webdataset tars, folders of classes, saved datasets.
 
 No other file knows this library, an extra, and it is imported when such a table is opened. It makes an Arrow file of
 the table once, below the cache folder, and maps it into memory.
 """
 
+import logging
 import os
 import stat
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from glob import escape
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
-from data.named_rows import Table
+from data.named_rows import Table, field_of, is_in, names_of
 from data.row_index import ChangedFileError, Stamp, cache_folder, stamp_of
-from data.table_files import FOLDER, SAVED, source_files
+from data.table_files import FOLDER, SAVED, image_files, source_files
 from utils.errors import UserError, one_sentence, shortened
 from utils.files import atomic_write
 
+logger = logging.getLogger(__name__)
+
 
 class ArrowTable(Table):
-    """Rows of a `.parquet`, `.json` or `.tar` file, or of a folder of such files, of images or of `save_to_disk`.
+    """Rows of a `.parquet` or `.tar` file, or of a folder of such files, of images or of `save_to_disk`.
 
     Images stay encoded, class labels become their names, and `a.b` is the field `b` of the column `a`.
 
@@ -36,12 +39,17 @@ class ArrowTable(Table):
         data, self._sources = _load(self.path)
         if not len(data):
             raise UserError(f"{self.path} has no rows; check how it was made.")
+        if os.path.isdir(self.path) and source_files(self.path)[0] == FOLDER:
+            images = len(image_files(Path(self.path), recursive=True)[0])
+            if images > len(data):
+                reason = "formats and names of folders that imagefolder does not take"
+                logger.warning("%s: %d of %d images are left out (%s).", self.path, images - len(data), images, reason)
         self._labels = {name: kind.names for name, kind in data.features.items() if hasattr(kind, "int2str")}
-        self._read = [name for name in data.column_names if any(_is_in(name, x) for x in self.source.values())]
+        self._read = [name for name in data.column_names if any(is_in(name, x) for x in self.source.values())]
         self._files = {part["filename"]: _stamp(part["filename"]) for part in data.cache_files}
         self._open()
         self._starts = [0, *accumulate(map(len, self._parts))]
-        return list(_names(data.features))
+        return list(names_of(data.features))
 
     def _open(self) -> None:
         import datasets
@@ -68,7 +76,7 @@ class ArrowTable(Table):
         for name, labels in self._labels.items():
             if isinstance(number := values.get(name), int):
                 values[name] = labels[number] if 0 <= number < len(labels) else None
-        return {column: _field(values, column) for column in self.source.values()}
+        return {column: field_of(values, column) for column in self.source.values()}
 
     def place(self, row: int) -> str:
         """What messages call the row: its number from 1 and, if it has one, the name of its image file."""
@@ -153,22 +161,3 @@ def _stamp(path: str) -> Stamp | None:
         return stamp_of(path)._replace(ctime_ns=0)  # as in `Stamp.same_content`
     except OSError:
         return None
-
-
-def _names(features: Mapping[str, Any]) -> Iterator[str]:
-    """Columns, and behind each of several fields these."""
-    for name, kind in features.items():
-        yield name
-        if isinstance(kind, dict):
-            yield from (f"{name}.{field}" for field in _names(kind))
-
-
-def _is_in(name: str, column: str) -> bool:
-    return column == name or column.startswith(f"{name}.")
-
-
-def _field(values: Any, column: str) -> Any:
-    """The value of a column `a`, or of a field `a.b`."""
-    if not isinstance(values, dict) or column in values:
-        return values.get(column) if isinstance(values, dict) else None
-    return next((_field(values[name], column[len(name) + 1 :]) for name in values if _is_in(name, column)), None)

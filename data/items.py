@@ -2,14 +2,13 @@
 
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.row_index import ChangedFileError, Rows
-from data.table_files import SAVED, is_table
+from data.table_files import SAVED, image_files, is_table
 from data.tsv import LOOKED_AT, TsvFile, check_format
 from utils.errors import BadRowError, UserError, quoted
 from utils.files import json_object, read_text, text_lines, whole_characters
@@ -23,8 +22,6 @@ FILE_ENDINGS = (
     ".bz2", ".doc", ".docx", ".gz", ".htm", ".html", ".json", ".md", ".odt", ".parquet", ".pdf", ".rtf",
     ".text", ".xls", ".xlsx", ".xml", ".zip",
 )  # fmt: skip
-# Formats that Pillow knows by name only, or reads with the help of another program.
-NOT_IMAGES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 
 
 @dataclass
@@ -68,41 +65,6 @@ class Source(NamedTuple):
             numbers: consecutive numbers below `size`; None = all.
         """
         return self.items(range(self.size) if numbers is None else numbers, unread, empty)
-
-
-def image_endings() -> frozenset[str]:
-    """Endings of the files that Pillow reads as images, in lower case with their dot."""
-    from PIL import Image  # not before the command line is read
-
-    endings = Image.registered_extensions()
-    return frozenset(
-        name
-        for name, format_name in endings.items()
-        if format_name in Image.OPEN and format_name not in NOT_IMAGES and name != ".ps"
-    )
-
-
-def image_files(folder: Path, recursive: bool) -> tuple[list[Path], str]:
-    """Images in a folder, or also in the folders below it, sorted; and a sentence on what is left out, or ''."""
-    endings, images = image_endings(), []
-    others: Counter[str] = Counter()
-    folders = 0
-    for path in folder.rglob("*") if recursive else folder.iterdir():
-        if path.is_dir():
-            folders += not recursive
-        elif path.exists() and not path.is_file():  # a pipe would be waited for
-            others["pipe or device"] += 1
-        elif path.suffix.lower() in endings:
-            images.append(path)
-        else:
-            others[path.suffix.lower() or "no extension"] += 1
-    parts = []
-    if others:
-        counts = ", ".join(f"{count} x {ending}" for ending, count in others.most_common(5))
-        parts.append(f"{others.total()} files without an image extension ({counts})")
-    if folders:
-        parts.append(f"{folders} subfolders (--recursive reads them)")
-    return sorted(images), f"{folder}: left out {' and '.join(parts)}." if parts else ""
 
 
 def open_items(

@@ -5,7 +5,7 @@ import math
 import os
 import re
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +104,9 @@ class Table(NumberedRows):
             return image_of(value, self.image_root)
         if name == "id" and self.plain_ids and (type(value) is int or (type(value) is float and value.is_integer())):
             return int(value)  # pandas makes integers beside a missing one floats
-        if name == "answers" and isinstance(value, dict | str | int) and CONFIDENCE_MARK not in str(value):
+        if name == "answers" and isinstance(value, dict | str | int | float) and CONFIDENCE_MARK not in str(value):
             # In Arrow, each row has the answers of all rows, most of them null.
-            scores = value if isinstance(value, dict) else {str(value): 1.0}
+            scores = value if isinstance(value, dict) else {_text(value, self.source[name], ","): 1.0}
             return join_answers({text: score for text, score in scores.items() if score is not None})
         return _text(value, self.source[name], " " if name == "codes" else ",")
 
@@ -135,6 +135,26 @@ def image_of(value: Any, root: Path) -> str | bytes:
     if PATH.fullmatch(value.strip()):
         raise ValueError(f"there is no image {shown}: correct the path or the folder that paths start from")
     return value
+
+
+def names_of(values: Mapping[str, Any]) -> Iterator[str]:
+    """Columns, and behind each of several fields these: `a`, `a.b`."""
+    for name, value in values.items():
+        yield name
+        if isinstance(value, dict):
+            yield from (f"{name}.{field}" for field in names_of(value))
+
+
+def is_in(name: str, column: str) -> bool:
+    """Whether `column` is the column `name`, or one of its fields."""
+    return column == name or column.startswith(f"{name}.")
+
+
+def field_of(values: Any, column: str) -> Any:
+    """The value of a column `a`, or of a field `a.b`; None if it is not there."""
+    if not isinstance(values, dict) or column in values:
+        return values.get(column) if isinstance(values, dict) else None
+    return next((field_of(values[name], column[len(name) + 1 :]) for name in values if is_in(name, column)), None)
 
 
 def _text(value: Any, column: str, separator: str) -> str:

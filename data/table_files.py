@@ -1,6 +1,7 @@
 """What a file or folder of a user is, by its names: which reader of Hugging Face `datasets` takes it, and --columns."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from mimetypes import guess_type
 from pathlib import Path
@@ -8,11 +9,55 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.files import json_object
 
-ENDINGS = {".parquet": "parquet", ".json": "json", ".tar": "webdataset", ".arrow": "arrow"}  # -> who reads the file
+ENDINGS = {".parquet": "parquet", ".tar": "webdataset", ".arrow": "arrow"}  # -> who reads the file
 SAVED = "state.json"  # in the folder of `save_to_disk`
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # beside images, with their texts
 SPLITS = "dataset_dict.json"  # in that of several splits
 FOLDER = "imagefolder"
+# Formats that Pillow knows by name only, or reads with the help of another program.
+NOT_IMAGES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+
+
+def image_endings() -> frozenset[str]:
+    """Endings of the files that Pillow reads as images, in lower case with their dot."""
+    from PIL import Image  # not before the command line is read
+
+    endings = Image.registered_extensions()
+    return frozenset(
+        name
+        for name, format_name in endings.items()
+        if format_name in Image.OPEN and format_name not in NOT_IMAGES and name != ".ps"
+    )
+
+
+def image_files(folder: Path, recursive: bool) -> tuple[list[Path], str]:
+    """Images in a folder, or also in the folders below it, sorted; and a sentence on what is left out, or ''.
+
+    Hidden files and what is in hidden folders are left out.
+    """
+    endings, images = image_endings(), []
+    others: Counter[str] = Counter()
+    folders = 0
+    for path in folder.rglob("*") if recursive else folder.iterdir():
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):  # such as ._a.jpg of a Mac
+            others["hidden"] += path.is_file()
+        elif path.is_dir():
+            folders += not recursive
+        elif path.exists() and not path.is_file():  # a pipe would be waited for
+            others["pipe or device"] += 1
+        elif path.suffix.lower() in endings:
+            images.append(path)
+        else:
+            others[path.suffix.lower() or "no extension"] += 1
+    parts = []
+    if hidden := others.pop("hidden", 0):
+        parts.append(f"{hidden} hidden files")
+    if others:
+        counts = ", ".join(f"{count} x {ending}" for ending, count in others.most_common(5))
+        parts.append(f"{others.total()} files without an image extension ({counts})")
+    if folders:
+        parts.append(f"{folders} subfolders (--recursive reads them)")
+    return sorted(images), f"{folder}: left out {' and '.join(parts)}." if parts else ""
 
 
 def is_table(path: str) -> bool:

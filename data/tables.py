@@ -4,27 +4,35 @@ Images may be paths. `open_rows` is the door to data files of every kind.
 """
 
 import csv
+import hashlib
 import io
+import json
+import logging
 import os
+import re
+from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data.arrow_rows import ArrowTable
-from data.named_rows import URL, Table, image_of
-from data.row_index import IndexedFile, Row
-from data.table_files import ENDINGS, column_names
+from data.named_rows import URL, Table, field_of, image_of, names_of
+from data.row_index import ChangedFileError, IndexedFile, Row, Stamp, cache_folder, stamp_of
+from data.table_files import ENDINGS, FOLDER, column_names, image_files, source_files
 from data.tsv import LOOKED_AT, TsvFile
-from utils.errors import BadRowError, UserError
-from utils.files import BYTE_ORDER_MARK, decode_text, json_object
+from utils.errors import BadRowError, UserError, one_sentence, quoted, shortened
+from utils.files import BYTE_ORDER_MARK, atomic_write, decode_text, json_object, read_file
 
 if TYPE_CHECKING:
     from data.base import DataConfig
     from data.tasks import RowKind
 
+logger = logging.getLogger(__name__)
 DELIMITERS = ",;|\t"
+_SPACE = re.compile(r"[ \t\r\n]*")
 csv.field_size_limit(2**31 - 1)  # images in base64
 
 
@@ -48,6 +56,8 @@ class CsvTable(Table, IndexedFile):
     def _read_header(self) -> list[str]:
         """The first line, which also tells the delimiter."""
         try:
+            if self._read(0).startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise UserError(f"{self.path} seems to be UTF-16 text, not UTF-8: save it as UTF-8.")
             text = _decoded(self._read(0))
             if "\r" in text.partition('"')[0]:
                 raise UserError(
@@ -117,7 +127,7 @@ class JsonLines(Table, IndexedFile):
         keys: dict[str, None] = {}
         for row in range(min(len(self), LOOKED_AT)):
             try:
-                keys |= dict.fromkeys(self.record(row))
+                keys |= dict.fromkeys(names_of(json_object(self._read(row))))
             except UserError:
                 raise
             except ValueError as error:
@@ -126,8 +136,131 @@ class JsonLines(Table, IndexedFile):
         return list(keys)
 
     def record(self, row: int) -> Mapping[str, Any]:
-        """Values by key."""
-        return json_object(self._read(row))
+        """Values by key, and `a.b` of an object in an object."""
+        values = json_object(self._read(row))
+        return {**values, **{column: field_of(values, column) for column in self.source.values()}}
+
+
+class JsonArray(Table):
+    """A JSON file with an array of objects, which become JSON lines in the cache folder once and are read there."""
+
+    def _read_header(self) -> list[str]:
+        self._stamp = stamp_of(self.path) if os.path.isfile(self.path) else None
+        self._lines = JsonLines(_lines_of_array(self.path, self._stamp), (), self.source)
+        self._lines.source = self.source
+        return self._lines.header
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def place(self, row: int) -> str:
+        """What messages call the row."""
+        return f"row {row + 1}"
+
+    def record(self, row: int) -> Mapping[str, Any]:
+        """Values by key; ChangedFileError if the file is not what it was."""
+        if self._stamp is None or not stamp_of(self.path).same_content(self._stamp):
+            raise ChangedFileError(self.path)
+        return self._lines.record(row)
+
+
+class MetadataFolder(Table):
+    """A folder of images with files `metadata.csv` or `metadata.jsonl`: their rows, whose `file_name` is the `image`.
+
+    Paths start from the folder of their file; `x_file_name` becomes the column `x`.
+    """
+
+    def _read_header(self) -> list[str]:
+        """Columns of all files; says how many images they do not name."""
+        files = source_files(self.path)[1]
+        self._tables = [(CsvTable if file.endswith(".csv") else JsonLines)(file, ()) for file in files]
+        for table in self._tables:
+            table.source = self.source
+            if not any(_FILE_NAME.fullmatch(name) for name in table.header):
+                raise UserError(f"{table.path} has no column 'file_name': name the images in one, as imagefolder does.")
+        self._starts = [0, *accumulate(map(len, self._tables))]
+        images = len(image_files(Path(self.path), recursive=True)[0])
+        if images > len(self):
+            logger.warning(
+                "%s has %d images and metadata for %d: the others are left out.", self.path, images, len(self)
+            )
+        return [
+            _FILE_NAME.sub(_image_column, name) for name in dict.fromkeys(sum((t.header for t in self._tables), []))
+        ]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def _find(self, row: int) -> "tuple[CsvTable | JsonLines, int]":
+        part = bisect_right(self._starts, row) - 1
+        return self._tables[part], row - self._starts[part]
+
+    def place(self, row: int) -> str:
+        """What messages call the row: file and line and, if it can be read, the name of the image."""
+        table, number = self._find(row)
+        try:
+            image = f" ({shortened(str(table.record(number).get('file_name')), 300)})"
+        except ValueError:
+            image = ""
+        return f"{os.path.relpath(table.path, self.path)}, {table.place(number)}{image}"
+
+    def record(self, row: int) -> Mapping[str, Any]:
+        """Values by column."""
+        table, number = self._find(row)
+        folder, values = os.path.dirname(table.path), dict(table.record(number))
+        for name in [name for name in values if _FILE_NAME.fullmatch(name)]:
+            value = values.pop(name)
+            if value is not None:
+                value = os.path.join(folder, value) if isinstance(value, str) and value.strip() else ""
+            values[_FILE_NAME.sub(_image_column, name)] = value
+        return values
+
+
+_FILE_NAME = re.compile(r"(?:(.+)_)?file_name")
+
+
+def _image_column(name: re.Match[str]) -> str:
+    return name[1] or "image"
+
+
+def _lines_of_array(path: str, stamp: Stamp | None) -> Path:
+    """The objects of a JSON array, one a line, in a file of the cache folder; UserError if it is no such array."""
+    key = hashlib.sha256(repr((os.path.abspath(path), stamp)).encode("utf-8", "surrogatepass")).hexdigest()
+    place = cache_folder() / "json" / f"{key[:32]}.jsonl"
+    if place.exists() and stamp is not None:
+        return place
+    try:
+        text = decode_text(read_file(Path(path)))
+    except OSError as error:
+        raise UserError(f"There is no data file {path} ({error.strerror}); check the path.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8.") from error
+    lines, at, decoder = [], _SPACE.match(text).end() + 1, json.JSONDecoder()  # type: ignore[union-attr]
+    try:
+        while (at := _SPACE.match(text, at).end()) < len(text) and text[at] != "]":  # type: ignore[union-attr]
+            start, (_, at) = at, decoder.raw_decode(text, at)
+            lines.append(text[start:at].replace("\n", " ").replace("\r", " "))  # which are no part of a value
+            at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+            at += text[at : at + 1] == ","
+        if at == len(text) or _SPACE.fullmatch(text, at + 1) is None:
+            raise ValueError(
+                f"it does not end with the bracket at character {at + 1}" if text[at:] else "its end is missing"
+            )
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a JSON array ({error!s:.200}): check how it was made.") from error
+    if not lines:
+        raise UserError(f"{path} has no rows; check how it was made.")
+    if lines[0][0] != "{":
+        raise UserError(f"{path} is an array of {quoted(lines[0])} and so on, not of objects: check how it was made.")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(place) as file:
+            file.writelines(f"{line}\n".encode("utf-8", "surrogatepass") for line in lines)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({one_sentence(error).rstrip('.')}): set OFA_CACHE to a folder."
+        ) from error
+    return place
 
 
 def _decoded(line: bytes) -> str:
@@ -187,16 +320,25 @@ def table_class(path: str, names: Collection[str] = ()) -> type[Table] | None:
         )
     ending = Path(path).suffix.lower()
     if ending == ".csv":
-        return None if _is_tsv(_first_line(path), names) else CsvTable
-    if ending == ".jsonl" or (ending == ".json" and not _first_line(path).lstrip().startswith(b"[")):
-        return JsonLines
-    return ArrowTable if os.path.isdir(path) or ending in ENDINGS else None
+        return None if _is_tsv(_start(path).partition(b"\n")[0], names) else CsvTable
+    if ending in (".jsonl", ".json"):
+        is_array = ending == ".json" and _start(path).removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"[")
+        return JsonArray if is_array else JsonLines
+    if os.path.isdir(path):
+        reader, files = source_files(path)
+        return MetadataFolder if reader == FOLDER and files and _are_texts(files) else ArrowTable
+    return ArrowTable if ending in ENDINGS else None
 
 
-def _first_line(path: str) -> bytes:
+def _are_texts(files: Sequence[str]) -> bool:
+    return all(file.endswith((".csv", ".jsonl")) for file in files)
+
+
+def _start(path: str) -> bytes:
+    """The first mebibyte of a file."""
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            return file.readline(1 << 20)
+            return file.read(1 << 20)
     except OSError:
         return b""  # opening it says so
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.images import MAX_PIXELS, decode
-from data.items import image_files
+from data.table_files import image_files
 from utils.checkpoint import check_state, check_whole, unpickle
 from utils.errors import UserError, one_sentence
 from utils.files import atomic_write, read_file

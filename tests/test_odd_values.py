@@ -14,7 +14,8 @@ import train
 from data import validate
 from data.answers import AnswerConfig, read_answers
 from data.images import standard_transform
-from data.items import image_files, open_items
+from data.items import open_items
+from data.table_files import image_files
 from digits.__main__ import main as build_demo
 from models.predictor.stream import Lines
 from models.weights.convert import main as convert

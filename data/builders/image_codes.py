@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from data import images
 from data.images import decode_base64, image_file
-from data.items import image_files
 from data.row_index import Rows
 from data.sharding import rank_slice
+from data.table_files import image_files
 from data.tables import JsonLines
 from data.tsv import TsvFile
 from models.text_to_image import row_generators

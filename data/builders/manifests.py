@@ -22,8 +22,8 @@ from data.builders.coco_annotations import BadEntries, Box
 from data.builders.image_codes import whole_lines
 from data.builders.pretrain import Stored
 from data.images import image_size
-from data.items import image_endings
 from data.named_rows import URL
+from data.table_files import image_endings
 from data.tasks import RowKind
 from utils.errors import UserError, quoted, shortened
 from utils.files import atomic_write, read_file, read_text

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from data.builders.coco_annotations import AnnotatedImage, Annotations, BadEntries, read_content
 from data.builders.manifests import Entry, ImageFolders, unreadable
-from data.items import image_files
 from data.snli_ve import WORDS
+from data.table_files import image_files
 from data.text import normalize_caption, require_words
 from data.vqa_gen import join_answers
 from utils.constants import SEPARATOR

@@ -193,7 +193,8 @@ class OFAPredictor:
         Args:
             candidates: the answers to choose among, exactly the best one is found; None = those the checkpoint was
                 trained with, or any text if it has none; [] = any text. A list of lists has those of each question.
-            objects: names of objects in each image joined by `&&`, for models trained with --add-object.
+            objects: names of objects in each image joined by `&&`, for models trained with --add-object; these read
+                None as no names, as rows of training and evaluation without the column are read.
             decoding: for free answers.
 
         Raises UserError for a missing file of candidates, see `load`.
@@ -206,6 +207,7 @@ class OFAPredictor:
         names = None if free else answer_sets("candidates", candidates)
         (rows, asked, seen, sets), one = columns(("objects", "candidates"), **inputs, candidates=names)
         prompt_type = check_prompt_type(config.prompt_type)
+        seen = ["" if names is None and config.add_object else names for names in seen]
         sources = [vqa_gen.source_text(*pair, config, self.vocab.bpe) for pair in zip(asked, seen, strict=True)]
         examples = [Example(None, source, "", prompt_type=prompt_type) for source in sources]
         if not free:

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from data.builders.json_items import open_json
-from data.items import image_endings, image_files, open_items
+from data.items import open_items
+from data.table_files import image_endings, image_files
 from tests.sources import ARROW_SOURCES, write_parquet, write_source
 from utils.errors import UserError
 

@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import json
 import os
 import pickle
 import random
@@ -214,8 +215,76 @@ def test_folders_of_images(table, classes, tmp_path):
     rows = open_rows(str(tmp_path / "a"), None, TASKS["image_classify"], options(columns=columns))
     assert [rows[i] for i in range(classes)] == [(png(number), name) for number, name in enumerate(names)]
     min((tmp_path / "a").rglob("*.*g")).unlink()
-    with pytest.raises(BadRowError, match=r"row 1 \((photos/00000 test\.jpg|cat/test_0\.png)\): there is no image"):
+    place = {None: "row 1", "metadata.csv": "metadata.csv, line 2", "metadata.jsonl": "metadata.jsonl, line 1"}[table]
+    assert rows.place(0).startswith(f"{place} (")
+    with pytest.raises(BadRowError, match=r", .*\((photos/00000 test\.jpg|cat/test_0\.png)\): there is no image"):
         rows[0]
+
+
+def write_text(path, text):
+    path = path.with_suffix(".json")
+    path.write_text(text)
+    return path
+
+
+ODD_ROWS = [
+    {"id": "007", "image": "a.png", "question": "a?", "answers": "None", "date": "2024-01-01"},
+    {
+        "id": 8,
+        "image": "a.png",
+        "question": ["a?"],
+        "answers": {"no": 1, "n/a": 0.3},
+        "date": None,
+        "extra": {"x": [1]},
+    },
+    {"id": "2024-01-02", "image": "a.png", "question": "[a]", "answers": 1.0, "date": "x"},
+    {"id": "x", "image": "a.png", "question": "null", "answers": 0.5, "date": 3},
+    {"id": 1, "image": "a.png", "question": "NA", "answers": "007", "date": "2024-01-01T00:00:00"},
+]
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "folder", "pretty"])
+def test_values_are_what_the_file_says_whatever_stands_in_other_rows(kind, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rows = [{**row, "image": (tmp_path / "a.png").read_bytes()} for row in ODD_ROWS] if kind == "folder" else ODD_ROWS
+    if kind == "pretty":
+        path = write_text(tmp_path / "a", f"\ufeff\n\n{json.dumps(rows, indent=1)}\r\n")
+    else:
+        path = write_source(kind, tmp_path, rows)
+    table = open_rows(str(path), None, TASKS["vqa_gen"], options())
+    found = [(row[0], *row[2:4]) for row in (table[n] for n in range(len(table)))]
+    assert found == [
+        ("007", "a?", "1.0|!+None"), ("8", "a?", "1|!+no&&0.3|!+n/a"), ("2024-01-02", "[a]", "1.0|!+1"),
+        ("x", "null", "1.0|!+0.5"), ("1", "NA", "1.0|!+007"),
+    ]  # fmt: skip
+    dates = open_rows(str(path), None, TASKS["vqa_gen"], options(columns="question=date,objects=extra.x"))
+    assert (dates[0][2], dates[4][2], dates[3][2]) == ("2024-01-01", "2024-01-01T00:00:00", "3")
+    with pytest.raises(BadRowError, match="there is no 'date'"):
+        dates[1]
+
+
+def test_csv_beside_images_is_text(tmp_path, caplog):
+    rows = [
+        {"id": f"0{n}", "question": "what?", "answers": a, "image": png(n)}
+        for n, a in enumerate(["None", "n/a", "1.50"])
+    ]
+    path = write_image_folder(tmp_path / "a", rows, "metadata.csv")
+    (path / "more").mkdir()
+    (path / "more" / "metadata.jsonl").write_text(
+        json.dumps({"id": 9, "file_name": "b.png", "question": "x", "answers": 2})
+    )
+    for name in ("more/b.png", "more/left.png", ".hidden.png"):
+        (path / name).write_bytes(png(7))
+    table = open_rows(str(path), None, TASKS["vqa_gen"], options())
+    assert [(row[0], row[1], row[3]) for row in (table[n] for n in range(len(table)))] == [
+        ("00", png(0), "1.0|!+None"), ("01", png(1), "1.0|!+n/a"), ("02", png(2), "1.0|!+1.50"),
+        ("9", png(7), "1.0|!+2"),
+    ]  # fmt: skip
+    assert f"{path} has 5 images and metadata for 4: the others are left out." in caplog.text
+    assert pickle.loads(pickle.dumps(table)).place(3) == "more/metadata.jsonl, line 1 (b.png)"
+    (path / "more" / "metadata.jsonl").write_text('{"id": 9}\n')
+    with pytest.raises(UserError, match="metadata.jsonl has no column 'file_name': name the images in one"):
+        open_rows(str(path), None, TASKS["vqa_gen"], options())
 
 
 @pytest.mark.parametrize(
@@ -224,7 +293,11 @@ def test_folders_of_images(table, classes, tmp_path):
         (lambda path: path.with_suffix(".parquet"), "There is no data file"),
         (lambda path: write_jsonl(path.with_suffix(".parquet"), GOOD_ROWS), "cannot be read as parquet"),
         (lambda path: write_jsonl(path.with_suffix(".tar"), GOOD_ROWS), "cannot be read as webdataset"),
-        (lambda path: path.with_suffix(".json").write_text("[1, 2") and path.with_suffix(".json"), "as json"),
+        (lambda path: write_text(path, "[1, 2]"), "a.json is an array of '1' and so on, not of objects"),
+        (lambda path: write_text(path, '[{"id": 1}, {"id"'), r"a.json is not a JSON array \(.*\): check how it was"),
+        (lambda path: write_text(path, '[{"id": 1},\n'), r"a.json is not a JSON array \(its end is missing\)"),
+        (lambda path: write_text(path, '[{"id": 1}] []'), r"a.json is not a JSON array \(it does not end with the"),
+        (lambda path: write_text(path, "\n [ ]\n"), r"a.json has no rows; check how it was made\."),
         (lambda path: write_json(path.with_suffix(".json"), {"images": [], "annotations": []}), "are 'images', 'ann"),
         (lambda path: path.mkdir() or path, "is an empty folder"),
         (lambda path: (path.mkdir(), write_csv(path / "b.csv", GOOD_ROWS)) and path, "cannot be read as imagefolder"),
@@ -364,7 +437,7 @@ def test_bad_rows_name_file_line_and_reason(change, words, tmp_path):
             "id,image,captión\n1,a,b\n".encode("latin-1"),
             r"a\.csv, line 1: the row is not UTF-8 at its byte 14",
         ),
-        ("a.csv", "id,image,caption\n1,a,b\n".encode("utf-16"), r"a\.csv, line 1: the row is not UTF-8 at its byte 0"),
+        ("a.csv", "id,image,caption\n1,a,b\n".encode("utf-16"), r"a\.csv seems to be UTF-16 text, not UTF-8: save it"),
         ("a.csv", 'id,image,"caption\n1,a,b\n', r"a\.csv, line 1: the row is not CSV"),
         ("a.csv", 'id,image,the "caption\n1,a,5" b\n', r"a\.csv, line 1: a double quote inside an unquoted value"),
         ("a.jsonl", "[1]\n", "line 1: it is not a JSON object"),

@@ -97,7 +97,13 @@ def test_every_source_has_the_same_report(
     assert found["images"]["different"] == 2 and found["images"]["height"] == {"least": 20, "median": 20, "most": 21}
     assert found["texts"]["target"]["cut_rows"] == 3 and found["bad"]["kinds"] == {"the caption has no words": 1}
     assert found["ids"]["repeated"] == 1 and found["against"]["shared_images"] == 1
-    places = {"csv": "line 4", "tsv": "line 3", "jsonl": "line 3", "tar": "row 3 (00002.jpg)", "folder": "row 3 ("}
+    places = {
+        "csv": "line 4",
+        "tsv": "line 3",
+        "jsonl": "line 3",
+        "tar": "row 3 (00002.jpg)",
+        "folder": "metadata.jsonl, line 3 (",
+    }
     assert f"{found['file']}, {places.get(kind, 'row 3')}" in said and ": the caption has no words" in said
 
 
