@@ -2,11 +2,13 @@
 
 import io
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
 from data.base import DataConfig
+from utils.constants import UNK
 from utils.errors import UserError, quoted
 from utils.files import RepeatedKeyError, decode_text, parse_json, read_file, text_lines, whole_characters
 from utils.plain_pickle import load_plain_pickle
@@ -61,6 +63,18 @@ def read_answers(config: AnswerConfig) -> list[str]:
     if twice := [answer for answer, count in Counter(map(str.strip, answers)).items() if count > 1]:
         raise UserError(f"{where} holds the answer {quoted(twice[0])} twice: remove one.")
     return [str(answer) for answer in answers]
+
+
+def encode_answers(texts: Iterable[str], encode: Callable[[str], Sequence[int]], unk: int = UNK) -> list[Sequence[int]]:
+    """Ids of answers, each written after a blank; UserError for one that the vocabulary cannot write."""
+    ids = []
+    for index, text in enumerate(texts):
+        ids.append(encode(f" {text}"))
+        if unk in ids[-1]:
+            raise UserError(
+                f"Answer {index}, {quoted(text)}, holds a token outside the vocabulary: reword or remove it."
+            )
+    return ids
 
 
 def check_prompt_type(prompt_type: str | None) -> str:

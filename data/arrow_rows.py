@@ -16,7 +16,7 @@ from typing import Any
 
 from data.named_rows import Table, field_of, is_in, names_of
 from data.row_index import ChangedFileError, Stamp, cache_folder, stamp_of
-from data.table_files import FOLDER, SAVED, image_files, source_files
+from data.table_files import ENDINGS, FOLDER, SAVED, image_files, source_files
 from utils.errors import UserError, one_sentence, shortened
 from utils.files import atomic_write
 
@@ -136,6 +136,8 @@ def _load(path: str) -> tuple[Any, dict[str, Stamp | None]]:
     except Exception as error:  # of any library
         cause = error.__cause__ or error
         advice = "set OFA_CACHE to a folder" if isinstance(cause, OSError) and cause.errno else "check how it was made"
+        if reader == ENDINGS[".tar"] and "types" in str(cause):
+            advice = "give a value of the .json files the same type in all samples, or write a .jsonl file of paths"
         reason = one_sentence(cause).rstrip(".")
         raise UserError(f"{path} cannot be read as {reader} ({reason}): {advice}.") from error
 

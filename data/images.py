@@ -215,10 +215,11 @@ def _limit_at_opening(data: bytes, max_pixels: int) -> int | None:
 
 
 def image_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height of an encoded image, from its header; ValueError as of `decode`."""
+    """Width and height of an encoded image, from its header; ValueError as of `decode`, as far as the header tells."""
     limit = _limit_at_opening(data, max_pixels)
     with _one_reason(max_pixels), _globals.changed(limit, cut_off=True), Image.open(io.BytesIO(data)) as image:
         check_pixels(image.size, max_pixels)
+        _check_range(image)
         return image.size
 
 
@@ -295,13 +296,7 @@ def to_rgb(image: Image.Image, on_white: bool = False) -> Image.Image:
     Raises:
         ValueError: 32-bit integers or floating point numbers, whose range is not known.
     """
-    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS)
-    if image.mode in _NO_RANGE and not sixteen_bits:
-        raise ValueError(
-            f"the image has {_NO_RANGE[image.mode]} as pixels (mode {image.mode}), whose range is unknown: "
-            "save it with 8 or 16 bits"
-        )
-    if sixteen_bits:
+    if _check_range(image):
         return _from_sixteen_bits(image, on_white)
     if image.mode == "La":  # the only way that Pillow has
         image = image.convert("LA")
@@ -318,6 +313,17 @@ def to_rgb(image: Image.Image, on_white: bool = False) -> Image.Image:
     white = Image.new("RGBA", rgba.size, "white")
     white.alpha_composite(rgba)
     return white.convert("RGB")
+
+
+def _check_range(image: Image.Image) -> bool:
+    """Whether pixels have sixteen bits; ValueError where their range of values is not known."""
+    sixteen_bits = image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS)
+    if image.mode in _NO_RANGE and not sixteen_bits:
+        raise ValueError(
+            f"the image has {_NO_RANGE[image.mode]} as pixels (mode {image.mode}), whose range is unknown: "
+            "save it with 8 or 16 bits"
+        )
+    return sixteen_bits
 
 
 def _from_sixteen_bits(image: Image.Image, on_white: bool) -> Image.Image:

@@ -60,6 +60,8 @@ class Table(NumberedRows):
         for name, column in self.source.items():
             if column not in there and (name not in self.optional or name in (columns or {})):
                 shown = ", ".join(map(repr, there[:SHOWN])) + (" ..." if len(there) > SHOWN else "")
+                if self.path.lower().endswith(".tar"):
+                    shown += " (the files of a sample must follow each other in the tar)"
                 has = "seems to be JSON, a table that has" if self.path.lower().endswith(".json") else "has"
                 raise UserError(
                     f"{self.path} {has} no column {column!r}: name the one of the task's {name!r} with "

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data import tables
-from data.answers import AnswerConfig, read_answers
+from data.answers import AnswerConfig, encode_answers, read_answers
 from data.base import OFADataset
 from data.images import MAX_PIXELS
 from data.tasks import PRETRAINING, TASKS, RowKind, Task
@@ -67,6 +67,7 @@ def open_rows(
     arguments: dict[str, Any] = {}
     if row_kind.checks_answers and answers and isinstance(config, AnswerConfig):
         arguments["answers"] = read_answers(config)
+        encode_answers(arguments["answers"], vocab.encode, vocab.unk)
     split = "train" if "neg_sample_dir" in options else "check"
     rows = tables.open_rows(
         str(path), selected_cols or (None if config.columns else row_kind.selected_cols), row_kind, config

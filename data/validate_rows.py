@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from data.base import OFADataset
 from data.images import Decoded, image_file
 from data.sample import Example, Sample, SkippedRow, answer_ids
+from utils.constants import SEPARATOR
 from utils.errors import UserError, quoted
 
 BATCH = 32  # rows that a process hands over together
@@ -78,7 +79,7 @@ class _Checked(Dataset[Found]):
         unknown.clear()
         self.images = []
         item = self.dataset[index]
-        images, words = tuple(self.images), list(unknown)
+        images, words = tuple(self.images), [word for word in unknown if word != SEPARATOR]
         if isinstance(item, SkippedRow):
             return Found(item.message, [], images=images)
         answers = item["extras"].get("ref_dict")

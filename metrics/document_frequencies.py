@@ -38,7 +38,8 @@ def read_captions(path: Path, column: int) -> Iterator[list[str]]:
 
 def write_table(frequencies: dict[NGram, int], images: int, path: Path) -> None:
     """Pickle in the released format, whole or not at all."""
-    counts: dict[NGram, float] = defaultdict(float, frequencies)  # the original code looks unknown n-grams up in it
+    # The original code looks unknown n-grams up in it. Sorted, the same captions give the same file.
+    counts: dict[NGram, float] = defaultdict(float, sorted(frequencies.items()))
     with atomic_write(path) as file:
         # 2 is the newest protocol that Python 2 reads, too
         pickle.dump({"document_frequency": counts, "ref_len": float(images)}, file, protocol=2)

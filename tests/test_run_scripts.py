@@ -273,6 +273,20 @@ def test_a_started_run_goes_on_instead_of_restoring_the_released_file(tmp_path):
     assert "--reset-optimizer" not in again and parse(again).checkpoint.restore_file == "checkpoint_last.pt"
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_captions_without_references_are_not_scored(there, tmp_path):
+    (tmp_path / "caption_data").mkdir()
+    if there:
+        (tmp_path / "caption_data/test_caption_coco_format.json").touch()
+    (tmp_path / "python").write_text('#!/bin/sh\necho "ran $*"\n')
+    (tmp_path / "python").chmod(0o755)
+    settings = {"OFA_PYTHON": str(tmp_path / "python"), "DATA_DIR": str(tmp_path), "GPUS_PER_NODE": "1"}
+    script = str(SCRIPTS["evaluate_caption.sh"])
+    done = subprocess.run(["sh", script], env={**os.environ, **settings}, capture_output=True, text=True)
+    assert done.returncode == 0 and ("coco_eval.py" in done.stdout) == there, done.stderr
+    assert ("test_caption_coco_format.json: the captions are not scored." in done.stdout) != there
+
+
 def test_unknown_size_is_one_sentence():
     script = str(SCRIPTS["evaluate_caption.sh"])
     done = subprocess.run(["sh", script], env={**os.environ, "SIZE": "giant"}, capture_output=True, text=True)

@@ -136,7 +136,7 @@ class Builder:
         elif task in GLUE:
             splits = glue(task, flags, self.bad)
         else:
-            originals = Originals(flags, self.bad)
+            originals = Originals(flags, self.bad, self.layout.files)
             if task == "image_gen":
                 return self._image_gen(originals.captions(()))
             if task == "vqa_gen":
@@ -164,14 +164,6 @@ class Builder:
         if not any(splits.values()):
             raise UserError(f"There are no rows for {self.folder}: check the files and the folder of the images.")
         splits = {**{split: [] for split in given(self.flags) if split}, **splits}
-        for split in splits:
-            if not split:
-                raise UserError("A file of --annotations names no splits: pass it with --train, --val or --test.")
-            if split not in self.layout.files:
-                known = ", ".join(self.layout.files)
-                raise UserError(
-                    f"The annotations have the split {split!r}: the splits of {self.flags.task} are {known}."
-                )
         return [self._file(name, splits[split]) for split, name in self.layout.files.items() if split in splits]
 
     def _caption_extras(self, splits: Split) -> None:

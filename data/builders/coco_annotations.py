@@ -112,6 +112,7 @@ class Annotations:
         self.images: dict[Hashable, AnnotatedImage] = {}
         self.categories: dict[Hashable, str] = {}
         self._boxes: dict[Hashable, Box] = {}  # by annotation id
+        self._crowds = set[Hashable]()  # annotation ids
         self._where = ""  # the entry being read
         self._contents: dict[Path, Any] = {}
 
@@ -140,10 +141,17 @@ class Annotations:
     def add_split_captions(self, path: Path) -> None:
         """Karpathy's split file: `images` with their `sentences`, `filename` and `split`."""
 
+        there = set(self.images)  # of files before this one, which count their images anew
+
         def add(number: int, entry: dict[str, Any]) -> None:
             name = "/".join(str(entry[key]) for key in ("filepath", "filename") if entry.get(key) or key == "filename")
             captions = [(_id(said, 0, "sentid"), _words(said["raw"], "caption")) for said in entry["sentences"]]
-            key = entry["cocoid"] if "cocoid" in entry else entry["imgid"]
+            field = "cocoid" if "cocoid" in entry else "imgid"
+            key = entry[field]
+            if field == "imgid" and key in there:
+                key = f"{path.stem}_{key}"
+            if key in self.images:
+                raise ValueError(f"an image before has the {field} {quoted(entry[field])} too")
             self.images[key] = AnnotatedImage(name, self._where, str(entry["split"]), captions)
 
         self._each(path, self._content(path), "images", add)
@@ -160,6 +168,7 @@ class Annotations:
 
         def add(_: int, entry: dict[str, Any]) -> None:
             if entry.get("iscrowd"):
+                self._crowds.add(entry.get("id"))
                 return
             category = entry["category_id"]
             if category not in self.categories:
@@ -180,11 +189,16 @@ class Annotations:
         """
 
         def add(number: int, entry: dict[str, Any]) -> None:
+            if "bbox" not in entry and not self._boxes:
+                raise UserError(f"{path} names instances by their ann_id: pass COCO's file of instances too.")
             if "bbox" not in entry and entry["ann_id"] not in self._boxes:
-                raise ValueError(f"there is no instance {quoted(entry['ann_id'])}")
+                kind = "is a crowd, which has no box" if entry["ann_id"] in self._crowds else "is not there"
+                raise ValueError(f"the instance {quoted(entry['ann_id'])} {kind}")
             box = _box(entry["bbox"]) if "bbox" in entry else self._boxes[entry["ann_id"]]
             name = _id(entry, number)
             texts = [_words(text, "phrase") for text in _phrases(entry)]
+            if not texts:
+                raise ValueError("it has no sentences")
             split = _clean(entry.get("split", ""))
             self._image(entry).phrases.extend(Phrase(box, name, text, self._where, split) for text in texts)
 
@@ -193,32 +207,36 @@ class Annotations:
 
     def add_questions(self, questions: Path, annotations: Path | None) -> None:
         """Both files of VQA: the questions, and annotations with the answers of several people, if there are any."""
-        texts: dict[Hashable, str] = {}
-        images: dict[Hashable, Any] = {}
-        named, answered = set[Hashable](), set[Hashable]()
+        texts: dict[str, str] = {}
+        images: dict[str, Any] = {}
+        named, answered = set[str](), set[str]()
 
         def add_text(_: int, entry: dict[str, Any]) -> None:
-            name, text = entry["question_id"], _words(entry["question"], "question")
+            name, text = str(entry["question_id"]), _words(entry["question"], "question")
             if name in texts:
-                raise ValueError(f"a question before has the question_id {quoted(name)} too")
+                raise ValueError(f"a question before has the question_id {quoted(entry['question_id'])} too")
             texts[name], images[name] = text, entry.get("image_id")
             if annotations is None:
-                self._image(entry).questions.append(Question(str(name), text, {}))
+                self._image(entry).questions.append(Question(name, text, {}))
 
         def add(_: int, entry: dict[str, Any]) -> None:
-            name = entry["question_id"]
+            name = str(entry["question_id"])
             named.add(name)
             if name not in texts:
-                raise ValueError(f"{questions.name}, whose answers these should be, has no question {quoted(name)}")
+                raise ValueError(
+                    f"{questions.name}, whose answers these should be, has no question {quoted(entry['question_id'])}"
+                )
             if name in answered:
-                raise ValueError(f"an annotation before has the question_id {quoted(name)} too")
-            if images[name] not in (None, entry["image_id"]):
+                raise ValueError(f"an annotation before has the question_id {quoted(entry['question_id'])} too")
+            if images[name] is not None and str(images[name]) != str(entry["image_id"]):
                 raise ValueError(
                     f"its image_id is {quoted(entry['image_id'])}, and {quoted(images[name])} that of its question"
                 )
+            if not isinstance(entry["answers"], list):
+                raise ValueError(f"its answers are {quoted(entry['answers'])}, not a list")
             answers = soft_scores(_clean(answer["answer"]) for answer in entry["answers"])
             kind = answer_kind(texts[name], entry.get("question_type") or "", entry.get("answer_type") or "")
-            self._image(entry).questions.append(Question(str(name), texts[name], answers, kind))
+            self._image(entry).questions.append(Question(name, texts[name], answers, kind))
             answered.add(name)
 
         self._each(questions, self._open(questions), "questions", add_text)
@@ -237,7 +255,9 @@ class Annotations:
         if isinstance(content, dict) and "images" in content:
 
             def add(_: int, entry: dict[str, Any]) -> None:
-                self.images.setdefault(entry["id"], AnnotatedImage(str(entry["file_name"]), self._where))
+                name = str(entry["file_name"])
+                if (known := self.images.setdefault(entry["id"], AnnotatedImage(name, self._where))).file_name != name:
+                    raise ValueError(f"the image {quoted(entry['id'])} has been {quoted(known.file_name)} before")
 
             self._each(path, content, "images", add)
         return content
@@ -259,6 +279,8 @@ class Annotations:
             self._where = f"{path}, {key}[{number}]"
             try:
                 use(number, entry)
+            except UserError:
+                raise
             except KeyError as error:
                 self.bad.add(self._where, f"it has no {error}")
             except (ValueError, TypeError, AttributeError) as error:

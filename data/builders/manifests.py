@@ -145,8 +145,10 @@ class ImageFolders:
     def _find(self, name: Hashable) -> Path:
         """The file of a path in a folder, of a name somewhere below, or of an id: a name without ending or its number.
 
+        A folder in the name counts where the images lie in folders of this name.
+
         Raises:
-            ValueError: there is none; the path that was tried.
+            ValueError: there is none, with the path that was tried, or there are several.
         """
         text = str(name)
         if URL.match(text):
@@ -157,33 +159,38 @@ class ImageFolders:
                     return folder / text
             except (OSError, ValueError):  # too long for a name
                 break
-        found = self._index().get(PurePath(text).name)
-        if found is None and text.isascii() and text.isdigit():
-            found = self._index().get(int(text))
-        if found is None:
+        name, found = PurePath(text), list[Path]()
+        within = name.parent if name.parent.name and not name.is_absolute() else None
+        if within is None or not any((folder / within).is_dir() for folder in self.folders):
+            found = self._index().get(name.name, [])
+            if not found and text.isascii() and text.isdigit():
+                found = self._index().get(int(text), [])
+        if not found:
             tried = shortened(repr(str(self.folders[0] / text)), 300)
             below = ", ".join(map(str, self.folders))
             raise ValueError(f"there is no image {tried}, nor one of this name or number below {below}")
-        return found
+        if len(found) > 1:
+            two = " and ".join(shortened(repr(str(path)), 300) for path in found[:2])
+            raise ValueError(f"the image {quoted(text)} may be {two}: name folders with --images that hold one of them")
+        return found[0]
 
     @cache  # noqa: B019 - one object a run
-    def _index(self) -> dict[Hashable, Path]:
-        """Images by name, by name without ending and by the number at its end; the first of each."""
-        endings, index, seen = image_endings(), dict[Hashable, Path](), set[str]()
+    def _index(self) -> dict[Hashable, list[Path]]:
+        """Images by name, by name without ending and by the number at its end; hidden ones are left out."""
+        endings, index, seen = image_endings(), dict[Hashable, list[Path]](), set[str]()
         for folder in self.folders:
             for place, folders, names in os.walk(folder, followlinks=True):
                 if (real := os.path.realpath(place)) in seen:  # a link to a folder above it has no end
                     folders.clear()
                     continue
                 seen.add(real)
-                folders.sort()
+                folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
                 for name in sorted(names):
                     path = Path(place, name)
-                    if path.suffix.lower() in endings:
-                        index.setdefault(name, path)
-                        index.setdefault(path.stem, path)
+                    if path.suffix.lower() in endings and not name.startswith("."):
                         digits = path.stem[len(path.stem.rstrip("0123456789")) :]
-                        index.setdefault(int(digits) if digits else name, path)
+                        for key in {name, path.stem, int(digits) if digits else name}:
+                            index.setdefault(key, []).append(path)
         return index
 
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -122,11 +122,11 @@ class Originals:
     """Reads annotation files for entries.
 
     Args:
-        flags: of the program. bad: judges what cannot be used.
+        flags: of the program. bad: judges what cannot be used. splits: those of the task.
     """
 
-    def __init__(self, flags: argparse.Namespace, bad: BadEntries) -> None:
-        self.flags, self.bad = flags, bad
+    def __init__(self, flags: argparse.Namespace, bad: BadEntries, splits: Collection[str] = SPLITS) -> None:
+        self.flags, self.bad, self.splits = flags, bad, splits
         self.folders = ImageFolders(getattr(flags, "images", None) or [])
 
     def _annotations(self) -> Annotations:
@@ -154,6 +154,19 @@ class Originals:
                 self.bad.add(image.where, problem)
         return [entry for entry, problem in zip(found, seen, strict=True) if not problem]
 
+    def _split(self, flag: str, own: str, where: str) -> str:
+        """The split of an entry: that of the flag which names its file, or its own; '' if neither can be used."""
+        if flag and own not in ("", flag, *(f"{flag}{part}" for part in "AB")):
+            reason = f"it is of the split {own!r}, and --{flag} names its file: name it with --annotations"
+        elif not flag and not own:
+            raise UserError("A file of --annotations names no splits: pass it with --train, --val or --test.")
+        elif not flag and own not in self.splits:
+            reason = f"it has the split {own!r}: the splits of {self.flags.task} are {', '.join(self.splits)}"
+        else:
+            return flag or own
+        self.bad.add(where, reason)
+        return ""
+
     def captions(self, per_image: Sequence[str] = ("val", "test")) -> Split:
         """Rows of id and caption: an image's captions joined by `&&` in the splits `per_image`, else one by one.
 
@@ -175,8 +188,13 @@ class Originals:
                 for name, image in annotations.images.items()
                 if image.captions or ((split or image.split) == "test" and not image.has_entries)
             }
+            lacking = sum(not image.captions for name, image in annotations.images.items() if name not in used)
+            if lacking:
+                print(f"Images without a caption that are left out{f' of {split}' if split else ''}: {lacking}.")
             for name, image, path in self._located(used):
-                where = split or KARPATHY.get(image.split, image.split)
+                where = self._split(split, KARPATHY.get(image.split, image.split), image.where)
+                if not where:
+                    continue
                 texts = [(key, text.lower()) for key, text in image.captions]
                 if where in per_image:
                     joined = SEPARATOR.join(text for _, text in texts)
@@ -241,9 +259,7 @@ class Originals:
             for name, image, path in self._located(used):
                 numbers: Counter[str] = Counter()
                 for region in image.phrases:
-                    where = split or region.split
-                    if where not in (*SPLITS, "testA", "testB"):
-                        self.bad.add(region.where, f"it has no split, or an unknown one, {region.split!r}")
+                    if not (where := self._split(split, region.split, region.where)):
                         continue
                     values = {"id": f"{region.id}_{numbers[region.id]}", "text": region.text}
                     numbers[region.id] += 1

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from data.builders.coco_annotations import BadEntries
@@ -76,7 +77,6 @@ def _glue_rows(task: str, split: str, path: Path, bad: BadEntries) -> list[Entry
 def parallel(flags: argparse.Namespace, bad: BadEntries) -> Split:
     """Rows of parallel text files, article and summary a line each; those of the test split need no summaries."""
     found: Split = {}
-    names = TASKS["gigaword"].names
     for split, paths in given(flags).items():
         if len(paths) != 2 and not (split == "test" and len(paths) == 1):
             raise UserError(f"--{split} has {len(paths)} files: name the articles and their summaries.")
@@ -86,18 +86,21 @@ def parallel(flags: argparse.Namespace, bad: BadEntries) -> Split:
                 f"{paths[0]} has {len(texts[0])} lines and {paths[1]} {len(texts[1])}: a summary must be on the line "
                 "of its article."
             )
-
-        def values(line: str) -> dict[str, str]:
-            """Article and summary of a line; ValueError for a bad one."""
-            pair = {name: " ".join(text.split()) for name, text in zip(names, line.split("\n"), strict=False)}
-            for name, text in pair.items():
-                require_words(normalize_caption(text).replace(DIGIT, "0"), name)
-            return pair
-
         lines = ["\n".join(row) for row in zip(*texts, strict=True)]
         numbered = [(f"{paths[0]}, line {number}", line) for number, line in enumerate(lines, 1)]
-        found[split] = _entries(numbered, values, bad)
+        found[split] = _entries(numbered, partial(_pair, paths), bad)
     return found
+
+
+def _pair(paths: Sequence[Path], line: str) -> dict[str, str]:
+    """Article and summary of a line; ValueError for a bad one, which names the file if that is not the articles'."""
+    pair = {name: " ".join(text.split()) for name, text in zip(TASKS["gigaword"].names, line.split("\n"), strict=False)}
+    for (name, text), path in zip(pair.items(), paths, strict=True):
+        try:
+            require_words(normalize_caption(text).replace(DIGIT, "0"), name)
+        except ValueError as error:
+            raise ValueError(str(error) if path == paths[0] else f"{error}, in {path}") from error
+    return pair
 
 
 def _entries(

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from data.answers import encode_answers
 from utils.constants import BOS, EOS, UNK
-from utils.errors import UserError, quoted
 
 # Nodes every trie has: before the first token, after end of sentence, and off all answers.
 ROOT, DONE, UNKNOWN = 0, 1, 2
@@ -109,14 +109,7 @@ class CandidateTrie:
 
         Raises UserError for a text the vocabulary cannot write, ValueError without texts.
         """
-        texts = list(texts)
-        answers = [encode(" " + text) for text in texts]
-        for index, (text, answer) in enumerate(zip(texts, answers, strict=True)):
-            if unk in answer:
-                raise UserError(
-                    f"Answer {index}, {quoted(text)}, holds a token outside the vocabulary: reword or remove it."
-                )
-        return cls(answers, bos, eos)
+        return cls(encode_answers(texts, encode, unk), bos, eos)
 
     def to(self, device: torch.device) -> "CandidateTrie":
         """The trie with its tensors on a device: itself when they are there, and always the same one of a device."""

@@ -464,6 +464,20 @@ def test_parquet_files_without_rows(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_samples_of_a_tar_that_differ(tmp_path):
+    rows = [{"image": base64.b64encode(png(0)).decode(), "caption": caption} for caption in ("a cat", 7)]
+    columns = "image=jpg,caption=json.caption"
+    with pytest.raises(
+        UserError, match=r"a\.tar cannot be read as webdataset .*: give a value of the \.json files the"
+    ):
+        open_rows(str(write_source("tar", tmp_path, rows)), None, TASKS["caption"], options(columns=columns))
+    with pytest.raises(
+        UserError, match=r"no column 'txt'.* \(the files of a sample must follow each other in the tar\)"
+    ):
+        path = write_source("tar", tmp_path, rows[:1])
+        open_rows(str(path), None, TASKS["caption"], options(columns="image=jpg,caption=txt"))
+
+
 @pytest.mark.parametrize("text", ['1,"a', '1,a"b"', "1", "1,2,3"])
 def test_bad_lines_of_csv(text, tmp_path):
     (tmp_path / "a.csv").write_text(f"article,summary\nx,y\n{text}\n")

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from data.validate import main
+from tests.programs import ROOT
 from tests.sources import SOURCES, columns_of, write_source
 
 WORDS = " ".join(f"w{number}" for number in range(40))
@@ -152,6 +153,25 @@ def test_answers_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert found["answers"] == {"counts": {"yes": 2, "no": 1, "perhaps": 1}, "outside": {"perhaps": 1}}
     assert "Answers: 3 different: 'yes' (2), 'no' (1), 'perhaps' (1)." in said and found["good"] == 3
     assert "Answers outside the answer set: 'perhaps' (1)." in said
+
+
+def test_answers_that_the_vocabulary_cannot_write_are_refused_as_training_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = base64.b64encode(png((40, 40))).decode()
+    (tmp_path / "rows.tsv").write_text(f"1\t{image}\twhat?\t1|!+black\t\n")
+    (tmp_path / "answers.txt").write_text("red\nblack\n")
+    argv = ["vqa_gen", f"{tmp_path}/rows.tsv", "--selected-cols=0,1,2,3,4", f"--bpe-dir={ROOT}/digits/BPE"]
+    assert main([*argv, f"--candidates={tmp_path}/answers.txt"]) == 2
+    assert "Answer 1, 'black', holds a token outside the vocabulary" in capsys.readouterr().err
+
+
+def test_what_joins_captions_is_no_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = base64.b64encode(png((40, 40))).decode()
+    (tmp_path / "rows.tsv").write_text(f"1\t{image}\ta red one && a blue xyzzy\n")
+    argv = ["caption", f"{tmp_path}/rows.tsv", "--selected-cols=0,1,2", f"--bpe-dir={ROOT}/digits/BPE"]
+    found, _ = report(capsys, *argv, code=0)
+    assert found["unknown_words"] == {"rows": 1, "words": {"xyzzy": 1}}
 
 
 def test_a_file_of_bad_rows_only_has_no_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -217,6 +217,41 @@ def test_karpathys_split_file(folder, images):
     assert references["images"] == [{"id": "4"}] and len(references["annotations"]) == 2
 
 
+def test_split_files_that_count_their_images_from_0(folder, capsys):
+    """As those of Flickr8k and Flickr30k, which have no other ids."""
+    for name, first in (("flickr8k", 1), ("flickr30k", 3)):
+        images = [{**karpathy(n, "train", "a cat"), "imgid": n - first} for n in range(first, first + 2)]
+        for image in images:
+            del image["cocoid"]
+        save(folder / f"{name}.json", {"images": [*images, {**images[0], "sentences": [], "imgid": 9}]})
+    words = ["--images", "@.", "--annotations", "@flickr8k.json", "@flickr30k.json"]
+    rows = run(folder, "caption", *words, split="train")
+    assert [Path(row["image"]).name for row in rows] == [COCO.format("val", n) for n in (1, 2, 3, 4)]
+    joined = rows_of(folder / "out/caption_data/caption_stage2_train.jsonl")
+    assert [row["id"] for row in joined] == ["0", "1", "flickr30k_0", "flickr30k_1"]
+    assert "Images without a caption that are left out: 2." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["val2014/9.jpg", "cats/9.jpg", "nowhere/9.jpg", "9.jpg", "9"])
+def test_an_image_is_not_taken_for_another_of_its_name(name, folder, capsys):
+    for place in ("cats/9.jpg", "dogs/9.jpg") if name != "cats/9.jpg" else ("cats/9.jpg",):
+        (folder / place).parent.mkdir()
+        Image.new("RGB", (40, 30)).save(folder / place)
+    (folder / ".cache").mkdir()
+    Image.new("RGB", (40, 30)).save(folder / ".cache/9.jpg")
+    images = [{"id": 1, "file_name": name}]
+    save(folder / "c.json", captions(images=images, annotations=captions()["annotations"][:1]))
+    code = 0 if name == "cats/9.jpg" else 2
+    rows = run(folder, "caption", "--images", "@.", "--val", "@c.json", code=code)
+    if not code:
+        assert rows[0]["image"] == str(folder / name)
+    elif name == "val2014/9.jpg":  # where the folder is, and the image is not
+        assert f"there is no image '{folder}/val2014/9.jpg', nor one of this name" in capsys.readouterr().err
+    else:
+        words = f"the image {name!r} may be '{folder}/cats/9.jpg' and '{folder}/dogs/9.jpg': name folders with --images"
+        assert words in capsys.readouterr().err
+
+
 def test_images_are_found_through_links_that_may_lead_back(folder):
     (folder / "coco").mkdir()
     (folder / "coco/pictures").symlink_to(folder / "val2014")
@@ -277,6 +312,22 @@ def test_annotations_that_do_not_fit_their_questions(change, words, folder, caps
     rows = run(folder, "vqa_gen", *argv, "--skip-bad-entries", split="train")
     assert [(row["id"], row["answers"]) for row in rows] == [("101", "1.0|!+red"), ("102", "1.0|!+no")]
     assert ("left out" in capsys.readouterr().out) == ("question_id" in change)
+
+
+def test_ids_may_be_texts_in_one_file_and_numbers_in_the_other(folder):
+    files = write_vqa(folder, ["red"] * 10, ["no"] * 10)
+    asked = json.loads((folder / "q.json").read_text())["questions"]
+    save(folder / "q.json", {"questions": [{name: str(value) for name, value in one.items()} for one in asked]})
+    rows = run(folder, "vqa_gen", "--images", "@val2014", "--train", *files, split="train")
+    assert [row["id"] for row in rows] == ["101", "102"]
+
+
+def test_answers_that_are_null(folder, capsys):
+    files = write_vqa(folder, ["red"] * 10)
+    said = json.loads((folder / "a.json").read_text())["annotations"][0]
+    save(folder / "a.json", {"annotations": [said | {"answers": None}, said]})
+    run(folder, "vqa_gen", "--images", "@val2014", "--train", *files, code=2)
+    assert "a.json, annotations[0]: its answers are None, not a list; correct it" in capsys.readouterr().err
 
 
 def test_questions_that_are_there_twice_or_have_no_annotation(folder, capsys):
@@ -585,14 +636,21 @@ WRONG = [
     ("text", "it holds a value of the type str; name another file."),
     (captions(annotations={}), "with 'id', 'file_name'), 'annotations' (a value of the type dict); name another file."),
     (captions(annotations=[]), "There are no rows for {}/out/caption_data: check the files and"),
-    ({"images": [karpathy(1, "dev", "a cat")]}, "have the split 'dev': the splits of caption are train, val, test."),
+    ({"images": [karpathy(1, "dev", "a cat")]}, "c.json, images[0]: it has the split 'dev': the splits of caption are "
+     "train, val, test; correct it or pass --skip-bad-entries."),
+    ({"images": [karpathy(1, "test", "a cat")]}, "images[0]: it is of the split 'test', and --val names its file: "
+     "name it with --annotations; correct it or pass"),
+    ({"images": [karpathy(1, "val", "a cat"), karpathy(1, "val", "a dog")]},
+     "images[1]: an image before has the cocoid 1 too; correct it or"),
+    (captions(images=[*captions()["images"], {"id": 1, "file_name": "b.jpg"}]),
+     f"images[2]: the image 1 has been '{COCO.format('val', 1)}' before; correct it or"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("content, words", WRONG)
 def test_mistakes_in_annotations(content, words, folder, capsys):
     save(folder / "c.json", content)
-    flag = "--annotations" if "'dev'" in words else "--val"
+    flag = "--annotations" if "'dev'" in words or "cocoid" in words else "--val"
     run(folder, "caption", "--images", "@val2014", flag, "@c.json", code=2)
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("python -m data.build: error: ") and words.format(folder) in error
@@ -663,6 +721,12 @@ REFUSED = [
     ("snli_ve", ["--images", "@flickr", "--val", "@a.txt"], "a.txt, line 1: it is not a JSON object; correct it or"),
     ("snli_ve", ["--images", "@flickr", "--val", "@lost.jsonl"], "lost.jsonl, line 1: there is no image '{}/flickr/9'"),
     ("refcoco", ["--images", "@val2014", "--val", "@boxes.json"], "annotations[0]: the bbox (35.0, 40.0, 9.0, 9.0)"),
+    ("refcoco", ["--images", "@val2014", "--val", "@refs.json"], "refs.json names instances by their ann_id: pass"),
+    ("refcoco", ["--images", "@val2014", "--val", "@refs.json", "@crowd.json"], "[0]: the instance 5 is a crowd, wh"),
+    ("refcoco", ["--images", "@val2014", "--val", "@mute.json"], "mute.json, annotations[0]: it has no sentences;"),
+    ("refcoco", ["--images", "@val2014", "--val", "@test.json"], "of the split 'testB', and --val names its file:"),
+    ("caption", ["--images", "@val2014", "--val", "@float.json"], "the image has floating point numbers as pixels"),
+    ("gigaword", ["--train", "@a.txt", "@blank.txt"], "a.txt, line 2: the summary has no words, in {}/blank.txt;"),
 ]  # fmt: skip
 
 
@@ -672,10 +736,20 @@ def test_mistakes_are_named(task, words, message, folder, capsys):
     save(folder / "q.json", {"questions": []})
     save(folder / "one.json", captions(images=captions()["images"][:1], annotations=captions()["annotations"][:1]))
     save(folder / "boxes.json", [{"image_id": 1, "phrase": "a cat", "bbox": [35, 40, 9, 9]}])
+    box = {"image_id": 1, "id": 5, "bbox": [1, 1, 9, 9], "category_id": 1}
+    instances = [box | {"iscrowd": 1}, box | {"id": 6}]
+    save(folder / "crowd.json", {"categories": [{"id": 1, "name": "cat"}], "annotations": instances})
+    save(folder / "refs.json", [{"image_id": 1, "ann_id": 5, "sentences": ["a cat"]}])
+    save(folder / "mute.json", [{"image_id": 1, "bbox": [1, 1, 9, 9], "sentences": []}])
+    save(folder / "test.json", [{"image_id": 1, "bbox": [1, 1, 9, 9], "phrase": "a cat", "split": "testB"}])
+    Image.new("F", (40, 30)).save(folder / "val2014/float.tiff")
+    floats = [{"id": 1, "file_name": "float.tiff"}]
+    save(folder / "float.json", captions(images=floats, annotations=captions()["annotations"][:1]))
     for name in ("tree/a", "tree/b", "more/c"):
         (folder / name).mkdir(parents=True)
     for name, text in {
-        "a.txt": "one\ntwo\n", "b.txt": "one\n", "one.txt": "a cat\n", "twice.txt": "a crane\nb crane\n",
+        "a.txt": "one\ntwo\n", "blank.txt": "one\n\n",
+        "b.txt": "one\n", "one.txt": "a cat\n", "twice.txt": "a crane\nb crane\n",
         "sst.tsv": "sentence\tlabel\nfine\t7\n", "short.tsv": "index\tsentence1\tsentence2\tlabel\n0\tone\n",
         "lost.jsonl": '{"Flickr30K_ID": 9, "sentence1": "a", "sentence2": "b"}\n',
     }.items():  # fmt: skip
