@@ -15,7 +15,6 @@ import hashlib
 import itertools
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.items import Item, Source, open_items
-from data.table_files import column_names, is_table
+from data.table_files import column_names
 from data.tasks import TASKS
 from models import records
 from models.model_flags import add_model_flags, add_pixel_flag, load_predictor
@@ -34,6 +33,7 @@ from utils.part_files import folder_of, identity
 from utils.program import program
 from utils.ranks import Ranks, are_several, start
 from utils.record_file import RecordFile
+from utils.record_origins import content_of
 from utils.record_parts import RecordParts
 
 if TYPE_CHECKING:  # functions import what needs torch: a wrong command line shall not wait for it
@@ -43,7 +43,8 @@ if TYPE_CHECKING:  # functions import what needs torch: a wrong command line sha
 STEP = 1_000_003  # between the seeds of two chunks of drawings
 # What does not change the records of a run: it may differ when the run is resumed.
 FREE = ("output", "processes", "num_workers", "json", "device")
-FREE_ALONE = ("input", "recursive", "batch_size", "max_image_pixels")  # in one process, if ids stay the same
+# Nor in one process: what an item holds tells where it comes from.
+FREE_ALONE = ("input", "recursive", "batch_size", "max_image_pixels", "columns", "image_root", "selected_cols")
 
 
 @dataclass(frozen=True)
@@ -291,7 +292,7 @@ def _share(args: argparse.Namespace, command: Command, sources: Sequence[Source]
         all_counts = [Counts(**parse_json(text)) for text in summaries]
     else:
         all_counts = [counts]
-    parts.merge()
+    parts.merge(output.origins)
     with _output(args, command):
         pass  # a table is made of the records now
     return _report(args, all_counts, finished)
@@ -343,26 +344,20 @@ def _output(args: argparse.Namespace, command: Command) -> RecordFile:
 
 
 def _run_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What decides about the records of items with the same ids, for `RecordFile`.
-
-    Images are not among it: their ids are their paths.
-    """
+    """What decides about the records of items, besides what these hold, for `Origins`."""
     free = {*FREE, *FREE_ALONE} - ({"batch_size"} if args.command == "draw" else set())  # of which chunks' seeds depend
-    run = {name: value for name, value in vars(args).items() if name not in free}
-    run = {name: str(value) if value else None for name, value in run.items()}
-    for name in ("checkpoint", "candidates"):
-        if (path := getattr(args, name, None)) and os.path.exists(path):
-            run[name] = [os.path.abspath(path), *_size_and_time(path)]
-    ending = re.compile(r"\.(jsonl?|csv|tsv|txt)", re.IGNORECASE)
-    there = {path: os.path.exists(path) for path in args.input}
-    listed = [path for path in args.input if ending.search(path[-6:]) or is_table(path) or not there[path]]
-    return {**run, "input": [os.path.abspath(path) if there[path] else path for path in listed]}
+    options = {name: value for name, value in vars(args).items() if name not in free}
+    given = {f"set {name}": str(value) for name, value in options.pop("overrides")}
+    files = {**given, "checkpoint": args.checkpoint, "candidates": getattr(args, "candidates", None)}
+    run = {**{name: _plain(value) for name, value in options.items()}, **given}
+    return run | {name: content_of(path) for name, path in files.items() if path and os.path.exists(path)}
 
 
-def _size_and_time(path: str) -> list[int]:
-    """Of a file, or of the largest one in a folder: bytes, and time of the last change."""
-    files = [entry.stat() for entry in os.scandir(path) if entry.is_file()] if os.path.isdir(path) else [os.stat(path)]
-    return [*max(((file.st_size, file.st_mtime_ns) for file in files), default=(0, 0))]
+def _plain(value: Any) -> str | None:
+    """An option as JSON holds it; None where a switch is off."""
+    if value is None or value is False:
+        return None
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else str(value)
 
 
 class _Run:

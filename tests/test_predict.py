@@ -134,37 +134,113 @@ def test_a_stopped_run_goes_on(run, album, tmp_path):
 
 def test_records_of_another_run_are_not_taken_for_those_of_this_one(start, album, checkpoint, capsys):
     rows = [{"id": n, "image": "album/b.png", "question": "what?"} for n in range(3)]
-    for name in ("one.jsonl", "two.jsonl", "three.jsonl"):
-        Path(name).write_text("".join(json.dumps({**row, "id": f"{name}{row['id']}"}) + "\n" for row in rows))
-    argv = ["answer", "one.jsonl", "album/a.jpg", "--question=who?"]
-    assert start("out.jsonl", *argv) == 0
+    Path("one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("two.jsonl").write_text("".join(json.dumps({**row, "id": row["id"] + 3}) + "\n" for row in rows))
+    answers = shutil.copy(f"{TSV}/vqa_gen/trainval_ans2label.pkl", "answers.pkl")
+    argv = ["answer", "one.jsonl", "album/a.jpg", "--question=who?", "--decoding", '{"beam": 2, "lenpen": 1.0}']
+    assert start("out.jsonl", *argv, f"--set=ans2label_file={answers}") == 0
     found = Path("out.jsonl").read_bytes()
+    Path("answers.pkl").write_bytes(Path("answers.pkl").read_bytes().replace(b"yes", b"yea"))
     others = {
         "with --question 'who?' and not --question 'where?'": (*argv, "--question=where?"),
-        "with no --candidates and not --candidates ": (*argv, f"--candidates={TSV}/vqa_gen/trainval_ans2label.pkl"),
-        f"with input ['{Path.cwd()}/one.jsonl'] and not input ['{Path.cwd()}/two.jsonl']": (
-            "answer", "two.jsonl", *argv[2:],
-        ),
+        "with no --candidates and not --candidates 'answers.pkl'": (*argv, "--candidates=answers.pkl"),
         "with no --free and not --free 'True'": (*argv, "--free"),
+        "with --set ans2label_file 'answers.pkl' and not --set ans2label_file 'answers.pkl'": (
+            *argv, f"--set=ans2label_file={answers}",
+        ),
     }  # fmt: skip
     for words, other in others.items():
         assert start("out.jsonl", *other) == 2 and Path("out.jsonl").read_bytes() == found
         said = capsys.readouterr().err
         assert words in said and "name another file, or remove out.jsonl.run beside it to keep them." in said
-    shutil.copy2(checkpoint, "moved.pt")
-    more = ["answer", "one.jsonl", "three.jsonl", "album/a.jpg", "album/b.png", "--question=who?", "--batch-size=2"]
-    more += ["--checkpoint=moved.pt", "--device=cpu", "--output=out.jsonl"]
+    Path("answers.pkl").unlink()
+    shutil.copy(f"{TSV}/vqa_gen/trainval_ans2label.pkl", "answers.pkl")
+    shutil.copy(checkpoint, "moved.pt")
+    argv[-1] = '{"lenpen": 1.0, "beam": 2}'
+    more = [
+        "answer",
+        "one.jsonl",
+        "album/a.jpg",
+        "two.jsonl",
+        "album/b.png",
+        *argv[3:],
+        f"--set=ans2label_file={answers}",
+        "--batch-size=2",
+        "--columns=id=id",
+    ]
+    more += ["--checkpoint=moved.pt", "--device=cpu", "--output=out.jsonl", f"--image-root={Path.cwd()}/"]
     assert predict.main(more) == 0
     assert "4 written, 0 skipped, 4 there before." in capsys.readouterr().err
-    os.utime("moved.pt", (1, 1))
+    content = bytearray(Path("moved.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    Path("moved.pt").write_bytes(content)
     assert predict.main(more) == 2
-    assert "with --checkpoint '" in capsys.readouterr().err
+    assert "with --checkpoint 'moved.pt' and not --checkpoint 'moved.pt'" in capsys.readouterr().err
     Path("out.jsonl.run").write_text("{")
     assert start("out.jsonl", *argv) == 2 and "out.jsonl.run cannot be read" in capsys.readouterr().err
     Path("out.jsonl.run").unlink()  # as of a file that was written before there were such
     assert start("out.jsonl", *argv) == 0 and "0 written" in capsys.readouterr().err
     assert start("out.csv", *argv) == 0 and start("out.csv", *argv, "--question=where?") == 2
     assert "out.csv.jsonl holds records of another run, with --question 'who?'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("change", ["image before", "row before", "question", "image", "folder", "prompt alone"])
+def test_a_record_of_another_item_is_not_taken_for_this_ones(change, processes, start, album, monkeypatch, capfd):
+    """Ids are what the user says, or numbers, which change with what stands before."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    rows = [{"image": f"album/{name}", "prompt": "what?", "id": None} for name in ("a.jpg", "b.png")]
+
+    def write(rows):
+        Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def run(*words, processes=1):
+        return start("out.jsonl", "generate", *words, *QUICK, "--prompt=what?", f"--processes={processes}")
+
+    if change == "question":
+        rows = [{**row, "id": number} for number, row in enumerate(rows)]
+    write(rows)
+    words = [] if change == "prompt alone" else ["rows.jsonl"]
+    if change == "folder":
+        monkeypatch.chdir(album)
+        words = ["a.jpg"]
+    assert run(*words) == 0
+    output = Path("out.jsonl").resolve()
+    found, again = output.read_bytes(), ["rows.jsonl"]
+    if change == "image before":
+        again = ["album/a.jpg", "rows.jsonl"]
+    elif change == "row before":
+        write([{"image": "album/b.png", "prompt": "where?"}, *rows])
+    elif change == "question":
+        write([{**rows[0], "prompt": "where?"}, rows[1]])
+    elif change == "image":
+        write([{**row, "image": "album/b.png"} for row in rows])
+    elif change == "folder":
+        (album / "more").mkdir()
+        shutil.copy(album / "b.png", album / "more/a.jpg")
+        for name in ("out.jsonl", "out.jsonl.run"):
+            shutil.copy(name, f"more/{name}")
+        monkeypatch.chdir(album / "more")
+        again = ["a.jpg"]
+    assert run(*again, processes=processes) == 2
+    assert "has another image or text than the item it was made of: name another file, or" in capfd.readouterr().err
+    assert output.read_bytes() == found
+
+
+def test_several_processes_do_not_drop_records_of_other_inputs(start, album, capsys):
+    assert start("out.jsonl", "caption", "album", *QUICK) == 0
+    found = Path("out.jsonl").read_bytes()
+    parts = Path("out.jsonl.parts")
+    parts.mkdir()  # as several processes begin
+    assert start("out.jsonl", "caption", "album/a.jpg", *QUICK) == 2 and Path("out.jsonl").read_bytes() == found
+    assert "out.jsonl holds 1 records of items that are not among the inputs, which several" in capsys.readouterr().err
+    shutil.rmtree(parts)
+    parts.mkdir()
+    Image.new("RGB", (40, 20)).save(album / "c.png")
+    assert start("out.jsonl", "caption", "album", *QUICK) == 0 and Path("out.jsonl").read_bytes().startswith(found)
+    assert len(Path("out.jsonl.run").read_text().splitlines()) == 1 + 3
+    assert start("out.jsonl", "caption", "album", *QUICK) == 0
+    assert "0 written, 0 skipped, 3 there before." in capsys.readouterr().err
 
 
 def read_table(name):

@@ -1,7 +1,4 @@
-"""The file that `predict.py --output` writes: one JSON record per line; the same command resumes it.
-
-`NAME.run` beside the file NAME says what decides about its records, so that a run with others is refused.
-"""
+"""The file that `predict.py --output` writes: one JSON record per line; the same command resumes it."""
 
 import json
 import os
@@ -13,8 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from utils.errors import UserError, one_sentence, quoted
-from utils.files import atomic_write, nearest_existing, parse_json, read_text
+from utils.errors import UserError
+from utils.files import nearest_existing
+from utils.record_origins import Key, Origins
 
 START = b'{"id": '
 _ID = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+')
@@ -30,10 +28,9 @@ class RecordFile:
     Args:
         path: a regular file, a device such as /dev/null, or nothing yet. field: the key that stands behind the id.
         inputs: files that are read, which must not be written.
-        run: what decides about records, by flag: a value, or [path, size, time] of a file, of which the path may
-            differ. Of the list "input" only what the file's records are of must be the same.
+        run: options that decide about records; None = any.
     Attributes:
-        ids: (id, "row" or None) of the records that are there.
+        ids: (id, "row" or None) of the records that are there -> digest of the item, '' if it is not known.
     Raises:
         UserError: what stands there is not of this command, or cannot be written.
     """
@@ -45,10 +42,11 @@ class RecordFile:
         inputs: Iterable[str | os.PathLike[str]] = (),
         run: Mapping[str, Any] | None = None,
     ) -> None:
-        self.path, self.ids, self.run = path, set[tuple[Any, int | None]](), run
-        self._run_path = path.with_name(f"{path.name}.run")
+        self.path, self.ids = path, dict[Key, str]()
+        self.origins = None if run is None else Origins(path, run)
         self._file: FileIO | None = None
         self._size = self._whole = 0
+        self._regular = False
         if any(os.path.exists(name) and path.exists() and os.path.samefile(name, path) for name in inputs):
             raise UserError(f"{path} is an input: name another file for the output.")
         there = nearest_existing(path)
@@ -63,47 +61,49 @@ class RecordFile:
             return
         data = path.read_bytes()
         self._size, self._whole = len(data), data.rfind(b"\n") + 1
-        for number, line in enumerate(data[: self._whole].split(b"\n")[:-1], 1):
-            self.ids.add(_id_of(line, field, f"{path}, line {number}"))
+        lines = data[: self._whole].split(b"\n")[:-1]
+        found = [_id_of(line, field, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
         if not _begins_record(data[self._whole :], field):
             raise UserError(f"{path} does not end in a record of '{field}': name another file.")
-        if self.ids and run is not None and self._run_path.exists():
-            self._check_run(run)
+        digests = self.origins.read() if self.origins is not None and found else {}
+        self.ids = {key: digests.get(key, "") for key in found}
 
-    def _check_run(self, run: Mapping[str, Any]) -> None:
-        """UserError if the records are of another run."""
-        try:
-            there = parse_json(read_text(self._run_path))
-            changed = [name for name in run if name in there and not _agree(there[name], run[name])]
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"{self._run_path} cannot be read ({one_sentence(error)}): remove it.") from error
-        if changed:
-            name = changed[0]
-            raise UserError(
-                f"{self.path} holds records of another run, with {_shown(name, there[name])} and not "
-                f"{_shown(name, run[name])}: name another file, or remove {self._run_path.name} beside it to keep them."
-            )
+    def check(self, item_id: Any, number: int, digest: str, where: str) -> None:
+        """UserError if the record that is there for an item was made of another one.
+
+        Args:
+            number: of the item. digest: of what it holds. where: its place.
+        """
+        known = self.ids.get((item_id, number)) or self.ids.get((item_id, None))
+        if self.origins is not None and known and known != digest:
+            raise self.origins.other_item(item_id, where)
 
     def __enter__(self) -> "RecordFile":
         return self
 
-    def write(self, lines: bytes) -> None:
-        """Appends whole lines and hands them to the system; OSError if the disk is full."""
+    def write(self, lines: bytes, digests: Mapping[Key, str] | None = None) -> None:
+        """Appends whole lines and hands them to the system; OSError if the disk is full.
+
+        Args:
+            digests: of the items that the records are of.
+        """
         append(self._open(), lines, self.path)
+        if self.origins is not None and self._regular and digests:
+            self.origins.add(digests)
 
     def _open(self) -> FileIO:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "ab", buffering=0)
             status = os.fstat(self._file.fileno())
-            if stat.S_ISREG(status.st_mode):
+            self._regular = stat.S_ISREG(status.st_mode)
+            if self._regular:
                 if status.st_size != self._size:
                     raise UserError(f"{self.path} was changed by another program in the meantime: start again.")
                 if self._whole < self._size:
                     self._file.truncate(self._whole)
-                if self.run is not None:
-                    with atomic_write(self._run_path) as file:
-                        file.write(json.dumps(self.run, indent=1).encode() + b"\n")
+                if self.origins is not None:
+                    self.origins.begin(self.ids)
         return self._file
 
     def __exit__(
@@ -165,25 +165,6 @@ def _id_of(line: bytes, field: str, where: str) -> tuple[Any, int | None]:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{where} is not a record with 'id' and '{field}' and its score: name another file.") from error
     return record["id"], row
-
-
-def _agree(there: Any, now: Any) -> bool:
-    """Whether a run with the value `now` of a flag may add to the records of one with the other."""
-    if isinstance(there, list) and isinstance(now, list):
-        return now[1:] == there[1:] if _is_file(there) and _is_file(now) else now[: len(there)] == there
-    return bool(there == now)
-
-
-def _is_file(value: list[Any]) -> bool:
-    return len(value) == 3 and not isinstance(value[1], str)
-
-
-def _shown(name: str, value: Any) -> str:
-    """A flag and its value, in a message."""
-    flag = "the command" if name == "command" else name if name == "input" else f"--{name.replace('_', '-')}"
-    if value is None:
-        return f"no {flag}"
-    return f"{flag} {quoted(value[0] if isinstance(value, list) and _is_file(value) else value)}"
 
 
 def _begins_record(text: bytes, field: str) -> bool:

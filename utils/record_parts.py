@@ -10,6 +10,7 @@ from utils.errors import UserError
 from utils.files import atomic_write, parse_json
 from utils.part_files import PartFiles, damaged
 from utils.record_file import Numbering, record_line
+from utils.record_origins import Key, Origins
 
 NONE, SKIPPED, ANSWERED = range(3)
 
@@ -19,13 +20,14 @@ class Entry(NamedTuple):
 
     Attributes:
         number: its place among all items. id: its record's. nameless: whether its id could not be read.
-        result: its record without the id; None = it was skipped.
+        result: its record without the id; None = it was skipped. digest: of what it holds.
     """
 
     number: int
     id: Any
     nameless: bool
     result: dict[str, Any] | None
+    digest: str = ""
 
 
 class RecordParts:
@@ -58,8 +60,8 @@ class RecordParts:
         """Ends this process's part."""
         self.files.close()
 
-    def merge(self) -> None:
-        """Makes the output of all parts, in the order of the items: complete or not at all.
+    def merge(self, origins: Origins | None = None) -> None:
+        """Makes the output of all parts, in the order of the items, and its origins: complete or not at all.
 
         Raises UserError if items are missing.
         """
@@ -75,7 +77,9 @@ class RecordParts:
                 f"{self.files.folder}: {missing} of {self.total} items are missing, the first is item "
                 f"{self.there.index(NONE)}: rerun the same command, which computes them."
             )
-        numbering = Numbering()
+        numbering, digests = Numbering(), dict[Key, str]()
+        if origins is not None:
+            origins.path.unlink(missing_ok=True)  # it is of other lines than those to come
         with ExitStack() as stack, atomic_write(self.output) as output:
             parts = [stack.enter_context(open(path, "rb")) for path in paths]
             for number in range(self.total):
@@ -85,6 +89,9 @@ class RecordParts:
                 row, _ = numbering.place(number, entry.id, entry.nameless)
                 if entry.result is not None:
                     output.write(record_line(entry.id, entry.result, row))
+                    digests[entry.id, row] = entry.digest
+        if origins is not None:
+            origins.begin(digests)
         self.files.remove()
 
     def _note(self, entry: Entry) -> bool:
@@ -108,5 +115,5 @@ def _is_entry(value: Any) -> bool:
     """Whether a line's value is what `RecordParts` writes."""
     if not isinstance(value, list) or len(value) != len(Entry._fields):
         return False
-    number, _, _, result = value
-    return isinstance(number, int) and number >= 0 and isinstance(result, dict | None)
+    number, _, _, result, digest = value
+    return isinstance(number, int) and number >= 0 and isinstance(result, dict | None) and isinstance(digest, str)

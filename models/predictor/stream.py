@@ -4,6 +4,8 @@ A chunk is consecutive items that are answered together. Which items it holds de
 was answered before or on the number of processes, so that a resumed run and several processes give the same scores.
 """
 
+import hashlib
+import os
 import sys
 import time
 from collections import deque
@@ -51,6 +53,16 @@ class Place:
         return self.number if self.item.id is None else self.item.id
 
     @property
+    def digest(self) -> str:
+        """Tells its image and texts from those of other items; images are told by their paths or their content."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name, value in sorted(self.item.values.items()):
+            path = name == "image" and isinstance(value, str)
+            shown = value if isinstance(value, bytes) else str(os.path.abspath(value) if path else value).encode()
+            digest.update(f"{name} {len(shown)} ".encode() + shown)
+        return digest.hexdigest()
+
+    @property
     def nameless(self) -> bool:
         """Whether its id, if it has one, cannot be read."""
         return bool(self.item.problem) and self.item.id is None
@@ -89,13 +101,15 @@ class Lines:
         """See `Ledger`."""
         place = Place(number, item, False)
         place.row, place.done = self.numbering.place(number, place.id, place.nameless)
+        if place.done and self.output is not None and not item.problem:
+            self.output.check(place.id, number, place.digest, item.where)
         return place
 
     def write(self, answers: Sequence[tuple[Place, Mapping[str, Any]]]) -> None:
         """Appends lines."""
         lines = b"".join(record_line(place.id, result, place.row) for place, result in answers)
         if self.output is not None:
-            self.output.write(lines)
+            self.output.write(lines, {(place.id, place.row): place.digest for place, _ in answers})
         else:
             sys.stdout.buffer.write(lines)
             sys.stdout.flush()
@@ -131,7 +145,9 @@ class Parts:
 
     def write(self, answers: Sequence[tuple[Place, Mapping[str, Any]]]) -> None:
         """Appends lines."""
-        self.parts.write([Entry(place.number, place.id, place.nameless, dict(result)) for place, result in answers])
+        self.parts.write(
+            [Entry(place.number, place.id, place.nameless, dict(result), place.digest) for place, result in answers]
+        )
 
     def skip(self, place: Place) -> None:
         """Notes it: at the end every item has a line."""
@@ -139,7 +155,10 @@ class Parts:
 
 
 def adopt(parts: RecordParts, output: RecordFile, items: Iterable[Item]) -> None:
-    """Takes the records of an output into the parts, which replace it at the end."""
+    """Takes the records of an output into the parts, which replace it at the end.
+
+    Raises UserError for records of items that are not there, which would be lost.
+    """
     if not output.ids:
         return
     records = {}
@@ -148,14 +167,22 @@ def adopt(parts: RecordParts, output: RecordFile, items: Iterable[Item]) -> None
             if line.endswith(b"\n"):
                 record = parse_json(line.decode())
                 records[record.pop("id"), record.pop("row", None)] = record
-    numbering = Numbering(output.ids)
+    numbering, taken = Numbering(output.ids), 0
     for number, item in enumerate(items):
         place = Place(number, item, False)
         first = place.id not in numbering.seen
         _, place.done = numbering.place(number, place.id, place.nameless)
+        taken += place.done
+        if place.done and not item.problem:
+            output.check(place.id, number, place.digest, item.where)
         if place.done and parts.there[number] != ANSWERED:
             known = records.get((place.id, number)) or (records[place.id, None] if first else None)
-            parts.write([Entry(number, place.id, place.nameless, known)])
+            parts.write([Entry(number, place.id, place.nameless, known, place.digest)])
+    if taken < len(output.ids):
+        raise UserError(
+            f"{output.path} holds {len(output.ids) - taken} records of items that are not among the inputs, which "
+            "several processes would remove: pass these inputs too, or name another file."
+        )
 
 
 @dataclass

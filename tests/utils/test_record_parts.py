@@ -91,10 +91,10 @@ def test_missing_items_are_not_merged(parts, tmp_path):
         (b'{"run": "another"}\n', "left by a run with other inputs"),
         (b'{"run": "a run"}\n{"number": 1}\n', "is damaged"),
         (b'{"run": "a run"}\n\xff\xfe\n', "is damaged"),
-        (b'{"run": "a run"}\n["1", 2, false, null]\n', "is damaged"),
+        (b'{"run": "a run"}\n["1", 2, false, null, ""]\n', "is damaged"),
         (b"[]\n", "left by a run"),
-        (b'{"run": "a run"}\n[4, "x", false, null]\n', "more items than the inputs"),
-        (b'{"run": "a run"}\n[-1, "x", false, null]\n', "is damaged"),
+        (b'{"run": "a run"}\n[4, "x", false, null, ""]\n', "more items than the inputs"),
+        (b'{"run": "a run"}\n[-1, "x", false, null, ""]\n', "is damaged"),
     ],
 )
 def test_parts_that_are_not_of_this_run_are_refused(content, message, parts, tmp_path):
