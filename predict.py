@@ -25,7 +25,7 @@ from data.items import Item, Source, open_items
 from data.table_files import column_names
 from data.tasks import TASKS
 from models import records
-from models.model_flags import add_model_flags, add_pixel_flag, load_predictor
+from models.model_flags import add_model_flags, add_pixel_flag, advice_for_shell, load_predictor
 from utils.errors import UserError
 from utils.files import RepeatedKeyError, check_folder, parse_json
 from utils.options import path_of, positive, program_name, seed
@@ -226,7 +226,8 @@ def _json_object(text: str) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """0, or 1 if items were skipped, 2 if nothing could be done."""
     argv = sys.argv[1:] if argv is None else argv
-    return predict(parse_args(argv), argv)
+    with advice_for_shell():
+        return predict(parse_args(argv), argv)
 
 
 def predict(args: argparse.Namespace, argv: Sequence[str]) -> int:

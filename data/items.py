@@ -205,6 +205,8 @@ def _rows(
         try:
             values: dict[str, Any] = dict(zip(names, rows[number], strict=False))
             item.id = values.pop("id", None)
+            if item.id == "":
+                item.id = None
             if values.get("image"):
                 values["image"] = image_file(values["image"])
             texts = {name: value for name, value in values.items() if name not in unread}

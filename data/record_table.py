@@ -50,12 +50,13 @@ class RecordTable(RecordFile):
 def write_table(path: Path, records: list[dict[str, Any]]) -> None:
     """Writes records as a table with a column for each key: complete or not at all.
 
-    In CSV, lists are JSON. In Parquet, ids of several types are texts.
+    In CSV, lists are JSON. In Parquet, ids of several types, and those beyond 64 bits, are texts.
     """
     keys = list(dict.fromkeys(key for record in records for key in record)) or ["id"]
     columns = {key: [record.get(key) for record in records] for key in keys}
     if path.suffix.lower() == ".parquet":
-        if len({type(item) for item in columns["id"]}) > 1:
+        large = any(isinstance(item, int) and not -(2**63) <= item < 2**63 for item in columns["id"])
+        if large or len({type(item) for item in columns["id"]}) > 1:
             columns["id"] = [str(item) for item in columns["id"]]
         write_parquet(path, columns)
         return

@@ -2,6 +2,7 @@
 
 import logging
 import subprocess
+import threading
 from pathlib import Path
 
 from pycocoevalcap.bleu.bleu import Bleu
@@ -44,10 +45,13 @@ def scores(hypotheses: Captions, references: Captions) -> dict[str, float]:
     """The scores of tokenized captions, in the order of the COCO server."""
     bleu = Bleu(4).compute_score(references, hypotheses, verbose=0)[0]
     found = {f"Bleu_{order}": value for order, value in enumerate(bleu, start=1)}
+    meteor = Meteor()
     try:
-        found["METEOR"] = Meteor().compute_score(references, hypotheses)[0]
+        found["METEOR"] = meteor.compute_score(references, hypotheses)[0]
     except (OSError, ValueError) as error:  # its Java process ended early
         raise UserError(f"METEOR's Java process failed ({error}); give it 2 GB of free memory.") from error
+    finally:
+        meteor.lock = threading.Lock()  # which its finalizer waits for, also where it is interrupted holding it
     found["ROUGE_L"] = Rouge().compute_score(references, hypotheses)[0]
     found["CIDEr"] = Cider().compute_score(references, hypotheses)[0]
     if not _spice_is_installed():  # asking its class would download 400 MB

@@ -1,6 +1,9 @@
 """Flags that say how a program loads a model to answer with, and the loading."""
 
 import argparse
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from utils.errors import UserError
@@ -9,6 +12,12 @@ from utils.options import positive, setting
 if TYPE_CHECKING:  # torch is imported when the command line is known to be right
     from models.predictor import OFAPredictor
 
+KEYWORDS = {
+    "names=[...]": "--candidates FILE",
+    "candidates=[...]": "--candidates FILE",
+    "vqgan=(checkpoint, yaml)": "--vqgan CHECKPOINT YAML",
+    "max_image_pixels=...": "--max-image-pixels",
+}  # of the predictor's methods -> predict.py's flags
 # Flags of the names of `OFAPredictor.load`'s arguments.
 PASSED_ON = ("dtype", "batch_size", "compile", "int8", "cuda_graphs")
 
@@ -38,6 +47,18 @@ def add_pixel_flag(parser: argparse.ArgumentParser, refused: str, default: int |
     )
 
 
+@contextmanager
+def advice_for_shell() -> Iterator[None]:
+    """Messages of the predictor inside name its keywords; they leave with flags in their places."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        for keyword, flag in KEYWORDS.items():
+            message = message.replace(keyword, flag)
+        raise UserError(re.sub(r"\b([a-z]\w+)=\.\.\.", r"--set \1=...", message)) from error
+
+
 def load_predictor(args: argparse.Namespace) -> "OFAPredictor":
     """The predictor that a command line asks for; UserError as of `OFAPredictor.load`."""
     overrides = dict(args.overrides)
@@ -53,4 +74,5 @@ def load_predictor(args: argparse.Namespace) -> "OFAPredictor":
     from models.predictor import OFAPredictor
 
     own = {name: getattr(args, name) for name in PASSED_ON}
-    return OFAPredictor.load(args.checkpoint, args.device, **own, **overrides)
+    with advice_for_shell():
+        return OFAPredictor.load(args.checkpoint, args.device, **own, **overrides)

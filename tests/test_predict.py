@@ -262,6 +262,9 @@ def test_records_as_a_table_are_those_of_json_lines(run, start, tmp_path, monkey
     assert f"1 written, 0 skipped, {len(expected) - 1} there before." in capsys.readouterr().err
     write_table(Path("a.parquet"), expected)
     assert read_table("a.parquet") == expected
+    large = [{**record, "id": 2**70 + number} for number, record in enumerate(expected)]
+    write_table(Path("a.parquet"), large)
+    assert [record["id"] for record in read_table("a.parquet")] == [str(record["id"]) for record in large]
     Path("out.csv.jsonl").unlink()
     before = Path("out.csv").read_bytes()
     assert start("out.csv", *argv) == 2 and Path("out.csv").read_bytes() == before
@@ -372,7 +375,7 @@ def test_results_go_to_standard_output_without_a_file(checkpoint, album, capfdbi
         (["answer", "gone.jsonl"], "gone.jsonl cannot be read"),
         (["caption", "empty"], "empty holds no images"),
         (["caption", "empty", "--output=out.jsonl"], "out.jsonl, line 1 is not a record with 'id' and 'caption'"),
-        (["classify", "a.png"], r"has no list of classes: pass names=[...]"),
+        (["classify", "a.png"], "has no list of classes: pass --candidates FILE."),
         (["caption", "a.png", "--set=patch_size=3"], "There is no option patch_size"),
         (["caption", "a.png", "--set=device=cpu"], "pass --device"),
         (["caption", "a.png", "--decoding", '{"beams": 3}'], "no decoding option 'beams'"),

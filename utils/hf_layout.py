@@ -146,6 +146,11 @@ def to_config(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
 def find_weights(folder: Path) -> Path:
     """The weight file of a folder; raises UserError when the folder is not in this layout."""
     weights = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if weights is None and (parts := [name for name in WEIGHT_FILES if (folder / f"{name}.index.json").is_file()]):
+        raise UserError(
+            f"{folder} has its weights in several files ({parts[0]}.index.json), which are not read: save it with "
+            'max_shard_size="1TB".'
+        )
     if weights is None or not (folder / "config.json").is_file():
         raise UserError(
             f"{folder} is a folder without config.json and {' or '.join(WEIGHT_FILES)}: "

@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -37,6 +38,10 @@ def sigterm_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except RuntimeError as error:  # a data loader's, if its worker has got the signal before this process
+        if "killed by signal: Terminated" in str(error):
+            time.sleep(1)
+        raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

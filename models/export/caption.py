@@ -30,9 +30,13 @@ class Captioner:
 
     def pixels(self, image: Image.Image) -> Any:
         """Image -> (1, 3, R, R): upright, on white, resized, normalized."""
+        if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+            raise ValueError(f"its pixels have an unknown range (mode {image.mode}): save it with 8 or 16 bits")
         image, options = ImageOps.exif_transpose(image), self.config["image"]
         if image.mode.startswith("I"):  # 16 bits, of which Pillow would cut off the high ones
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            values = np.asarray(image)
+            clear = values == image.info.get("transparency", -1)
+            image = Image.fromarray(np.where(clear, 255, values >> 8).astype(np.uint8))
         rgba = image.convert("RGBA")
         rgb = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
         square = rgb.resize((options["side"], options["side"]), Image.Resampling.BICUBIC)
@@ -94,7 +98,7 @@ if __name__ == "__main__":
     for path in sys.argv[1:]:
         try:
             print(path, captioner.caption(Image.open(path)), sep="\t")
-        except OSError as error:  # also of a file that is no image
+        except (OSError, ValueError) as error:  # also of a file that is no image
             print(f"{path} cannot be read: {error}", file=sys.stderr)
             failed = 1
     sys.exit(failed)

@@ -95,7 +95,10 @@ def _key_check(limits: Limits) -> Callable[..., Awaitable[None]]:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         given = key.strip().encode("latin-1", "replace")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given, limits.api_key.encode()):
-            await _Body(request, limits).discard()
+            try:
+                await _Body(request, limits).discard()
+            except _Gone:
+                raise HTTPException(499) from None  # which nobody gets
             raise Refused(401, "The key is missing or wrong: send the header `Authorization: Bearer KEY`.")
 
     return check

@@ -201,7 +201,8 @@ def find_vocabulary(description: Description, option: str = "bpe_dir") -> tuple[
             return str(folder), vocab
     if card is None:
         raise UserError(
-            f"No vocabulary here has the {size} ids of {source}: pass bpe_dir=..., the folder of its dict.txt."
+            f"No vocabulary here has the {size} ids of {source}: pass bpe_dir=..., the folder of its dict.txt, and "
+            "code_dict_size=... and num_bins=..., if it was trained with others than 8192 and 1000."
         )
     changed = f"{stored} holds another one now, and no" if stored else "No"
     raise UserError(f"{changed} folder here makes the vocabulary of {source} ({card.vocabulary}): {advice}.")

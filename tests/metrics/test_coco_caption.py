@@ -1,7 +1,9 @@
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,27 @@ def test_spice_is_optional(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
     scores = coco_java.scores({"1": ["a dog"]}, {"1": ["a dog", "dogs"]})
     assert scores["METEOR"] == 0.5 and scores.get("SPICE") == (0.5 if works else None)
     assert ("SPICE is skipped" in caplog.text) is not works
+
+
+def test_an_interruption_of_meteor_does_not_wait_for_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+
+    class Interrupted:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def compute_score(self, references: Any, hypotheses: Any) -> None:
+            self.lock.acquire()
+            raise KeyboardInterrupt
+
+        def __del__(self) -> None:
+            ended.append(self.lock.acquire(timeout=1))
+
+    monkeypatch.setattr(coco_java, "Meteor", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        coco_java.scores({"1": ["a dog"]}, {"1": ["a dog", "dogs"]})
+    gc.collect()
+    assert ended == [True]
 
 
 def test_broken_java_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

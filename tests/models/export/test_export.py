@@ -154,6 +154,8 @@ def test_the_example_captions_without_torch(exported, predictor, tmp_path):
     images = [CASES / "rgba_black_on_transparent.png", CASES / "exif6.jpg", tmp_path / "gray16.png"]
     gray = np.asarray(render(TASKS["caption"].row(2, 9, seed=1, size=96)[-1]).convert("L"), np.uint16)
     Image.fromarray(gray * 256 + 17).save(images[-1])
+    images.append(tmp_path / "clear16.png")
+    Image.fromarray(gray * 256 + 17).save(images[-1], transparency=int(gray[0, 0]) * 256 + 17)
     for row in range(4):
         images.append(tmp_path / f"{row}.png")
         render(TASKS["caption"].row(2, row, seed=1, size=96)[-1]).save(images[-1])
@@ -171,10 +173,12 @@ def test_the_example_captions_without_torch(exported, predictor, tmp_path):
     assert len({text for _, text in found}) > 2
     assert (say().returncode, say().stderr) == (1, "usage: python caption.py IMAGE...\n")
     (tmp_path / "text.png").write_text("no image")
-    done = say("lost.png", "text.png", images[0])
+    Image.fromarray(gray.astype(np.int32) * 9).save(tmp_path / "int.tiff")
+    done = say("lost.png", "text.png", "int.tiff", images[0])
     assert done.returncode == 1 and len(done.stdout.splitlines()) == 1
+    assert "int.tiff cannot be read: its pixels have an unknown range (mode I)" in done.stderr
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
-        f"{n}.png cannot be read" for n in ("lost", "text")
+        f"{name} cannot be read" for name in ("lost.png", "text.png", "int.tiff")
     ]
 
 

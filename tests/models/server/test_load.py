@@ -94,6 +94,18 @@ def test_clients_that_vanish_cost_nothing(server):
         assert len(server.gate.batches) == 2
 
 
+def test_clients_without_the_key_that_vanish_are_no_fault(start, capfd):
+    server = start(api_key="secret")
+    for _ in range(3):
+        server.connect(head("generate", 1000) + b"{").close()
+
+    def counted() -> str:
+        return str(server.request("GET", "/metrics", None, {"Authorization": "Bearer secret"})[2])
+
+    eventually(lambda: re.search(r'status="499"[^}]*} 3', counted()))
+    assert 'status="500"' not in counted() and "Traceback" not in capfd.readouterr().err
+
+
 def test_slow_clients_do_not_block_others(server):
     body = json.dumps({"prompt": "slowly"}).encode()
     slow = [server.connect() for _ in range(50)]
