@@ -351,7 +351,8 @@ def _run_of(args: argparse.Namespace) -> dict[str, Any]:
     given = {f"set {name}": str(value) for name, value in options.pop("overrides")}
     files = {**given, "checkpoint": args.checkpoint, "candidates": getattr(args, "candidates", None)}
     run = {**{name: _plain(value) for name, value in options.items()}, **given}
-    return run | {name: content_of(path) for name, path in files.items() if path and os.path.exists(path)}
+    there = {name: path for name, path in files.items() if path and (os.path.isfile(path) or os.path.isdir(path))}
+    return run | {name: content_of(path) for name, path in there.items()}
 
 
 def _plain(value: Any) -> str | None:

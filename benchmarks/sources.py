@@ -36,7 +36,7 @@ NAMES = {"tsv": "TSV, base64", "csv": "CSV, paths", "jsonl": "JSONL, paths", "pa
 # Seconds and MiB above the import, said by a process that opens a manifest and reads its last row.
 OPEN = """
 import resource, sys, time
-from data.tables import JsonLines
+from data.text_tables import JsonLines
 def memory():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
 before, start = memory(), time.perf_counter()

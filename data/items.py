@@ -126,7 +126,7 @@ def open_items(
 def _tsv(path: str, names: Sequence[str], selected_cols: str, image_root: str | None) -> TsvFile:
     if image_root is None or "image" not in names:
         return TsvFile(path, selected_cols)
-    from data.tables import PathTsv  # brings torch
+    from data.text_tables import PathTsv  # brings torch
 
     return PathTsv(path, selected_cols, names.index("image"), image_root)
 
@@ -180,7 +180,8 @@ def _images_of(folder: Path, recursive: bool) -> bool:
 
 def _table(path: str, names: Sequence[str], columns: Mapping[str, str], image_root: str | None) -> Source:
     """The rows of a table, whose columns have names."""
-    from data.tables import CsvTable, table_class  # brings torch
+    from data.tables import table_class  # brings torch
+    from data.text_tables import CsvTable
 
     kind = table_class(path) or CsvTable
     there = kind(path, ()).header

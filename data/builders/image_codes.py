@@ -31,7 +31,7 @@ from data.images import decode_base64, image_file
 from data.row_index import Rows
 from data.sharding import rank_slice
 from data.table_files import image_files
-from data.tables import JsonLines
+from data.text_tables import JsonLines
 from data.tsv import TsvFile
 from models.text_to_image import row_generators
 from models.vqgan import VQGAN, from_pil, sample_codes, to_pil

@@ -30,9 +30,11 @@ from data.items import open_items
 from data.row_index import IndexedFile
 from data.sample import SkippedRow
 from data.sharding import Read, plan_batches
-from data.tables import CsvTable, JsonLines, column_names, open_rows
+from data.table_files import column_names
+from data.tables import open_rows
 from data.tasks import TASKS
 from data.text import Vocabulary
+from data.text_tables import CsvTable, JsonLines
 from data.tsv import TsvFile
 from data.validate import main as validate
 from tests.programs import ROOT

@@ -17,7 +17,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from data import row_index
-from data.tables import CsvTable, JsonLines
+from data.text_tables import CsvTable, JsonLines
 from data.tsv import TsvFile
 from utils.errors import BadRowError, UserError
 
