@@ -189,7 +189,7 @@ class Annotations:
         """
 
         def add(number: int, entry: dict[str, Any]) -> None:
-            if "bbox" not in entry and not self._boxes:
+            if "bbox" not in entry and not self._boxes and not self._crowds:
                 raise UserError(f"{path} names instances by their ann_id: pass COCO's file of instances too.")
             if "bbox" not in entry and entry["ann_id"] not in self._boxes:
                 kind = "is a crowd, which has no box" if entry["ann_id"] in self._crowds else "is not there"

@@ -171,7 +171,7 @@ class ImageFolders:
             raise ValueError(f"there is no image {tried}, nor one of this name or number below {below}")
         if len(found) > 1:
             two = " and ".join(shortened(repr(str(path)), 300) for path in found[:2])
-            raise ValueError(f"the image {quoted(text)} may be {two}: name folders with --images that hold one of them")
+            raise ValueError(f"the image {quoted(text)} may be {two}: name a folder of images that holds one of them")
         return found[0]
 
     @cache  # noqa: B019 - one object a run

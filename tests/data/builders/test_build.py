@@ -248,7 +248,9 @@ def test_an_image_is_not_taken_for_another_of_its_name(name, folder, capsys):
     elif name == "val2014/9.jpg":  # where the folder is, and the image is not
         assert f"there is no image '{folder}/val2014/9.jpg', nor one of this name" in capsys.readouterr().err
     else:
-        words = f"the image {name!r} may be '{folder}/cats/9.jpg' and '{folder}/dogs/9.jpg': name folders with --images"
+        words = (
+            f"the image {name!r} may be '{folder}/cats/9.jpg' and '{folder}/dogs/9.jpg': name a folder of images that"
+        )
         assert words in capsys.readouterr().err
 
 
