@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.named_rows import Table
-from data.row_index import ChangedFileError, Stamp, cache_folder, stamp_of
+from data.row_index import ChangedFileError, Stamp, cache_folder, locked, stamp_of
 from data.table_files import image_files, source_files
 from data.text_tables import CsvTable, JsonLines
 from utils.errors import UserError, one_sentence, quoted, shortened
@@ -27,7 +27,7 @@ class JsonArray(Table):
     """A JSON file with an array of objects, which become JSON lines in the cache folder once and are read there."""
 
     def _read_header(self) -> list[str]:
-        self._stamp = stamp_of(self.path) if os.path.isfile(self.path) else None
+        self._stamp = stamp_of(self.path)
         lines = _lines_of_array(self.path, self._stamp)
         try:
             self._lines = JsonLines(lines, ())
@@ -45,7 +45,11 @@ class JsonArray(Table):
 
     def record(self, row: int) -> Mapping[str, Any]:
         """Values by key; ChangedFileError if the file is not what it was."""
-        if self._stamp is None or not stamp_of(self.path).same_content(self._stamp):
+        try:
+            unchanged = stamp_of(self.path).same_content(self._stamp)
+        except OSError:
+            unchanged = False
+        if not unchanged:
             raise ChangedFileError(self.path)
         return self._lines.record(row)
 
@@ -106,16 +110,28 @@ def _image_column(name: re.Match[str]) -> str:
     return name[1] or "image"
 
 
-def _lines_of_array(path: str, stamp: Stamp | None) -> Path:
+def _lines_of_array(path: str, stamp: Stamp) -> Path:
     """The objects of a JSON array, one a line, in a file of the cache folder; UserError if it is no such array."""
     key = hashlib.sha256(repr((os.path.abspath(path), stamp)).encode("utf-8", "surrogatepass")).hexdigest()
     place = cache_folder() / "json" / f"{key[:32]}.jsonl"
-    if place.exists() and stamp is not None:
-        return place
+    try:
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with locked(place.with_suffix(".lock")):  # all processes of a run begin at once
+                if not place.exists():
+                    lines = _objects(path)
+                    with atomic_write(place) as file:
+                        file.writelines(f"{line}\n".encode("utf-8", "surrogatepass") for line in lines)
+    except OSError as error:
+        reason = one_sentence(error).rstrip(".")
+        raise UserError(f"{path} cannot be read ({reason}): set OFA_CACHE to a folder.") from error
+    return place
+
+
+def _objects(path: str) -> list[str]:
+    """The objects of a JSON array, each as one line of text."""
     try:
         text = decode_text(read_file(Path(path)))
-    except OSError as error:
-        raise UserError(f"There is no data file {path} ({error.strerror}); check the path.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8.") from error
     lines, at, decoder = [], _behind_space(text, 0) + 1, json.JSONDecoder()
@@ -125,25 +141,17 @@ def _lines_of_array(path: str, stamp: Stamp | None) -> Path:
             lines.append(text[start:at].replace("\n", " ").replace("\r", " "))  # which are no part of a value
             at = _behind_space(text, at)
             at += text[at : at + 1] == ","
-        if at == len(text) or _SPACE.fullmatch(text, at + 1) is None:
-            raise ValueError(
-                f"it does not end with the bracket at character {at + 1}" if text[at:] else "its end is missing"
-            )
+        if at == len(text):
+            raise ValueError("its end is missing")
+        if text[at + 1 :].strip():
+            raise ValueError(f"it does not end with the bracket at character {at + 1}")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a JSON array ({error!s:.200}): check how it was made.") from error
     if not lines:
         raise UserError(f"{path} has no rows; check how it was made.")
     if lines[0][0] != "{":
         raise UserError(f"{path} is an array of {quoted(lines[0])} and so on, not of objects: check how it was made.")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(place) as file:
-            file.writelines(f"{line}\n".encode("utf-8", "surrogatepass") for line in lines)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({one_sentence(error).rstrip('.')}): set OFA_CACHE to a folder."
-        ) from error
-    return place
+    return lines
 
 
 def _behind_space(text: str, start: int) -> int:

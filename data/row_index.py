@@ -235,7 +235,7 @@ def _open_index(path: str, descriptor: int, stamp: Stamp, quoted: bool) -> np.nd
     for place in _index_places(path):
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(Path(f"{place}.lock")):
+            with locked(Path(f"{place}.lock")):
                 offsets = _load_index(place, descriptor, stamp, quoted)  # somebody built it while we waited
                 if offsets is None:
                     _build_index(path, descriptor, stamp, place, quoted)
@@ -281,7 +281,7 @@ def _make_sense(offsets: np.ndarray, checksum: int, stop: int) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold a lock file; the kernel frees the lock of a holder that died, so nobody waits for ever."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW  # whoever may write there must not have us open a file elsewhere
     descriptor = os.open(path, flags, 0o666)

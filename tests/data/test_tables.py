@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import random
@@ -263,6 +264,28 @@ def test_values_are_what_the_file_says_whatever_stands_in_other_rows(kind, tmp_p
     assert (dates[0][2], dates[4][2], dates[3][2]) == ("2024-01-01", "2024-01-01T00:00:00", "3")
     with pytest.raises(BadRowError, match="there is no 'date'"):
         dates[1]
+
+
+def test_an_array_that_is_gone_and_a_cache_that_several_processes_fill(tmp_path, monkeypatch):
+    monkeypatch.setenv("OFA_CACHE", str(tmp_path / "cache"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    path = write_text(tmp_path / "a", json.dumps([{**GOOD, "caption": f"\u2028 {n}"} for n in range(2000)]))
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        found = pool.starmap(_captions_of, [(str(path),)] * 4)
+    assert found == [[f"\u2028 {n}" for n in range(2000)]] * 4
+    rows = open_rows(str(path), None, TASKS["caption"], options())
+    path.unlink()
+    with pytest.raises(UserError, match="was changed while it was in use"):
+        rows[0]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OFA_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"a\.json cannot be read .*: set OFA_CACHE to a folder\."):
+        open_rows(str(write_text(tmp_path / "a", "[{}]")), None, TASKS["caption"], options())
+
+
+def _captions_of(path):
+    rows = open_rows(path, None, TASKS["caption"], options())
+    return [rows[n][2] for n in range(len(rows))]
 
 
 def test_csv_beside_images_is_text(tmp_path, caplog):
