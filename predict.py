@@ -11,7 +11,6 @@ import ofa_names  # isort: skip  # noqa: F401  (first: a user's `data` or `utils
 
 import argparse
 import dataclasses
-import hashlib
 import itertools
 import json
 import os
@@ -29,7 +28,7 @@ from models.model_flags import add_model_flags, add_pixel_flag, advice_for_shell
 from utils.errors import UserError
 from utils.files import RepeatedKeyError, check_folder, parse_json
 from utils.options import path_of, positive, program_name, seed
-from utils.part_files import folder_of, identity
+from utils.part_files import folder_of
 from utils.program import program
 from utils.ranks import Ranks, are_several, start
 from utils.record_file import RecordFile
@@ -41,10 +40,11 @@ if TYPE_CHECKING:  # functions import what needs torch: a wrong command line sha
     from models.predictor.stream import Counts, Ledger
 
 STEP = 1_000_003  # between the seeds of two chunks of drawings
-# What does not change the records of a run: it may differ when the run is resumed.
-FREE = ("output", "processes", "num_workers", "json", "device")
-# Nor in one process: what an item holds tells where it comes from.
-FREE_ALONE = ("input", "recursive", "batch_size", "max_image_pixels", "columns", "image_root", "selected_cols")
+# What does not change records: it may differ when a run is resumed. Of inputs the items' content is compared.
+FREE = (
+    "output", "processes", "num_workers", "json", "device", "folder", "input", "recursive", "batch_size",
+    "max_image_pixels", "columns", "image_root", "selected_cols",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ def _share(args: argparse.Namespace, command: Command, sources: Sequence[Source]
             args.device = _device(ranks)
     from models.predictor.stream import Counts, Parts, adopt
 
-    parts = RecordParts(output.path, _digest(args), total)
+    parts = RecordParts(output.path, output.origins.digest if output.origins else "", total)
     predictor = load_predictor(args)
     run = _Run(args, command, predictor, sources)
     if ranks is None or not ranks.rank:
@@ -304,13 +304,6 @@ def _device(ranks: Ranks) -> str:
     import torch
 
     return f"cuda:{ranks.local % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
-
-
-def _digest(args: argparse.Namespace) -> str:
-    """What decides about the records of a run."""
-    options = {name: str(value) for name, value in vars(args).items() if name not in FREE}
-    files = identity([*args.input, args.checkpoint])
-    return hashlib.sha256(json.dumps([options, files], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _source(path: str, args: argparse.Namespace, names: Sequence[str], selected: str) -> Source:
@@ -346,11 +339,12 @@ def _output(args: argparse.Namespace, command: Command) -> RecordFile:
 
 def _run_of(args: argparse.Namespace) -> dict[str, Any]:
     """What decides about the records of items, besides what these hold, for `Origins`."""
-    free = {*FREE, *FREE_ALONE} - ({"batch_size"} if args.command == "draw" else set())  # of which chunks' seeds depend
+    free = {*FREE} - ({"batch_size"} if args.command == "draw" else set())  # of which chunks' seeds depend
     options = {name: value for name, value in vars(args).items() if name not in free}
     given = {f"set {name}": str(value) for name, value in options.pop("overrides")}
     files = {**given, "checkpoint": args.checkpoint, "candidates": getattr(args, "candidates", None)}
-    run = {**{name: _plain(value) for name, value in options.items()}, **given}
+    files |= dict(zip(("vqgan", "vqgan yaml"), options.pop("vqgan", None) or (), strict=False))
+    run = {**{name: _plain(value) for name, value in options.items()}, **given, "set": " ".join(sorted(given)) or None}
     there = {name: path for name, path in files.items() if path and (os.path.isfile(path) or os.path.isdir(path))}
     return run | {name: content_of(path) for name, path in there.items()}
 

@@ -17,6 +17,9 @@ KEYWORDS = {
     "candidates=[...]": "--candidates FILE",
     "vqgan=(checkpoint, yaml)": "--vqgan CHECKPOINT YAML",
     "max_image_pixels=...": "--max-image-pixels",
+    "as --bpe-dir": "with --set bpe_dir=...",
+    "dtype='": "--dtype '",
+    "device='": "--device '",
 }  # of the predictor's methods -> predict.py's flags
 # Flags of the names of `OFAPredictor.load`'s arguments.
 PASSED_ON = ("dtype", "batch_size", "compile", "int8", "cuda_graphs")
@@ -56,7 +59,7 @@ def advice_for_shell() -> Iterator[None]:
         message = str(error)
         for keyword, flag in KEYWORDS.items():
             message = message.replace(keyword, flag)
-        raise UserError(re.sub(r"\b([a-z]\w+)=\.\.\.", r"--set \1=...", message)) from error
+        raise UserError(re.sub(r"(?<!--set )\b([a-z]\w+)=\.\.\.", r"--set \1=...", message)) from error
 
 
 def load_predictor(args: argparse.Namespace) -> "OFAPredictor":

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +24,12 @@ class Order(NamedTuple):
 
     seed: int
     shuffle: bool
+
+
+def _quiet(_: int) -> None:
+    """In a worker: that nobody takes its batches any more is no news, and its threads would print it."""
+    hook = sys.excepthook
+    sys.excepthook = lambda kind, *rest: None if issubclass(kind, ConnectionError) else hook(kind, *rest)
 
 
 class EpochBatches(iterators.EpochBatchIterator):
@@ -71,7 +78,7 @@ class EpochBatches(iterators.EpochBatchIterator):
         ahead = max(2, math.ceil(self.buffer_size / self.num_workers)) if self.num_workers else None
         loader = DataLoader(
             self.dataset, batch_sampler=batches[offset:], collate_fn=self.collate_fn, num_workers=self.num_workers,
-            prefetch_factor=ahead, pin_memory=torch.cuda.is_available(),
+            prefetch_factor=ahead, pin_memory=torch.cuda.is_available(), worker_init_fn=_quiet,
         )  # fmt: skip
         return Batches(loader, start=offset, total=len(batches))
 

@@ -142,10 +142,10 @@ def test_records_of_another_run_are_not_taken_for_those_of_this_one(start, album
     found = Path("out.jsonl").read_bytes()
     Path("answers.pkl").write_bytes(Path("answers.pkl").read_bytes().replace(b"yes", b"yea"))
     others = {
-        "with --question 'who?' and not --question 'where?'": (*argv, "--question=where?"),
-        "with no --candidates and not --candidates 'answers.pkl'": (*argv, "--candidates=answers.pkl"),
-        "with no --free and not --free 'True'": (*argv, "--free"),
-        "with --set ans2label_file 'answers.pkl' and not --set ans2label_file 'answers.pkl'": (
+        "which had --question 'who?'; this one has --question 'where?'": (*argv, "--question=where?"),
+        "which had no --candidates; this one has --candidates 'answers.pkl'": (*argv, "--candidates=answers.pkl"),
+        "which had no --free; this one has --free": (*argv, "--free"),
+        "which had --set ans2label_file 'answers.pkl'; this one has --set ans2label_file 'answers.pkl'": (
             *argv, f"--set=ans2label_file={answers}",
         ),
     }  # fmt: skip
@@ -175,13 +175,13 @@ def test_records_of_another_run_are_not_taken_for_those_of_this_one(start, album
     content[len(content) // 2] ^= 1
     Path("moved.pt").write_bytes(content)
     assert predict.main(more) == 2
-    assert "with --checkpoint 'moved.pt' and not --checkpoint 'moved.pt'" in capsys.readouterr().err
+    assert "which had --checkpoint 'moved.pt'; this one has --checkpoint 'moved.pt'" in capsys.readouterr().err
     Path("out.jsonl.run").write_text("{")
     assert start("out.jsonl", *argv) == 2 and "out.jsonl.run cannot be read" in capsys.readouterr().err
     Path("out.jsonl.run").unlink()  # as of a file that was written before there were such
     assert start("out.jsonl", *argv) == 0 and "0 written" in capsys.readouterr().err
     assert start("out.csv", *argv) == 0 and start("out.csv", *argv, "--question=where?") == 2
-    assert "out.csv.jsonl holds records of another run, with --question 'who?'" in capsys.readouterr().err
+    assert "out.csv.jsonl holds records of another run, which had --question 'who?'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -74,7 +74,7 @@ class RecordFile:
         Args:
             number: of the item. digest: of what it holds. where: its place.
         """
-        known = self.ids.get((item_id, number)) or self.ids.get((item_id, None))
+        known = self.ids.get((item_id, number), self.ids.get((item_id, None)))
         if self.origins is not None and known and known != digest:
             raise self.origins.other_item(item_id, where)
 

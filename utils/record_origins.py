@@ -29,6 +29,12 @@ class Origins:
         self.records, self.options = records, options
         self.path = records.with_name(f"{records.name}.run")
 
+    @property
+    def digest(self) -> str:
+        """Tells these options from others, wherever files lie."""
+        options = {name: value[1:] if isinstance(value, list) else value for name, value in self.options.items()}
+        return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
+
     def read(self) -> dict[Key, str]:
         """Digests of records; UserError if they are of a run with other options."""
         if not self.path.exists():
@@ -43,7 +49,7 @@ class Origins:
         for name, now in self.options.items():
             if name in there and not _same(there[name], now):
                 raise UserError(
-                    f"{self.records} holds records of another run, with {_shown(name, there[name])} and not "
+                    f"{self.records} holds records of another run, which had {_shown(name, there[name])}; this one has "
                     f"{_shown(name, now)}: name another file, or remove {self.path.name} beside it to keep them."
                 )
         return digests
@@ -99,4 +105,6 @@ def _same(there: Any, now: Any) -> bool:
 def _shown(name: str, value: Any) -> str:
     """An option and its value, in a message."""
     flag = "the command" if name == "command" else f"--{name if ' ' in name else name.replace('_', '-')}"
-    return f"no {flag}" if value is None else f"{flag} {quoted(value[0] if isinstance(value, list) else value)}"
+    if value in (None, "True"):
+        return f"no {flag}" if value is None else flag
+    return f"{flag} {quoted(value[0] if isinstance(value, list) else value)}"

@@ -1,5 +1,6 @@
 """Records that several processes write: each appends to parts of its own, which are merged into one file at the end."""
 
+import re
 from array import array
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
@@ -46,6 +47,7 @@ class RecordParts:
         self.output, self.total = output, total
         self.files = PartFiles(output, run)
         self.there = bytearray(total)
+        self.digests = array("Q", [0]) * total  # of answered items; 0 = not known
         for path in self.files.paths():
             for _, entry in self._entries(path):
                 self._note(entry)
@@ -55,6 +57,15 @@ class RecordParts:
         self.files.write(entries)
         for entry in entries:
             self._note(entry)
+
+    def check(self, number: int, digest: str, where: str) -> None:
+        """UserError if the record of an item was made of another one."""
+        known = self.digests[number] if self.there[number] == ANSWERED else 0
+        if known and known != int(digest, 16):
+            raise UserError(
+                f"{self.files.folder} holds a record of another image or text than {where}: the inputs have changed; "
+                "remove the folder, or name another output."
+            )
 
     def close(self) -> None:
         """Ends this process's part."""
@@ -100,6 +111,8 @@ class RecordParts:
             raise UserError(f"{self.files.folder} has more items than the inputs: remove it, or name another output.")
         state = SKIPPED if entry.result is None else ANSWERED
         better = state > self.there[entry.number]
+        if better and state == ANSWERED:
+            self.digests[entry.number] = int(entry.digest or "0", 16)
         self.there[entry.number] = max(state, self.there[entry.number])
         return better
 
@@ -116,4 +129,5 @@ def _is_entry(value: Any) -> bool:
     if not isinstance(value, list) or len(value) != len(Entry._fields):
         return False
     number, _, _, result, digest = value
-    return isinstance(number, int) and number >= 0 and isinstance(result, dict | None) and isinstance(digest, str)
+    known = isinstance(digest, str) and re.fullmatch("[0-9a-f]{0,16}", digest) is not None
+    return isinstance(number, int) and number >= 0 and isinstance(result, dict | None) and known

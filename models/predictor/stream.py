@@ -58,7 +58,8 @@ class Place:
         digest = hashlib.blake2b(digest_size=8)
         for name, value in sorted(self.item.values.items()):
             path = name == "image" and isinstance(value, str)
-            shown = value if isinstance(value, bytes) else str(os.path.abspath(value) if path else value).encode()
+            text = str(os.path.abspath(value) if path else value)
+            shown = value if isinstance(value, bytes) else text.encode("utf-8", "surrogatepass")
             digest.update(f"{name} {len(shown)} ".encode() + shown)
         return digest.hexdigest()
 
@@ -157,16 +158,17 @@ class Parts:
 def adopt(parts: RecordParts, output: RecordFile, items: Iterable[Item]) -> None:
     """Takes the records of an output into the parts, which replace it at the end.
 
-    Raises UserError for records of items that are not there, which would be lost.
+    Raises UserError for records of items that are not there, which would be lost, and for parts of other items.
     """
-    if not output.ids:
+    if not output.ids and not any(parts.there):
         return
     records = {}
-    with open(output.path, "rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                record = parse_json(line.decode())
-                records[record.pop("id"), record.pop("row", None)] = record
+    if output.ids:
+        with open(output.path, "rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    record = parse_json(line.decode())
+                    records[record.pop("id"), record.pop("row", None)] = record
     numbering, taken = Numbering(output.ids), 0
     for number, item in enumerate(items):
         place = Place(number, item, False)
@@ -175,6 +177,7 @@ def adopt(parts: RecordParts, output: RecordFile, items: Iterable[Item]) -> None
         taken += place.done
         if place.done and not item.problem:
             output.check(place.id, number, place.digest, item.where)
+        parts.check(number, place.digest, item.where)
         if place.done and parts.there[number] != ANSWERED:
             known = records.get((place.id, number)) or (records[place.id, None] if first else None)
             parts.write([Entry(number, place.id, place.nameless, known, place.digest)])
