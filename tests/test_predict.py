@@ -227,6 +227,75 @@ def test_a_record_of_another_item_is_not_taken_for_this_ones(change, processes, 
     assert output.read_bytes() == found
 
 
+def test_an_option_of_the_checkpoint_that_is_added_or_left_out_is_another_run(start, album, capsys):
+    argv, more = ["caption", "album/a.jpg", *QUICK], ["--set=patch_image_size=24"]
+    for name, first, second, words in (
+        ("a.jsonl", argv, [*argv, *more], "which had no --set; this one has --set 'set patch_image_size'"),
+        ("b.jsonl", [*argv, *more], argv, "which had --set 'set patch_image_size'; this one has no --set"),
+    ):
+        assert start(name, *first) == 0 and start(name, *second) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_parts_are_of_these_items_and_files(start, album, monkeypatch, capsys):
+    """What a killed run of several processes has left: content counts, and paths do not."""
+    from models.predictor import stream
+
+    for number in range(6):
+        Image.new("RGB", (20, 20), (number * 40, 0, 0)).save(album / f"{number}.png")
+    Path("names.txt").write_text("red\nblue\n")
+    argv = ["classify", "album", "--candidates=names.txt", "--batch-size=2"]
+    finish, calls = stream.Stream._finish, itertools.count()
+
+    def dying(self, chunk, ledger):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return finish(self, chunk, ledger)
+
+    def stopped():
+        shutil.rmtree("out.jsonl.parts", ignore_errors=True)
+        Path("out.jsonl").unlink(missing_ok=True)
+        Path("out.jsonl.parts").mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr(stream.Stream, "_finish", dying)
+            assert start("out.jsonl", *argv) == 130
+        assert Path("out.jsonl.parts/000001.jsonl").read_bytes().count(b"\n") == 1 + 4
+
+    stopped()
+    Path("names.txt").write_text("red\ngreen\n")
+    assert start("out.jsonl", *argv) == 2 and "another checkpoint or other options" in capsys.readouterr().err
+    Path("names.txt").write_text("red\nblue\n")
+    Image.new("RGB", (20, 20)).save(album / "00.png")  # before the others
+    assert start("out.jsonl", *argv) == 2
+    assert "out.jsonl.parts holds a record of another image or text than album/" in capsys.readouterr().err
+    (album / "00.png").unlink()
+    os.utime("names.txt", (1, 1))
+    argv = ["classify", "album", str(album / "5.png"), f"--candidates={Path.cwd()}/names.txt", "--batch-size=3"]
+    assert start("out.jsonl", *argv) == 0 and "5 written, 0 skipped, 4 there before." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("known", range(7))
+def test_records_without_a_digest_are_believed(known, run, start, album):
+    """As after a kill between the two writes, or of a file that is older; also where ids repeat."""
+    rows = [{"id": number % 3, "image": f"album/{('a.jpg', 'b.png')[number % 2]}"} for number in range(6)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["caption", "rows.jsonl", *QUICK, "--batch-size=1"]
+    _, expected = run(*argv)
+    origins = Path("out.jsonl.run").read_bytes().splitlines(keepends=True)
+    assert len(origins) == 1 + 6
+    torn = b"".join(origins[: known + 1]) + (origins[known + 1][:-3] if known < 6 else b"")
+    for kept in (6, 4):
+        Path("out.jsonl").write_text("".join(json.dumps(record) + "\n" for record in expected[:kept]))
+        Path("out.jsonl.run").write_bytes(torn)
+        assert run(*argv) == (0, expected)
+    assert start("out.jsonl", *argv) == 0
+
+
+def test_names_of_files_may_be_no_utf_8(run, album):
+    shutil.copy(album / "b.png", os.fsencode(album) + b"/\xff.png")
+    assert run("caption", "album", *QUICK)[0] == 0 == run("caption", "album", *QUICK)[0]
+
+
 def test_several_processes_do_not_drop_records_of_other_inputs(start, album, capsys):
     assert start("out.jsonl", "caption", "album", *QUICK) == 0
     found = Path("out.jsonl").read_bytes()
@@ -377,6 +446,9 @@ def test_results_go_to_standard_output_without_a_file(checkpoint, album, capfdbi
         (["caption", "empty", "--output=out.jsonl"], "out.jsonl, line 1 is not a record with 'id' and 'caption'"),
         (["classify", "a.png"], "has no list of classes: pass --candidates FILE."),
         (["caption", "a.png", "--set=patch_size=3"], "There is no option patch_size"),
+        (["caption", "a.png", "--set=compile=True"], "error: --set compile=... has its own flag"),
+        (["caption", "a.png", "--set=bpe_dir=nowhere"], "nowhere"),
+        (["caption", "a.png", "--dtype=foo"], "--dtype 'foo' is unknown"),
         (["caption", "a.png", "--set=device=cpu"], "pass --device"),
         (["caption", "a.png", "--decoding", '{"beams": 3}'], "no decoding option 'beams'"),
         (["answer", "a.png"], "a.png has no question: pass --question or a table with a column 'question'"),
