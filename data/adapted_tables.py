@@ -63,6 +63,9 @@ class MetadataFolder(Table):
     def _read_header(self) -> list[str]:
         """Columns of all files; says how many images they do not name."""
         files = source_files(self.path)[1]
+        folders = [os.path.dirname(file) for file in files]
+        if twice := [folder for folder in folders if folders.count(folder) > 1]:
+            raise UserError(f"{twice[0]} has metadata in several files: leave one of them, as rows would come twice.")
         self._tables = [(CsvTable if file.endswith(".csv") else JsonLines)(file, ()) for file in files]
         for table in self._tables:
             table.source = self.source

@@ -40,7 +40,8 @@ class ChangedFileError(UserError):
     """A data file is not what it was when it was opened."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(f"{os.fspath(path)} was changed while it was in use; start again.")
+        said = " was changed while it was in use; start again."
+        super().__init__(os.fspath(path).removesuffix(said) + said)  # a worker process hands on the message
 
 
 class Rows(Protocol):

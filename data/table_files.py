@@ -78,7 +78,10 @@ def source_files(path: str) -> tuple[str, list[str]]:
     if (place / SPLITS).exists():
         splits = ", ".join(sorted(part.name for part in place.iterdir() if (part / SAVED).exists()))
         raise UserError(f"{path} holds several splits: pass the folder of one of them ({splits}).")
-    files = [os.path.join(folder, name) for folder, _, names in os.walk(place) for name in names]
+    files = []
+    for folder, folders, names in os.walk(place):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [os.path.join(folder, name) for name in names if not name.startswith(".")]
     metadata = sorted(name for name in files if os.path.basename(name) in METADATA)
     parquet = sorted(name for name in files if name.lower().endswith(".parquet") and name not in metadata)
     if parquet:

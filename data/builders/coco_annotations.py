@@ -111,7 +111,7 @@ class Annotations:
         self.bad, self.find = bad, find
         self.images: dict[Hashable, AnnotatedImage] = {}
         self.categories: dict[Hashable, str] = {}
-        self._boxes: dict[Hashable, Box] = {}  # by annotation id
+        self._boxes: dict[Hashable, tuple[Box, Hashable]] = {}  # and image, by annotation id
         self._crowds = set[Hashable]()  # annotation ids
         self._where = ""  # the entry being read
         self._contents: dict[Path, Any] = {}
@@ -149,7 +149,8 @@ class Annotations:
             field = "cocoid" if "cocoid" in entry else "imgid"
             key = entry[field]
             if field == "imgid" and key in there:
-                key = f"{path.stem}_{key}"
+                names = (f"{path.stem}_{number}{key}" for number in ("", *(f"{n}_" for n in range(2, 100))))
+                key = next((name for name in names if name not in there), key)
             if key in self.images:
                 raise ValueError(f"an image before has the {field} {quoted(entry[field])} too")
             self.images[key] = AnnotatedImage(name, self._where, str(entry["split"]), captions)
@@ -176,7 +177,7 @@ class Annotations:
             box = _box(entry["bbox"])
             self._image(entry).objects.append(Region(box, str(category), self.categories[category]))
             if "id" in entry:
-                self._boxes[entry["id"]] = box
+                self._boxes[entry["id"]] = box, entry["image_id"]
 
         content = self._open(path)
         self._each(path, content, "categories", add_category)
@@ -194,7 +195,11 @@ class Annotations:
             if "bbox" not in entry and entry["ann_id"] not in self._boxes:
                 kind = "is a crowd, which has no box" if entry["ann_id"] in self._crowds else "is not there"
                 raise ValueError(f"the instance {quoted(entry['ann_id'])} {kind}")
-            box = _box(entry["bbox"]) if "bbox" in entry else self._boxes[entry["ann_id"]]
+            box, image = (_box(entry["bbox"]), None) if "bbox" in entry else self._boxes[entry["ann_id"]]
+            if image is not None and str(image) != str(entry["image_id"]):
+                raise ValueError(
+                    f"its image_id is {quoted(entry['image_id'])}, and {quoted(image)} that of its instance"
+                )
             name = _id(entry, number)
             texts = [_words(text, "phrase") for text in _phrases(entry)]
             if not texts:
@@ -264,6 +269,9 @@ class Annotations:
 
     def _image(self, entry: dict[str, Any]) -> AnnotatedImage:
         name = entry["image_id"]
+        if name not in self.images:  # ids may be numbers in one list and texts in the other
+            name = str(name) if isinstance(name, int) else int(name) if str(name).isdecimal() else name
+            name = name if name in self.images else entry["image_id"]
         if name not in self.images:
             if self.find is None:
                 raise ValueError(f"no file lists an image {quoted(name)}")

@@ -153,18 +153,21 @@ class ImageFolders:
         text = str(name)
         if URL.match(text):
             raise ValueError(f"the image {quoted(text)} is a URL: download it and write the name of the file")
+        name, found = PurePath(text), list[Path]()
         for folder in self.folders:
             try:
-                if (folder / text).is_file():
-                    return folder / text
+                if (folder / text).is_file() and not any((folder / text).samefile(path) for path in found):
+                    found.append(folder / text)
             except (OSError, ValueError):  # too long for a name
                 break
-        name, found = PurePath(text), list[Path]()
         within = name.parent if name.parent.name and not name.is_absolute() else None
-        if within is None or not any((folder / within).is_dir() for folder in self.folders):
+        if not found and (within is None or not any((folder / within).is_dir() for folder in self.folders)):
             found = self._index().get(name.name, [])
             if not found and text.isascii() and text.isdigit():
                 found = self._index().get(int(text), [])
+            if within is not None:  # COCO's own names may have another one than the folder that was passed
+                length = len(within.parts)
+                found = [path for path in found if path.parent.parts[-length:] == within.parts] or found
         if not found:
             tried = shortened(repr(str(self.folders[0] / text)), 300)
             below = ", ".join(map(str, self.folders))

@@ -282,7 +282,10 @@ class Originals:
             entry = json_object(line)
             caption = str(entry.get("captionID") or "")
             name = str(entry.get("Flickr30K_ID") or caption.partition("#")[0] or entry["Flickr30K_ID"])
-            texts = [" ".join(str(entry[key]).split()) for key in ("sentence2", "sentence1")]
+            for key in ("sentence2", "sentence1"):
+                if not isinstance(entry[key], str):
+                    raise ValueError(f"its {key} is {quoted(entry[key])}, not a text")
+            texts = [" ".join(entry[key].split()) for key in ("sentence2", "sentence1")]
             for text in texts:
                 require_words(normalize_caption(text), "sentence")
             values = {"id": str(entry.get("pairID", where)), "hypothesis": texts[0], "caption": texts[1]}
@@ -309,7 +312,7 @@ def classes(flags: argparse.Namespace) -> tuple[Split, list[str]]:
     for split, folder in folders.items():
         if not folder.is_dir():
             raise UserError(f"There is no folder {folder}: --{split} names a folder with a folder for each class.")
-        kinds[split] = sorted(path for path in folder.iterdir() if path.is_dir())
+        kinds[split] = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
         if not kinds[split]:
             raise UserError(f"{folder} has no folders: --{split} names a folder with a folder for each class.")
     first = next(iter(kinds))

@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from data.base import DataConfig
 from data.caption import CaptionDataset
 from data.images import decode_base64
 from data.items import open_items
-from data.row_index import IndexedFile
+from data.row_index import ChangedFileError, IndexedFile
 from data.sample import SkippedRow
 from data.sharding import Read, plan_batches
 from data.table_files import column_names
@@ -182,6 +183,7 @@ def test_a_source_that_changes_while_it_is_read(kind, tmp_path):
         if file.is_file():
             (path / file.relative_to(other)).write_bytes(file.read_bytes())  # in place
     for there in (rows, pickle.loads(packed)):
+        assert str(ChangedFileError(str(ChangedFileError("a")))) == "a was changed while it was in use; start again."
         with pytest.raises(UserError, match="was changed while it was in use; start again") as caught:
             for number in range(len(there)):
                 there[number]
@@ -307,6 +309,13 @@ def test_csv_beside_images_is_text(tmp_path, caplog):
     ]  # fmt: skip
     assert f"{path} has 5 images and metadata for 4: the others are left out." in caplog.text
     assert pickle.loads(pickle.dumps(table)).place(3) == "more/metadata.jsonl, line 1 (b.png)"
+    (path / ".old").mkdir()
+    (path / ".old" / "metadata.csv").write_text("file_name,id,question,answers\na.png,1,x,y\n")
+    assert len(open_rows(str(path), None, TASKS["vqa_gen"], options())) == 4
+    shutil.copy(path / "metadata.csv", path / "more")
+    with pytest.raises(UserError, match="/more has metadata in several files: leave one of them, as rows would come"):
+        open_rows(str(path), None, TASKS["vqa_gen"], options())
+    (path / "more" / "metadata.csv").unlink()
     (path / "more" / "metadata.jsonl").write_text('{"id": 9}\n')
     with pytest.raises(UserError, match="metadata.jsonl has no column 'file_name': name the images in one"):
         open_rows(str(path), None, TASKS["vqa_gen"], options())

@@ -254,6 +254,37 @@ def test_an_image_is_not_taken_for_another_of_its_name(name, folder, capsys):
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "name, found", [("9.jpg", ""), ("dogs/9.jpg", "dogs"), ("8.jpg", "cats"), ("elsewhere/8.jpg", "cats")]
+)
+def test_images_of_one_name_in_several_folders_that_are_named(name, found, folder, capsys):
+    for place in ("cats/9.jpg", "dogs/9.jpg", "cats/8.jpg"):
+        (folder / place).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30)).save(folder / place)
+    save(folder / "c.json", captions(images=[{"id": 1, "file_name": name}], annotations=captions()["annotations"][:1]))
+    words = ["--images", "@cats", "@dogs", "--val", "@c.json"]
+    rows = run(folder, "caption", *words, code=0 if found else 2)
+    if found:
+        assert rows[0]["image"] == str(folder / found / Path(name).name)
+    else:
+        assert f"the image '9.jpg' may be '{folder}/cats/9.jpg' and '{folder}/dogs/9.jpg'" in capsys.readouterr().err
+
+
+def test_ids_of_images_may_be_texts_in_one_list_and_numbers_in_the_other(folder, capsys):
+    said = [{"id": n, "image_id": image, "caption": f"a cat {n}"} for n, image in enumerate(("1", 1))]
+    save(folder / "c.json", captions(images=captions()["images"][:1], annotations=said))
+    (row,) = run(folder, "caption", "--images", "@val2014", "--val", "@c.json")
+    assert row["caption"] == "a cat 0&&a cat 1" and "left out" not in capsys.readouterr().out
+
+
+def test_hidden_folders_are_no_classes(folder):
+    for place in ("tree/cat/a.jpg", "tree/.cache/b.jpg"):
+        (folder / place).parent.mkdir(parents=True)
+        Image.new("RGB", (40, 30)).save(folder / place)
+    run(folder, "image_classify", "--train", "@tree", "--val", "@tree")
+    assert pickle.loads((folder / "out/imagenet_1k_data/class2label_new.pkl").read_bytes()) == {"cat": 0}
+
+
 def test_images_are_found_through_links_that_may_lead_back(folder):
     (folder / "coco").mkdir()
     (folder / "coco/pictures").symlink_to(folder / "val2014")
@@ -725,6 +756,8 @@ REFUSED = [
     ("refcoco", ["--images", "@val2014", "--val", "@boxes.json"], "annotations[0]: the bbox (35.0, 40.0, 9.0, 9.0)"),
     ("refcoco", ["--images", "@val2014", "--val", "@refs.json"], "refs.json names instances by their ann_id: pass"),
     ("refcoco", ["--images", "@val2014", "--val", "@refs.json", "@crowd.json"], "[0]: the instance 5 is a crowd, wh"),
+    ("refcoco", ["--images", "@val2014", "--val", "@other.json", "@crowd.json"], "[0]: its image_id is 2, and 1 that of"),
+    ("snli_ve", ["--images", "@flickr", "--val", "@null.jsonl"], "null.jsonl, line 1: its sentence1 is None, not a text"),
     ("refcoco", ["--images", "@val2014", "--val", "@mute.json"], "mute.json, annotations[0]: it has no sentences;"),
     ("refcoco", ["--images", "@val2014", "--val", "@test.json"], "of the split 'testB', and --val names its file:"),
     ("caption", ["--images", "@val2014", "--val", "@float.json"], "the image has floating point numbers as pixels"),
@@ -742,6 +775,8 @@ def test_mistakes_are_named(task, words, message, folder, capsys):
     instances = [box | {"iscrowd": 1}, box | {"id": 6}]
     save(folder / "crowd.json", {"categories": [{"id": 1, "name": "cat"}], "annotations": instances})
     save(folder / "refs.json", [{"image_id": 1, "ann_id": 5, "sentences": ["a cat"]}])
+    save(folder / "other.json", [{"image_id": 2, "ann_id": 6, "sentences": ["a cat"]}])
+    (folder / "null.jsonl").write_text('{"Flickr30K_ID": 361, "sentence1": null, "sentence2": "b"}\n')
     save(folder / "mute.json", [{"image_id": 1, "bbox": [1, 1, 9, 9], "sentences": []}])
     save(folder / "test.json", [{"image_id": 1, "bbox": [1, 1, 9, 9], "phrase": "a cat", "split": "testB"}])
     Image.new("F", (40, 30)).save(folder / "val2014/float.tiff")
