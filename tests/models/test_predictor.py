@@ -111,6 +111,23 @@ def ask(predictor, task, row):
     return {"hyp": (found := predictor.summarise(row[0])).text}, found.score
 
 
+@pytest.mark.parametrize("add_object", [True, False])
+def test_images_without_objects_are_asked_as_rows_without_them(add_object, folder, model, pictures):
+    """A table without the column has an empty one in training and evaluation, which the model's question ends with."""
+    options = {"_name": "vqa_gen", "patch_image_size": SIDE, "add_object": add_object}
+    predictor = OFAPredictor.load(store(folder / f"objects{add_object}.pt", model, options), device="cpu")
+    asked, encode = [], predictor.model.encode
+
+    def watched(**inputs):
+        asked.append(predictor.vocab.decode(inputs["src_tokens"][0]))
+        return encode(**inputs)
+
+    predictor.model.encode = watched
+    for objects in ({}, {"objects": ""}, {"objects": "cat"}):
+        predictor.answer(pictures[0], "what?", ["red", "blue"], **objects)
+    assert (asked[0] == asked[1]) == add_object and "cat" in asked[2] and "cat" not in asked[0]
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_are_what_evaluation_makes_of_them(task, folder, model, tmp_path):
     kind, config, file, columns, options = TASKS[task]
