@@ -138,27 +138,29 @@ class IndexedFile(NumberedRows):
 
     def sizes(self) -> np.ndarray | None:
         """Bytes of each line (N,), int64."""
+        return np.diff(self._opened()).astype(np.int64)
+
+    def _opened(self) -> np.ndarray:
+        """Offsets of the rows and of their end, also after unpickling."""
         if self._offsets is None:
             self._reopen()
         assert self._offsets is not None
-        return np.diff(self._offsets).astype(np.int64)
+        return self._offsets
 
     def _read(self, row: int) -> bytes:
         """The line without its end."""
-        if self._offsets is None:
-            self._reopen()
-        assert self._offsets is not None
+        offsets = self._opened()
         stamp = stamp_of(self._fd)
         if stamp.size >= self._stamp.size and not stamp.same_content(self._stamp):  # a shorter one lacks the last rows
             raise ChangedFileError(self.path)
-        start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
+        start, stop = int(offsets[row]), int(offsets[row + 1])
         before = int(start > 0)  # the end of the row before is read too
         # Unlike seek and read, pread has no position that forked workers would move for each other.
         text = os.pread(self._fd, stop - start + before, start - before)
         if len(text) != stop - start + before:
             raise UserError(f"{self.path} became shorter while it was being read; start again.")
         end = len(text) - (2 if text.endswith(b"\r\n") else text.endswith(b"\n"))
-        whole = end < len(text) or stop == int(self._offsets[-1])
+        whole = end < len(text) or stop == int(offsets[-1])
         if not whole or text[:before] != b"\n"[:before] or (not self.quoted and text.find(b"\n", before, end) >= 0):
             raise UserError(
                 f"The row index of {self.path} is wrong; delete {Path(self.path).name}.ofaidx beside it, or the "
@@ -170,10 +172,8 @@ class IndexedFile(NumberedRows):
 
     def _line_ends_before(self, row: int) -> int:
         """How many line ends stand before a row, also in the rows before it; quick if those were counted lately."""
-        if self._offsets is None:
-            self._reopen()
-        assert self._offsets is not None
-        stop = int(self._offsets[row])
+        offsets = self._opened()
+        stop = int(offsets[row])
         start, count = self._counted if self._counted[0] <= stop else (0, 0)
         while start < stop and (chunk := os.pread(self._fd, min(_CHUNK, stop - start), start)):
             start, count = start + len(chunk), count + chunk.count(b"\n")

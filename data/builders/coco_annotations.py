@@ -190,6 +190,7 @@ class Annotations:
         """
 
         def add(number: int, entry: dict[str, Any]) -> None:
+            """Each text of an entry as a phrase of its image; ValueError if entry and instance do not fit."""
             if "bbox" not in entry and not self._boxes and not self._crowds:
                 raise UserError(f"{path} names instances by their ann_id: pass COCO's file of instances too.")
             if "bbox" not in entry and entry["ann_id"] not in self._boxes:
@@ -225,6 +226,7 @@ class Annotations:
                 self._image(entry).questions.append(Question(name, text, {}))
 
         def add(_: int, entry: dict[str, Any]) -> None:
+            """The answers to a question; ValueError if annotation and question do not fit."""
             name = str(entry["question_id"])
             named.add(name)
             if name not in texts:
